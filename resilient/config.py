@@ -1,0 +1,246 @@
+"""Configuration: Hydra composes it, OmegaConf checks it, frozen dataclasses carry it on.
+
+The schema is made of the settings classes of the layers below, so each option is declared and documented once. This module and the
+command line alone import hydra and omegaconf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from resilient.errors import ConfigurationDrift, ConfigurationError
+from resilient.policy.hang import HangSettings
+from resilient.policy.machine import StopSettings
+from resilient.policy.restarts import RestartSettings
+from resilient.protocol.settings import SnapshotSettings
+from resilient.supervisor.settings import RunSettings, WorkerSettings
+
+_SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
+_PACKAGE = Path(__file__).parent
+_PER_LAUNCH = frozenset({"run.allow_drift"})  # says how this launch is to be taken, not what is trained
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration; ``train`` belongs to the user's script and has whatever keys its configuration file gives it."""
+
+    worker: WorkerSettings
+    run: RunSettings = field(default_factory=RunSettings)
+    snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    hang: HangSettings = field(default_factory=HangSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked configuration, as objects and as the plain tree it was made from."""
+
+    name: str
+    config: Config
+    tree: Mapping[str, Any]
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(dict(self.tree)))
+
+
+def builtin_directory(name: str) -> Path:
+    """``conf`` or ``examples``: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def find(conf: str) -> Path:
+    """The file that ``conf=`` means: a path, a name in ``./conf``, or a built-in name.
+
+    :raises ConfigurationError: there is none; the message names those there are.
+    """
+    if conf.endswith((".yaml", ".yml")) or "/" in conf:
+        path = Path(conf if conf.endswith((".yaml", ".yml")) else f"{conf}.yaml")
+        if path.is_file():
+            return path.resolve()
+        raise ConfigurationError(f"conf={conf}: there is no file {path}")
+    places = [Path.cwd() / "conf", builtin_directory("conf")]
+    for place in places:
+        if (place / f"{conf}.yaml").is_file():
+            return (place / f"{conf}.yaml").resolve()
+    known = sorted({path.stem for place in places if place.is_dir() for path in place.glob("*.yaml")})
+    raise ConfigurationError(f"conf={conf} is neither a built-in configuration nor one in ./conf", _nearest(conf, known))
+
+
+def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """All combinations of ``key=a,b`` overrides, each with a name that tells it from the others."""
+    parsed = _parse(overrides)
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [str(override.input_line)]
+        for override in parsed
+    ]
+    swept = [override.is_sweep_override() for override in parsed]
+    for combination in itertools.product(*choices):
+        varied = [text for text, is_swept in zip(combination, swept, strict=True) if is_swept]
+        yield ",".join(re.sub(r"[^A-Za-z0-9._=+-]", "-", text) for text in varied), list(combination)
+
+
+def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:
+    """Compose and check a configuration.
+
+    :param suffix: appended to the run's id, so that the jobs of a sweep do not share a directory.
+    :raises ConfigurationError: an unknown key (with the nearest known one), a bad value, or an impossible combination.
+    """
+    path = find(conf)
+    for override in _parse(overrides):
+        if override.is_sweep_override():
+            raise ConfigurationError(f"{override.input_line} is a sweep", "add --multirun to run each of its values")
+    composed = _compose(path, overrides)
+    run_id = (composed.run.id or path.stem) + (f"-{suffix}" if suffix else "")
+    OmegaConf.update(composed, "run.id", run_id)
+    try:
+        tree = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_first_line(error)) from error
+    return Composed(path.stem, _freeze(Config, typing.cast("dict[str, Any]", plain)), typing.cast("dict[str, Any]", tree))
+
+
+def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
+    """Compare with the configuration the run was started with; returns the differences, one line each.
+
+    :raises ConfigurationDrift: there are some, and they are not allowed.
+    """
+    if not saved.exists():
+        return []
+    before, after = dict(_leaves(OmegaConf.to_container(OmegaConf.load(saved)))), dict(_leaves(composed.tree))
+    keys = sorted(key for key in before.keys() | after.keys() if key not in _PER_LAUNCH)
+    missing = "(absent)"
+    changed = [
+        f"{key}: {before.get(key, missing)} → {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+    if changed and not allow:
+        raise ConfigurationDrift(
+            "the configuration differs from the one this run was started with:\n    " + "\n    ".join(changed),
+            "undo the change, choose another run.id=…, or carry on with it by run.allow_drift=true",
+        )
+    return changed
+
+
+def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
+    store = ConfigStore.instance()
+    store.store(name=_SCHEMA, node=_thawed(Config))
+    store.store(name=_PRIMARY, node={"defaults": [_SCHEMA, path.stem, "_self_"]})
+    if not OmegaConf.has_resolver("builtin"):
+        OmegaConf.register_new_resolver("builtin", lambda name: str(builtin_directory(name)))
+    places = [path.parent, Path.cwd() / "conf", builtin_directory("conf")]
+    search = ",".join(f"file://{place}" for place in places[1:] if place.is_dir() and place != path.parent)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(path.parent), version_base="1.3", job_name="resilient"):
+            return compose(_PRIMARY, overrides=[f"hydra.searchpath=[{search}]", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error, path) from error
+
+
+def _explained(error: Exception, path: Path) -> ConfigurationError:
+    """Hydra's error in one line that names the key and the nearest one that exists."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not getattr(cause, "full_key", None):
+        cause = cause.__cause__
+    key = str(getattr(cause, "full_key", "") or "")
+    text = _first_line(cause)
+    if not key:
+        return ConfigurationError(f"{path.name}: {_first_line(error)}")
+    if "is not in struct" in text or "not in '" in text:
+        parent, _, name = key.rpartition(".")
+        known = _known_keys(parent, path)
+        hint = _nearest(name, known, prefix=f"{parent}." if parent else "")
+        if parent.split(".")[0] == "train":
+            hint += f"; to give the script a new key, write +{key}=…"
+        return ConfigurationError(f"{key} is not a known key", hint)
+    return ConfigurationError(f"{key}: {text}")
+
+
+def _known_keys(parent: str, path: Path) -> list[str]:
+    node: Any = OmegaConf.merge(OmegaConf.structured(_thawed(Config)), {"train": _train_section(path)})
+    for part in filter(None, parent.split(".")):
+        node = node.get(part) if isinstance(node, DictConfig) else None
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+
+
+def _train_section(path: Path) -> Any:
+    loaded = OmegaConf.load(path)
+    return loaded.get("train", {}) if isinstance(loaded, DictConfig) else {}
+
+
+def _parse(overrides: Iterable[str]) -> list[Any]:
+    for text in overrides:
+        if text.split("=")[0].lstrip("+~").startswith("hydra"):
+            raise ConfigurationError(f"{text}: hydra.* cannot be set here", "remove it")
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigurationError(
+            f"an override could not be understood: {_first_line(error)}", "write key=value, quoted if it holds blanks"
+        ) from error
+
+
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"known are: {', '.join(f'{prefix}{key}' for key in known)}" if known else "there are none"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree
+
+
+def _thawed(frozen: type[Any]) -> type[Any]:
+    """A twin of a frozen settings class without its checks, for OmegaConf, which takes frozen classes for read-only."""
+    types = typing.get_type_hints(frozen)
+    fields: list[Any] = []
+    for item in dataclasses.fields(frozen):
+        kind = types[item.name]
+        if dataclasses.is_dataclass(kind):
+            twin = _thawed(typing.cast("type[Any]", kind))
+            fields.append((item.name, twin, field(default_factory=twin)))
+        elif item.default_factory is not dataclasses.MISSING:
+            fields.append((item.name, kind, field(default_factory=item.default_factory)))
+        else:
+            fields.append((item.name, kind, field(default=item.default)))
+    return make_dataclass(frozen.__name__, fields)
+
+
+def _freeze(frozen: type[Any], tree: Mapping[str, Any]) -> Any:
+    types = typing.get_type_hints(frozen)
+    values = {
+        key: _freeze(types[key], value) if dataclasses.is_dataclass(types[key]) else value for key, value in tree.items()
+    }
+    return frozen(**values)

@@ -1,0 +1,119 @@
+"""One tree of errors. Every error carries the exit code of the process it ends and what the user does next.
+
+The codes below 79 follow ``sysexits.h``, where schedulers and shells already give them a meaning; those from 80 up are
+ours and tell apart the ways in which a training run can end for good.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``resilient``; the README's table is made from the ``description`` of each."""
+
+    description: str
+
+    def __new__(cls, value: int, description: str) -> ExitCode:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
+
+    FINISHED = 0, "the run is finished: every step was done and its last snapshot is durable"
+    USAGE = 2, "the command line could not be understood"
+    NO_ENTRY_POINT = 66, "the script or module to train does not exist"
+    NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded"
+    INTERNAL = 70, "a bug in resilient itself"
+    NOT_WRITABLE = 73, "the run directory cannot be created or written"
+    DISK_FULL = 74, "the disk is full, and the state could not be made durable"
+    REQUEUE = 75, "preempted: the state is durable; start the same command again to carry on"
+    RUN_LOCKED = 76, "another live supervisor owns this run"
+    CONFIG = 78, "the configuration is wrong: unknown key, bad value or impossible combination"
+    CONFIG_DRIFT = 79, "the configuration is not the one this run was started with"
+    WORKER_ERROR = 80, "the training script raises an error that a relaunch cannot cure"
+    CRASH_LOOP = 81, "the same failure at the same step, again and again, without progress"
+    BUDGET_SPENT = 82, "more failures than the restart budget allows"
+    HUNG = 83, "the workers hang again and again"
+    DIVERGED = 84, "the loss diverged and could not be brought back"
+    TERMINATED = 143, "stopped by request; start the same command again to carry on"
+
+
+class ResilientError(Exception):
+    """Root of all errors raised on purpose.
+
+    :param problem: what is wrong, naming the thing.
+    :param remedy: what the user does next.
+    """
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  next: {self.remedy}" if self.remedy else self.problem
+
+
+class ConfigurationError(ResilientError):
+    """A key, a value or a combination of values in the configuration is wrong."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class ConfigurationDrift(ResilientError):
+    """A run is started again with another configuration than it was begun with."""
+
+    exit_code = ExitCode.CONFIG_DRIFT
+
+
+class EntryPointMissing(ResilientError):
+    """The script or module to train does not exist."""
+
+    exit_code = ExitCode.NO_ENTRY_POINT
+
+
+class RunDirectoryNotWritable(ResilientError):
+    """The run directory cannot be created or written."""
+
+    exit_code = ExitCode.NOT_WRITABLE
+
+
+class RunLocked(ResilientError):
+    """Another live process owns the run on this node."""
+
+    exit_code = ExitCode.RUN_LOCKED
+
+
+class StateError(ResilientError):
+    """A piece of training state cannot be captured or restored; the message names its path in the state tree."""
+
+    exit_code = ExitCode.WORKER_ERROR
+
+
+class UsageError(ResilientError):
+    """The worker API is used in a way that cannot work."""
+
+    exit_code = ExitCode.WORKER_ERROR
+
+
+class SnapshotError(ResilientError):
+    """Root of what can be wrong with a snapshot."""
+
+    exit_code = ExitCode.NO_SNAPSHOT
+
+
+class SnapshotCorrupt(SnapshotError):
+    """A snapshot fails verification: truncated, altered, incomplete or malformed."""
+
+
+class NoLoadableSnapshot(SnapshotError):
+    """Snapshots exist, but every one of them fails verification."""
+
+
+class StorageFull(ResilientError):
+    """A snapshot does not fit on the disk (or in shared memory)."""
+
+    exit_code = ExitCode.DISK_FULL

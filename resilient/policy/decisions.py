@@ -1,0 +1,84 @@
+"""What the decision core wants done. The supervisor carries these out in order and reports back with events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilient.errors import ExitCode
+from resilient.policy.events import Incident, StopKind, Tier
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something to be done."""
+
+
+@dataclass(frozen=True)
+class ListSnapshots(Decision):
+    """Say what could be resumed from (answered by ``SnapshotsListed``)."""
+
+
+@dataclass(frozen=True)
+class RestoreSnapshot(Decision):
+    """Bring a durable snapshot into memory, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class LaunchRound(Decision):
+    """Start all workers. They resume from the memory image of ``step``, or afresh when it is None.
+
+    :param source: the tier in which the snapshot was found.
+    """
+
+    round: int
+    step: int | None = None
+    source: Tier | None = None
+
+
+@dataclass(frozen=True)
+class AskWorkers(Decision):
+    """Ask on the board: take a snapshot at the next step boundary and leave."""
+
+    kind: StopKind
+
+
+@dataclass(frozen=True)
+class SignalWorkers(Decision):
+    """Send SIGTERM to the workers."""
+
+
+@dataclass(frozen=True)
+class KillWorkers(Decision):
+    """SIGKILL the whole process tree of every worker."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlushMemory(Decision):
+    """Make the newest complete memory snapshot durable (answered by ``FlushEnded``)."""
+
+
+@dataclass(frozen=True)
+class DiscardMemory(Decision):
+    """Void all memory images: a worker could not resume from them."""
+
+
+@dataclass(frozen=True)
+class RecordIncident(Decision):
+    """Write the incident down and show it."""
+
+    incident: Incident
+
+
+@dataclass(frozen=True)
+class EndRun(Decision):
+    """Leave with this exit code.
+
+    :param diagnosis: what happened, at which step, what was tried and what to do; one paragraph.
+    """
+
+    exit_code: ExitCode
+    diagnosis: str

@@ -1,0 +1,132 @@
+"""What the supervisor tells the decision core. All times are seconds on one monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from resilient.policy.failures import Failure
+
+
+class Tier(str, Enum):
+    """Where a snapshot lives, nearest first."""
+
+    MEMORY = "memory"
+    LOCAL = "local"
+
+
+class StopKind(str, Enum):
+    """Why somebody outside wants the run to stop."""
+
+    PREEMPTION = "preemption"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+
+@dataclass(frozen=True)
+class RunOpened(Event):
+    """The supervisor owns the run and nothing of it is running.
+
+    :param takeover: a supervisor before us ended without closing the run.
+    """
+
+    takeover: bool = False
+
+
+@dataclass(frozen=True)
+class SnapshotsListed(Event):
+    """What could be resumed from, now: steps of the newest image all ranks hold in memory, and of committed ones."""
+
+    memory_step: int | None = None
+    durable_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SnapshotRestored(Event):
+    """A durable snapshot was verified and lies in memory, ready for the workers."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class SnapshotRejected(Event):
+    """A snapshot failed verification and is quarantined."""
+
+    step: int
+    tier: Tier
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerProgressed(Event):
+    """A worker completed ``step``, or a phase of it."""
+
+    rank: int
+    step: int
+    phase: str = "step"
+
+
+@dataclass(frozen=True)
+class WorkerExited(Event):
+    """A worker is gone.
+
+    :param step: the last step it completed.
+    :param failure: None for exit 0 after it said that the run is finished, or that it ends early as it was asked to.
+    :param finished: it said that the run is finished.
+    """
+
+    rank: int
+    step: int
+    failure: Failure | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class LaunchFailed(Event):
+    """The workers could not be started at all."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StopRequested(Event):
+    """SIGTERM or SIGINT reached the supervisor, or a person asked.
+
+    :param grace: seconds until the process is killed from outside.
+    """
+
+    kind: StopKind
+    grace: float
+
+
+@dataclass(frozen=True)
+class FlushEnded(Event):
+    """Everything in memory that was to be made durable is, or cannot be.
+
+    :param step: newest durable step, if any.
+    :param problem: why the newest state is not durable, or None.
+    """
+
+    step: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Tick(Event):
+    """Time passed."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One detected failure with its class, decision and what it is charged to."""
+
+    number: int
+    round: int
+    rank: int | None
+    step: int
+    failure: Failure
+    remedy: str = field(default="")

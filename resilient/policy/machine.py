@@ -1,0 +1,503 @@
+"""The life of a run as a state machine without I/O.
+
+Theory of operation
+-------------------
+A run moves through a few phases. The supervisor feeds events in; :func:`decide` looks the pair *(phase, event type)* up in
+:data:`TABLE` and applies the rule it finds there, which returns the next state and the decisions to carry out. A pair that is
+not in the table is a bug and raises :class:`UnlistedTransition`; a rule may only lead to the phases that its row lists,
+which is checked at every step and from which the diagram in the documentation is drawn.
+
+* ``NEW → CHOOSING``: the supervisor owns the run; it lists what could be resumed from.
+* ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has to come
+  from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
+* ``STARTING → RUNNING`` with the first completed step.
+* ``→ CLEARING`` when one worker is lost: the rest of the group is killed, and when all are gone the stop rules decide
+  between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
+* ``→ STOPPING`` on request: ask on the board, then SIGTERM, then SIGKILL of the tree, each at its time.
+* ``→ FLUSHING`` when no worker is left and the run will not go on here: what is in memory is made durable first.
+* ``→ ENDED`` with an exit code and one diagnosis.
+
+The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from resilient.errors import ConfigurationError, ExitCode
+from resilient.policy.decisions import (
+    AskWorkers,
+    Decision,
+    DiscardMemory,
+    EndRun,
+    FlushMemory,
+    KillWorkers,
+    LaunchRound,
+    ListSnapshots,
+    RecordIncident,
+    RestoreSnapshot,
+    SignalWorkers,
+)
+from resilient.policy.events import (
+    Event,
+    FlushEnded,
+    Incident,
+    LaunchFailed,
+    RunOpened,
+    SnapshotRejected,
+    SnapshotRestored,
+    SnapshotsListed,
+    StopKind,
+    StopRequested,
+    Tick,
+    Tier,
+    WorkerExited,
+    WorkerProgressed,
+)
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.hang import HangSettings, HangWatch
+from resilient.policy.restarts import (
+    FailedRound,
+    History,
+    RestartSettings,
+    Verdict,
+    stop_rule,
+    wait_before_relaunch,
+)
+from resilient.policy.restore import choose_source
+
+
+class Phase(str, Enum):
+    """Where a run is in its life."""
+
+    NEW = "new"
+    CHOOSING = "choosing"
+    RESTORING = "restoring"
+    STARTING = "starting"
+    RUNNING = "running"
+    CLEARING = "clearing"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+    FLUSHING = "flushing"
+    ENDED = "ended"
+
+
+class UnlistedTransition(RuntimeError):  # noqa: N818  named by condition, as all our errors
+    """An event that the table does not foresee in this phase, or a rule that leads where its row does not list."""
+
+
+@dataclass(frozen=True)
+class StopSettings:
+    """How a run is brought to a stop; the section ``stop`` of the configuration.
+
+    :param ask_fraction: part of the grace given to the workers to reach a step boundary, before SIGTERM.
+    :param term_fraction: part of the grace after which the process trees are killed. What is left of the grace is for
+        making the last snapshot durable.
+    :param grace_seconds: the grace of a SIGTERM whose deadline nobody told us. SLURM's ``KillWait`` is 30 s by default.
+    :param requeue_on_sigterm: SIGTERM is a preemption and the exit code asks for a requeue; otherwise it is a request to stop.
+    """
+
+    ask_fraction: float = 0.5
+    term_fraction: float = 0.6
+    grace_seconds: float = 25.0
+    requeue_on_sigterm: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ask_fraction <= self.term_fraction <= 1:
+            raise ConfigurationError(
+                "stop.ask_fraction and stop.term_fraction must be 0 ≤ ask_fraction ≤ term_fraction ≤ 1, "
+                f"not {self.ask_fraction} and {self.term_fraction}"
+            )
+        if self.grace_seconds <= 0:
+            raise ConfigurationError(f"stop.grace_seconds must be more than 0, not {self.grace_seconds}")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Everything the decision core can be told."""
+
+    ranks: int = 1
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    hang: HangSettings = field(default_factory=HangSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The whole memory of the decision core. Times are those of the events.
+
+    :param round: the current or last round; -1 before the first.
+    :param step: the last step the slowest rank has completed.
+    :param furthest: the furthest step an earlier round reached.
+    :param live: ranks that have not exited in this round.
+    :param finished: ranks that said in this round that the run is finished.
+    """
+
+    settings: PolicySettings = field(default_factory=PolicySettings)
+    phase: Phase = Phase.NEW
+    round: int = -1
+    step: int = 0
+    furthest: int = 0
+    live: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
+    watches: Mapping[int, HangWatch] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    incidents: int = 0
+    failure: Incident | None = None
+    stop: StopRequested | None = None
+    stop_asked_at: float = 0.0
+    escalation: int = 0
+    relaunch_at: float = 0.0
+    rejected: tuple[SnapshotRejected, ...] = ()
+    ending: EndRun | None = None
+
+
+Outcome = tuple[RunState, tuple[Decision, ...]]
+
+
+def decide(state: RunState, event: Event, now: float) -> Outcome:
+    """Take one event into account.
+
+    :param now: seconds on the clock of all events.
+    :returns: the next state and what is to be done, in order.
+    :raises UnlistedTransition: the table has no row for this event in this phase.
+    """
+    row = TABLE[state.phase].get(type(event))
+    if row is None:
+        raise UnlistedTransition(f"{type(event).__name__} in phase {state.phase.value}")
+    after, decisions = row.rule(state, event, now)
+    if after.phase not in row.targets:
+        raise UnlistedTransition(f"{type(event).__name__}: {state.phase.value} → {after.phase.value} is not listed")
+    return after, decisions
+
+
+# --- choosing what to resume from -------------------------------------------------------------------------------------
+
+
+def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
+    if not event.takeover:
+        return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
+    lost = Failure(FailureClass.SUPERVISOR_LOST, "the supervisor before this one ended without closing the run")
+    state, incident = _incident(state, lost, rank=None, remedy="take over")
+    return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
+
+
+def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
+    source = choose_source(event)
+    if source is None and state.rejected:
+        last = state.rejected[-1]
+        return _end(
+            state,
+            ExitCode.NO_SNAPSHOT,
+            f"No snapshot of this run can be loaded: {len(state.rejected)} failed verification, the last one step "
+            f"{last.step} ({last.reason}). They are kept beside the others with the suffix .corrupt. Starting over would "
+            "lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
+        )
+    if source is None:
+        return _launch(state, LaunchRound(state.round + 1), now)
+    if source.tier is Tier.MEMORY:
+        return _launch(state, LaunchRound(state.round + 1, source.step, Tier.MEMORY), now)
+    return replace(state, phase=Phase.RESTORING), (RestoreSnapshot(source.step),)
+
+
+def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
+    return _launch(state, LaunchRound(state.round + 1, event.step, Tier.LOCAL), now)
+
+
+def _rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
+    failure = Failure(FailureClass.BAD_SNAPSHOT, event.reason)
+    state, incident = _incident(
+        state, failure, rank=None, step=event.step, remedy="quarantine it, resume from an older one"
+    )
+    after = replace(state, phase=Phase.CHOOSING, rejected=(*state.rejected, event))
+    return after, (RecordIncident(incident), ListSnapshots())
+
+
+def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
+    ranks = range(state.settings.ranks)
+    after = replace(
+        state,
+        phase=Phase.STARTING,
+        round=launch.round,
+        step=launch.step or 0,
+        furthest=max(state.furthest, state.step, launch.step or 0),
+        live=frozenset(ranks),
+        finished=frozenset(),
+        watches={rank: HangWatch(since=now) for rank in ranks},
+        failure=None,
+    )
+    return after, (launch,)
+
+
+def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
+    failure = Failure(FailureClass.KILLED, event.reason)
+    state, incident = _incident(state, failure, rank=None, remedy="relaunch")
+    state = replace(state, live=frozenset(), failure=incident)
+    after, decisions = _judge(state, now)
+    return after, (RecordIncident(incident), *decisions)
+
+
+# --- a round is up ----------------------------------------------------------------------------------------------------
+
+
+def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
+    watches = {**state.watches, event.rank: state.watches[event.rank].progressed(event.phase, now)}
+    phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
+    return replace(state, phase=phase, step=max(state.step, event.step), watches=watches), ()
+
+
+def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    state = _without(state, event)
+    if event.failure is not None:
+        return _worker_lost(state, event, event.failure, now)
+    if state.live:
+        return state, ()
+    if len(state.finished) == state.settings.ranks:
+        return _flush(state, EndRun(ExitCode.FINISHED, f"Finished at step {state.step}."))
+    return _judge(state, now)
+
+
+def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: float) -> Outcome:
+    state, incident = _incident(state, failure, rank=event.rank, step=event.step, remedy="relaunch")
+    state = replace(state, failure=incident)
+    if state.live:
+        kill = KillWorkers(f"rank {event.rank} is lost: {failure.signature}")
+        return replace(state, phase=Phase.CLEARING), (RecordIncident(incident), kill)
+    after, decisions = _judge(state, now)
+    return after, (RecordIncident(incident), *decisions)
+
+
+def _watch(state: RunState, event: Tick, now: float) -> Outcome:
+    settings = state.settings.hang
+    hung = [rank for rank in sorted(state.live) if state.watches[rank].is_hung(settings, now)]
+    if not hung:
+        return state, ()
+    watch = state.watches[hung[0]]
+    failure = Failure(FailureClass.HANG, f"no progress in phase {watch.phase}")
+    state, incident = _incident(state, failure, rank=hung[0], remedy="kill and relaunch")
+    kill = KillWorkers(f"rank {hung[0]} hangs: {failure.signature} within {watch.limit(settings):.1f} s")
+    return replace(state, phase=Phase.CLEARING, failure=incident), (RecordIncident(incident), kill)
+
+
+def _cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    state = _without(state, event)
+    return (state, ()) if state.live else _judge(state, now)
+
+
+def _judge(state: RunState, now: float) -> Outcome:
+    """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
+    incident = state.failure
+    if state.stop is not None:
+        return _flush(state, _stopped(state, state.stop))
+    if incident is None:  # every rank left in good order, but not all of them said that the run is finished
+        failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
+        state, incident = _incident(state, failure, rank=None, remedy="relaunch")
+    failed = FailedRound(incident.failure, state.furthest, state.step, now)
+    state = replace(state, history=state.history.add(failed))
+    verdict = stop_rule(state.settings.restarts)(state.history)
+    if verdict is not None:
+        return _flush(state, EndRun(verdict.exit_code, _diagnosis(state, incident, verdict)))
+    wait = wait_before_relaunch(state.settings.restarts, state.history)
+    discard: tuple[Decision, ...] = ()
+    if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
+        rejected = SnapshotRejected(state.step, Tier.MEMORY, incident.failure.signature)
+        state, discard = replace(state, rejected=(*state.rejected, rejected)), (DiscardMemory(),)
+    if wait > 0:
+        return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), discard
+    return replace(state, phase=Phase.CHOOSING), (*discard, ListSnapshots())
+
+
+def _wait(state: RunState, event: Tick, now: float) -> Outcome:
+    if now < state.relaunch_at:
+        return state, ()
+    return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def _ask_to_stop(state: RunState, event: StopRequested, now: float) -> Outcome:
+    after = replace(state, phase=Phase.STOPPING, stop=event, stop_asked_at=now, escalation=0)
+    return after, (AskWorkers(event.kind),)
+
+
+def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Outcome:
+    return replace(state, stop=event, stop_asked_at=now), ()
+
+
+def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
+    return _flush(state, _stopped(state, event))
+
+
+def _stop_again(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """Whoever asks twice is in a hurry: no more waiting for a step boundary. The newest complete image still counts."""
+    return replace(state, escalation=2), (KillWorkers("asked to stop a second time"),)
+
+
+def _escalate(state: RunState, event: Tick, now: float) -> Outcome:
+    assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
+    settings, waited = state.settings.stop, now - state.stop_asked_at
+    if state.escalation == 0 and waited > settings.ask_fraction * state.stop.grace:
+        return replace(state, escalation=1), (SignalWorkers(),)
+    if state.escalation == 1 and waited > settings.term_fraction * state.stop.grace:
+        return replace(state, escalation=2), (KillWorkers("no step boundary within the grace"),)
+    return state, ()
+
+
+def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    state = _without(state, event)
+    if state.live:
+        return state, ()
+    if len(state.finished) == state.settings.ranks:
+        return _flush(state, EndRun(ExitCode.FINISHED, f"Finished at step {state.step}."))
+    assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
+    return _flush(state, _stopped(state, state.stop))
+
+
+def _flush(state: RunState, ending: EndRun) -> Outcome:
+    return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(),)
+
+
+def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
+    assert state.ending is not None  # noqa: S101  FLUSHING is only entered with an ending
+    ending = state.ending
+    durable = f"Durable up to step {event.step}." if event.step is not None else "No snapshot is durable yet."
+    if event.problem is None:
+        return _end(state, ending.exit_code, f"{ending.diagnosis} {durable}")
+    exit_code = ExitCode.DISK_FULL if ending.exit_code in _PROMISES_DURABILITY else ending.exit_code
+    return _end(state, exit_code, f"{ending.diagnosis} {durable} Newer state is NOT durable: {event.problem}.")
+
+
+_PROMISES_DURABILITY = frozenset({ExitCode.FINISHED, ExitCode.REQUEUE, ExitCode.TERMINATED})
+
+
+def _end(state: RunState, exit_code: ExitCode, diagnosis: str) -> Outcome:
+    ending = EndRun(exit_code, diagnosis)
+    return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
+
+
+def _ignore(state: RunState, event: Event, now: float) -> Outcome:
+    return state, ()
+
+
+# --- pieces the rules share -------------------------------------------------------------------------------------------
+
+
+def _without(state: RunState, event: WorkerExited) -> RunState:
+    finished = state.finished | {event.rank} if event.finished else state.finished
+    return replace(state, live=state.live - {event.rank}, finished=finished, step=max(state.step, event.step))
+
+
+def _incident(
+    state: RunState, failure: Failure, *, rank: int | None, remedy: str, step: int | None = None
+) -> tuple[RunState, Incident]:
+    number = state.incidents + 1
+    at_step = state.step if step is None else step
+    incident = Incident(number, max(state.round, 0), rank, at_step, failure, remedy)
+    return replace(state, incidents=number), incident
+
+
+def _stopped(state: RunState, stop: StopRequested) -> EndRun:
+    requeue = stop.kind is StopKind.PREEMPTION
+    why = "Preempted" if requeue else "Stopped by request"
+    exit_code = ExitCode.REQUEUE if requeue else ExitCode.TERMINATED
+    return EndRun(exit_code, f"{why} at step {state.step}; start the same command again to carry on.")
+
+
+def _diagnosis(state: RunState, incident: Incident, verdict: Verdict) -> str:
+    where = f"rank {incident.rank}" if incident.rank is not None else "the group"
+    tried = sum(not failed.progressed for failed in state.history.since_progress())
+    rounds = "1 round" if tried == 1 else f"{tried} rounds"
+    return (
+        f"Stopped after step {state.step}: {verdict.reason}. First seen on {where}, class: "
+        f"{incident.failure.failure_class.value}; {rounds} without progress. {_ADVICE[verdict.exit_code]}"
+    )
+
+
+_ADVICE = {
+    ExitCode.WORKER_ERROR: "Correct the script or its settings, then start the same command again: it resumes.",
+    ExitCode.CRASH_LOOP: "Look at the worker's log of the last round; after a correction the same command resumes.",
+    ExitCode.HUNG: "Look at the worker's log for what it waits for, or raise hang.min_seconds if it was only slow.",
+    ExitCode.BUDGET_SPENT: "The machine may be bad: start again elsewhere, or raise the limits under restarts.",
+    ExitCode.DISK_FULL: "Free space in the run directory, then start the same command again: it resumes.",
+}
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the table: the rule, and the phases it may lead to."""
+
+    rule: Callable[[RunState, Event, float], Outcome]
+    targets: frozenset[Phase]
+
+
+def _row(rule: Callable[..., Outcome], *targets: Phase) -> Row:
+    return Row(rule, frozenset(targets))
+
+
+_AFTER_LOSS = (Phase.CHOOSING, Phase.WAITING, Phase.FLUSHING)
+
+TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
+    Phase.NEW: {
+        RunOpened: _row(_open, Phase.CHOOSING),
+        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
+        Tick: _row(_ignore, Phase.NEW),
+    },
+    Phase.CHOOSING: {
+        SnapshotsListed: _row(_choose, Phase.STARTING, Phase.RESTORING, Phase.ENDED),
+        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
+        Tick: _row(_ignore, Phase.CHOOSING),
+    },
+    Phase.RESTORING: {
+        SnapshotRestored: _row(_restored, Phase.STARTING),
+        SnapshotRejected: _row(_rejected, Phase.CHOOSING),
+        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
+        Tick: _row(_ignore, Phase.RESTORING),
+    },
+    Phase.STARTING: {
+        WorkerProgressed: _row(_progressed, Phase.STARTING, Phase.RUNNING),
+        WorkerExited: _row(_exited, Phase.STARTING, Phase.CLEARING, *_AFTER_LOSS),
+        LaunchFailed: _row(_launch_failed, *_AFTER_LOSS),
+        StopRequested: _row(_ask_to_stop, Phase.STOPPING),
+        Tick: _row(_watch, Phase.STARTING, Phase.CLEARING),
+    },
+    Phase.RUNNING: {
+        WorkerProgressed: _row(_progressed, Phase.RUNNING),
+        WorkerExited: _row(_exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
+        StopRequested: _row(_ask_to_stop, Phase.STOPPING),
+        Tick: _row(_watch, Phase.RUNNING, Phase.CLEARING),
+    },
+    Phase.CLEARING: {
+        WorkerProgressed: _row(_progressed, Phase.CLEARING),
+        WorkerExited: _row(_cleared, Phase.CLEARING, *_AFTER_LOSS),
+        StopRequested: _row(_stop_while_clearing, Phase.CLEARING),
+        Tick: _row(_ignore, Phase.CLEARING),
+    },
+    Phase.WAITING: {
+        Tick: _row(_wait, Phase.WAITING, Phase.CHOOSING),
+        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
+    },
+    Phase.STOPPING: {
+        WorkerProgressed: _row(_progressed, Phase.STOPPING),
+        WorkerExited: _row(_exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
+        StopRequested: _row(_stop_again, Phase.STOPPING),
+        Tick: _row(_escalate, Phase.STOPPING),
+    },
+    Phase.FLUSHING: {
+        FlushEnded: _row(_flushed, Phase.ENDED),
+        StopRequested: _row(_ignore, Phase.FLUSHING),
+        SnapshotRestored: _row(_ignore, Phase.FLUSHING),
+        SnapshotRejected: _row(_ignore, Phase.FLUSHING),
+        Tick: _row(_ignore, Phase.FLUSHING),
+    },
+    Phase.ENDED: {
+        StopRequested: _row(_ignore, Phase.ENDED),
+        Tick: _row(_ignore, Phase.ENDED),
+    },
+}

@@ -1,0 +1,206 @@
+"""The board: one small shared-memory file per worker, through which worker and supervisor talk without blocking.
+
+Upwards go the heartbeat, the completed step, the phase and a ring of metrics; downwards goes one command. Every field has a
+single writer and is one aligned 8-byte word, so no locks are needed, and a reader never waits for a writer that died. The file
+outlives both sides: the successor of a killed supervisor reads the metrics that its predecessor had not yet collected.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+_MAGIC = 0x31_44_52_42_4C_53_45_52  # "RESLBRD1"
+_PAGE = 4096
+_NAMES = 64  # distinct metric names of a run
+_NAME_BYTES = 64
+_RECORDS = 4096  # unread metric records that fit
+_VALUES = 14  # metrics in one record
+_RECORD = struct.Struct(f"=QQd{_VALUES}d{_VALUES}BH")  # step, count, time, values, name indexes
+_RECORD_BYTES = 160
+assert _RECORD.size <= _RECORD_BYTES  # noqa: S101  a layout that contradicts itself must not load
+
+_NAMES_AT = _PAGE
+_RING_AT = _NAMES_AT + _NAMES * _NAME_BYTES
+SIZE = _RING_AT + _RECORDS * _RECORD_BYTES
+
+
+class Word(IntEnum):
+    """Index of each 8-byte word on the board's first page."""
+
+    MAGIC = 0
+    PID = 1
+    STEP = 2  # last completed step
+    PHASE = 3
+    BEATS = 4  # counts every sign of progress
+    FLAGS = 5
+    TOTAL = 6
+    WRITTEN = 7  # metric records written since the beginning
+    NAMES = 8
+    START_STEP = 9
+    # written by the supervisor alone
+    COMMAND = 32
+    READ = 33  # metric records collected
+
+
+class WorkerPhase(IntEnum):
+    """What the worker is doing."""
+
+    STARTUP = 0
+    STEP = 1
+    EVALUATION = 2
+    SAVE = 3
+    RESTORE = 4
+    STOPPING = 5
+
+
+class Flag(IntEnum):
+    """Bits of ``Word.FLAGS``."""
+
+    ATTACHED = 1
+    FINISHED = 2
+    LEFT_EARLY = 4  # took its last snapshot and ended the loop because it was asked to
+
+
+class Command(IntEnum):
+    """What the supervisor wants at the next step boundary."""
+
+    NONE = 0
+    LEAVE = 1  # take a snapshot that will be made durable, then end the loop
+    SNAPSHOT = 2  # take a snapshot that will be made durable
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One ``run.report``: values by name after ``step``; ``time`` is seconds since the epoch."""
+
+    step: int
+    time: float
+    values: Mapping[str, float]
+
+
+class Board:
+    """A mapped board. Worker and supervisor use the same class, each only its own setters."""
+
+    def __init__(self, path: Path, memory: mmap.mmap) -> None:
+        self.path = path
+        self._memory = memory
+        self._words = memoryview(memory)[:_PAGE].cast("Q")
+        self._index: dict[str, int] = {}
+
+    @classmethod
+    def create(cls, path: Path) -> Board:
+        """Make a fresh board, replacing any older one."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, SIZE)
+            board = cls(path, mmap.mmap(descriptor, SIZE))
+        finally:
+            os.close(descriptor)
+        board._words[Word.MAGIC] = _MAGIC
+        return board
+
+    @classmethod
+    def open(cls, path: Path) -> Board:
+        """Map an existing board.
+
+        :raises ValueError: the file is no board of this version.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size != SIZE:
+                raise ValueError(f"{path} is not a board of this version")
+            board = cls(path, mmap.mmap(descriptor, SIZE))
+        finally:
+            os.close(descriptor)
+        if board._words[Word.MAGIC] != _MAGIC:
+            raise ValueError(f"{path} is not a board of this version")
+        return board
+
+    def __getitem__(self, word: Word) -> int:
+        return self._words[word]
+
+    def __setitem__(self, word: Word, value: int) -> None:
+        self._words[word] = value
+
+    # --- the worker's side
+
+    def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
+        """Show progress: the phase that begins now and, after a step, its number."""
+        if step is not None:
+            self._words[Word.STEP] = step
+        self._words[Word.PHASE] = phase
+        self._words[Word.BEATS] += 1
+
+    def raise_flag(self, flag: Flag) -> None:
+        self._words[Word.FLAGS] |= flag
+
+    def has_flag(self, flag: Flag) -> bool:
+        return bool(self._words[Word.FLAGS] & flag)
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Append to the ring. When the reader is ``_RECORDS`` behind, the oldest unread record is lost.
+
+        :raises ValueError: more than 14 values, or too many distinct names.
+        """
+        if len(metrics.values) > _VALUES:
+            raise ValueError(f"at most {_VALUES} metrics fit in one report, not {len(metrics.values)}")
+        indexes = [self._name_index(name) for name in metrics.values]
+        padding = _VALUES - len(indexes)
+        written = self._words[Word.WRITTEN]
+        _RECORD.pack_into(
+            self._memory,
+            _RING_AT + written % _RECORDS * _RECORD_BYTES,
+            metrics.step,
+            len(indexes),
+            metrics.time,
+            *metrics.values.values(),
+            *(0.0,) * padding,
+            *indexes,
+            *(0,) * padding,
+            0,
+        )
+        self._words[Word.WRITTEN] = written + 1  # last, so that a record is visible only when it is whole
+
+    def _name_index(self, name: str) -> int:
+        index = self._index.get(name)
+        if index is not None:
+            return index
+        index, encoded = self._words[Word.NAMES], name.encode()
+        if len(encoded) > _NAME_BYTES:
+            raise ValueError(f"the metric name {name!r} is longer than {_NAME_BYTES} bytes")
+        if index >= _NAMES:
+            raise ValueError(f"more than {_NAMES} different metric names in one run; {name!r} is one too many")
+        start = _NAMES_AT + index * _NAME_BYTES
+        self._memory[start : start + _NAME_BYTES] = encoded.ljust(_NAME_BYTES, b"\0")
+        self._words[Word.NAMES] = index + 1
+        self._index[name] = index
+        return index
+
+    # --- the supervisor's side
+
+    def collect_metrics(self) -> Iterator[Metrics]:
+        """Yield what was written since the last call, and mark it as read."""
+        written, read = self._words[Word.WRITTEN], self._words[Word.READ]
+        for number in range(max(read, written - _RECORDS), written):
+            yield self._read_metrics(number)
+        self._words[Word.READ] = written
+
+    def _read_metrics(self, number: int) -> Metrics:
+        record = _RECORD.unpack_from(self._memory, _RING_AT + number % _RECORDS * _RECORD_BYTES)
+        step, count, time = record[:3]
+        values, indexes = record[3 : 3 + count], record[3 + _VALUES : 3 + _VALUES + count]
+        return Metrics(step, time, dict(zip(map(self._name, indexes), values, strict=True)))
+
+    def _name(self, index: int) -> str:
+        start = _NAMES_AT + index * _NAME_BYTES
+        return bytes(self._memory[start : start + _NAME_BYTES]).rstrip(b"\0").decode(errors="replace")
+
+    def close(self) -> None:
+        self._words.release()
+        self._memory.close()

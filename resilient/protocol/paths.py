@@ -1,0 +1,96 @@
+"""Every path of a run, in one class. The layout is part of the file format; see the README."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from resilient.errors import RunDirectoryNotWritable
+from resilient.protocol import names
+
+
+def hostname() -> str:
+    """The host's short name, as part of file names that several nodes write side by side."""
+    return socket.gethostname().split(".")[0] or "localhost"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Paths of the run in directory ``root``."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, directory: str | os.PathLike[str], run_id: str) -> RunPaths:
+        return cls(Path(directory).absolute() / names.validate_run_id(run_id))
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / f"supervisor-{hostname()}.lock"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal" / f"{hostname()}.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics" / f"{hostname()}.jsonl"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    @property
+    def latest(self) -> Path:
+        return self.snapshots / "latest"
+
+    def snapshot(self, step: int) -> Path:
+        return self.snapshots / names.snapshot_name(step)
+
+    def round_logs(self, number: int) -> Path:
+        return self.root / "logs" / names.round_name(number)
+
+    def log(self, number: int, rank: int) -> Path:
+        return self.round_logs(number) / names.log_name(rank)
+
+    def error_file(self, number: int, rank: int) -> Path:
+        """Where a worker leaves the exception that ended it."""
+        return self.round_logs(number) / f"rank-{rank:05d}.error.json"
+
+    @property
+    def memory_name(self) -> str:
+        """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor left."""
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return f"resilient-{os.getuid()}-{digest}"
+
+    def create(self) -> None:
+        """Create the directories of the run.
+
+        :raises RunDirectoryNotWritable: one cannot be created or written.
+        """
+        try:
+            for directory in (self.root, self.snapshots, self.journal.parent, self.metrics.parent, self.root / "logs"):
+                directory.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunDirectoryNotWritable(
+                f"the run directory {self.root} cannot be written: {error.strerror}",
+                "check its permissions, or choose another place with run.dir=…",
+            ) from error

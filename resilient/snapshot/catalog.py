@@ -1,0 +1,123 @@
+"""The catalog: which snapshots exist in a directory, and loading them with nothing taken on trust.
+
+The directory itself is the list; there is no index that could disagree with it after a crash.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from resilient.errors import SnapshotCorrupt
+from resilient.protocol import names
+from resilient.snapshot import manifest as manifests
+from resilient.snapshot.hashing import CHUNK, checksum, digest
+from resilient.snapshot.manifest import ImageFile, Manifest
+from resilient.snapshot.storage import Storage
+
+CORRUPT = ".corrupt"
+
+
+def committed_steps(directory: Path) -> tuple[int, ...]:
+    """Steps of all committed snapshots, ascending. A directory without a manifest is not a snapshot, whatever its number."""
+    if not directory.is_dir():
+        return ()
+    steps = (
+        names.snapshot_step(path.name) for path in directory.iterdir() if (path / manifests.NAME).is_file()
+    )
+    return tuple(sorted(step for step in steps if step is not None))
+
+
+def read_manifest(snapshot: Path) -> Manifest:
+    """The validated manifest of a snapshot directory.
+
+    :raises SnapshotCorrupt: it is missing, damaged, or contradicts the directory's name.
+    """
+    try:
+        manifest = Manifest.from_bytes((snapshot / manifests.NAME).read_bytes())
+    except OSError as error:
+        raise SnapshotCorrupt(f"{snapshot.name}: the manifest cannot be read: {error.strerror}") from error
+    except SnapshotCorrupt as error:
+        raise SnapshotCorrupt(f"{snapshot.name}: {error.problem}") from error
+    if names.snapshot_step(snapshot.name) not in (None, manifest.step):
+        raise SnapshotCorrupt(f"{snapshot.name}: the manifest is that of step {manifest.step}")
+    return manifest
+
+
+def read_image(snapshot: Path, file: ImageFile, into: memoryview) -> None:
+    """Read one image into memory of exactly its size, verifying every chunk on the way.
+
+    :raises SnapshotCorrupt: the file is missing, has another size, or a chunk fails its checksum.
+    """
+    path = snapshot / file.name
+    try:
+        if path.stat().st_size != file.checksum.size:
+            raise SnapshotCorrupt(
+                f"{snapshot.name}/{file.name} has {path.stat().st_size} bytes, the manifest says {file.checksum.size}"
+            )
+        with path.open("rb", buffering=0) as stream:
+            for number, expected in enumerate(file.checksum.chunks):
+                chunk = into[number * CHUNK : (number + 1) * CHUNK]
+                _read_exactly(stream, chunk)
+                if digest(chunk) != expected:
+                    raise SnapshotCorrupt(
+                        f"{snapshot.name}/{file.name}: checksum mismatch in bytes "
+                        f"{number * CHUNK} to {number * CHUNK + len(chunk)}"
+                    )
+    except OSError as error:
+        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+
+
+def verify(snapshot: Path) -> Manifest:
+    """Read everything and compare every checksum, with one chunk of memory.
+
+    :raises SnapshotCorrupt: naming the file and the place.
+    """
+    manifest = read_manifest(snapshot)
+    buffer = memoryview(bytearray(CHUNK))
+    for file in manifest.files:
+        path = snapshot / file.name
+        try:
+            if path.stat().st_size != file.checksum.size:
+                raise SnapshotCorrupt(f"{snapshot.name}/{file.name} has not the size its manifest says")
+            with path.open("rb", buffering=0) as stream:
+                remaining = [min(CHUNK, file.checksum.size - at) for at in range(0, file.checksum.size, CHUNK)]
+                found = checksum(_read_exactly(stream, buffer[:size]) for size in remaining)
+        except OSError as error:
+            raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+        if found != file.checksum:
+            raise SnapshotCorrupt(f"{snapshot.name}/{file.name}: checksum mismatch")
+    return manifest
+
+
+def quarantine(storage: Storage, snapshot: Path) -> Path:
+    """Move a corrupt snapshot out of the way; it is kept for whoever wants to know why. Returns its new path."""
+    target, number = snapshot.with_name(snapshot.name + CORRUPT), 1
+    while target.exists():
+        number += 1
+        target = snapshot.with_name(f"{snapshot.name}{CORRUPT}-{number}")
+    storage.rename(snapshot, target)
+    storage.sync_directory(snapshot.parent)
+    return target
+
+
+def _read_exactly(stream: io.FileIO, into: memoryview) -> memoryview:
+    view = into
+    while view:
+        count = stream.readinto(view)
+        if not count:
+            raise SnapshotCorrupt("the file ended early")
+        view = view[count:]
+    return into
+
+
+def newest_manifests(directory: Path) -> Sequence[Manifest]:
+    """Readable manifests of all committed snapshots, oldest first; unreadable ones are left out."""
+    found = []
+    for step in committed_steps(directory):
+        try:
+            found.append(read_manifest(directory / names.snapshot_name(step)))
+        except SnapshotCorrupt:
+            continue
+    return found

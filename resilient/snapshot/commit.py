@@ -1,0 +1,129 @@
+"""Commit: how images become a snapshot that survives a power cut.
+
+Temporary directory → images written and fsynced → manifest written and fsynced → directory fsynced → directory renamed → parent
+fsynced → ``latest`` moved. A crash anywhere leaves either the whole snapshot or a temporary directory that is never looked at and is
+removed at the next start. Nothing older is deleted before all of this is done.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resilient.errors import StorageFull
+from resilient.protocol import names
+from resilient.snapshot import manifest as manifests
+from resilient.snapshot.hashing import Checksum, checksum, chunks_of
+from resilient.snapshot.manifest import ImageFile, Manifest
+from resilient.snapshot.storage import ASIDE, Storage, Writer
+
+TEMPORARY = ".tmp-"
+_SPARE_BYTES = 16 << 20  # what a commit leaves free for journals and logs
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A snapshot about to be committed.
+
+    :param images: by rank, the bytes of each image.
+    """
+
+    run_id: str
+    step: int
+    round: int
+    images: Mapping[int, memoryview]
+    parent: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
+    """Make ``draft`` a snapshot in ``directory``, durable when this returns.
+
+    A snapshot of the same step that is already there is replaced, in one step.
+
+    :raises StorageFull: there is no room; what was written is removed again.
+    """
+    needed = sum(len(image) for image in draft.images.values()) + _SPARE_BYTES
+    if storage.free_bytes(directory) < needed:
+        raise StorageFull(f"{needed} bytes are needed in {directory}, which has less", "free space there")
+    identity = uuid.uuid4().hex
+    temporary = directory / f"{TEMPORARY}{names.snapshot_name(draft.step)}-{identity[:8]}"
+    storage.make_directory(temporary)
+    try:
+        manifest = _write(storage, temporary, draft, identity)
+    except StorageFull:
+        storage.remove_tree(temporary)
+        raise
+    _publish(storage, directory, temporary, draft.step)
+    return manifest
+
+
+def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Manifest:
+    files = [
+        ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), image))
+        for rank, image in sorted(draft.images.items())
+    ]
+    manifest = Manifest(
+        run_id=draft.run_id,
+        step=draft.step,
+        round=draft.round,
+        world_size=len(files),
+        identity=identity,
+        parent=draft.parent,
+        created=time.time(),
+        files=tuple(files),
+        metrics=draft.metrics,
+        versions={"python": platform.python_version(), **draft.versions},
+    )
+    encoded = memoryview(manifest.to_bytes())
+    storage.write(temporary / manifests.NAME, lambda append: append(encoded))
+    storage.sync_directory(temporary)
+    return manifest
+
+
+def _write_image(storage: Storage, path: Path, image: memoryview) -> Checksum:
+    sums: list[Checksum] = []
+
+    def produce(append: Writer) -> None:
+        sums.append(checksum(chunks_of(image), append))
+
+    storage.write(path, produce)
+    return sums[0]
+
+
+def _publish(storage: Storage, directory: Path, temporary: Path, step: int) -> None:
+    final = directory / names.snapshot_name(step)
+    replaced = final.exists()
+    if replaced:
+        storage.exchange(temporary, final)
+    else:
+        storage.rename(temporary, final)
+    storage.sync_directory(directory)
+    storage.point(directory / "latest", final.name)
+    storage.sync_directory(directory)
+    if replaced:
+        storage.remove_tree(temporary)
+
+
+def retire(storage: Storage, snapshot: Path) -> None:
+    """Delete a committed snapshot. It stops being one in a single step, before its files go one by one."""
+    doomed = snapshot.with_name(f"{TEMPORARY}{snapshot.name}-retired-{uuid.uuid4().hex[:8]}")
+    storage.rename(snapshot, doomed)
+    storage.remove_tree(doomed)
+
+
+def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:
+    """Remove what commits that were cut short have left. Call only while no commit can be under way."""
+    leftovers = sorted(path for path in directory.iterdir() if path.name.startswith(TEMPORARY))
+    for path in leftovers:
+        name = path.name.removeprefix(TEMPORARY)[: len(names.snapshot_name(0))]
+        if path.name.endswith(ASIDE) and not (directory / name).exists():
+            storage.rename(path, directory / name)  # whole and durable: only the last step of a swap was missing
+        else:
+            storage.remove_tree(path)
+    return leftovers

@@ -1,0 +1,37 @@
+"""Whether two images hold the same state, bit for bit, whatever their layout."""
+
+from __future__ import annotations
+
+from resilient.snapshot.image import STATE, Layout, read_state
+
+
+def first_difference(one: memoryview | bytes, other: memoryview | bytes) -> str | None:
+    """Where two images differ, in words, or None when every tensor and every other value is identical.
+
+    :raises SnapshotCorrupt: one of them is no valid image.
+    """
+    layouts = Layout.parse(one), Layout.parse(other)
+    names = [{name for name in layout.tensors if name != STATE} for layout in layouts]
+    if names[0] != names[1]:
+        return f"only one has {', '.join(sorted(names[0] ^ names[1])[:5])}"
+    for name in sorted(names[0]):
+        first, second = (layout.tensors[name] for layout in layouts)
+        if first.spec != second.spec:
+            return f"{name} is {first.spec} in one and {second.spec} in the other"
+        if one[first.offset : first.end] != other[second.offset : second.end]:
+            return f"{name} differs"
+    return _difference(read_state(one, layouts[0]), read_state(other, layouts[1]), "state")
+
+
+def _difference(one: object, other: object, path: str) -> str | None:
+    if type(one) is not type(other):
+        return f"{path}: {one!r:.80} and {other!r:.80}"
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return f"{path}: only one has {sorted(map(str, one.keys() ^ other.keys()))[:5]}"
+        return next(filter(None, (_difference(one[key], other[key], f"{path}.{key}") for key in one)), None)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return next(
+            filter(None, (_difference(a, b, f"{path}.{i}") for i, (a, b) in enumerate(zip(one, other, strict=True)))), None
+        )
+    return None if one == other else f"{path}: {one!r:.80} and {other!r:.80}"

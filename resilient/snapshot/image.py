@@ -1,0 +1,170 @@
+"""Images: one rank's part of a snapshot as the bytes of a valid safetensors file.
+
+The layout of an image depends only on names, types and shapes, so it is computed once and its header bytes are reused. The header
+is padded so that the data begins on a page, and the last tensor, :data:`STATE`, fills up the last page; an image can thus be
+written with O_DIRECT as it lies. ``STATE`` holds all state that is no tensor, as JSON padded with blanks.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, tensors without gaps).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from resilient.errors import SnapshotCorrupt
+
+PAGE = 4096
+STATE = "resilient.state"
+_STATE_HEADROOM = 1.5  # room for numbers that gain digits, so that the layout stays as it is
+_MAX_HEADER = 1 << 28
+
+ITEM_SIZE: Mapping[str, int] = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "C64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, safetensors type and shape of one tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return ITEM_SIZE[self.dtype] * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor's place in the image, in bytes from the image's beginning."""
+
+    spec: TensorSpec
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.spec.size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies in an image of ``size`` bytes."""
+
+    header: bytes
+    tensors: Mapping[str, Placed]
+    size: int
+
+    @property
+    def state(self) -> Placed:
+        return self.tensors[STATE]
+
+    @classmethod
+    def plan(cls, specs: Iterable[TensorSpec], state_size: int) -> Layout:
+        """Lay out an image for these tensors and a state of about ``state_size`` bytes.
+
+        Wide types come first, so every tensor is aligned to its item without gaps, which the format forbids.
+        """
+        ordered = sorted(specs, key=lambda spec: (-ITEM_SIZE[spec.dtype], spec.name))
+        used = sum(spec.size for spec in ordered)
+        capacity = -(-(used + int(state_size * _STATE_HEADROOM)) // PAGE) * PAGE - used
+        ordered.append(TensorSpec(STATE, "U8", (capacity,)))
+        entries: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": "resilient"}}
+        offset = 0
+        for spec in ordered:
+            entries[spec.name] = {
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+                "data_offsets": [offset, offset + spec.size],
+            }
+            offset += spec.size
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        padded = text.ljust(-(-(8 + len(text)) // PAGE) * PAGE - 8)
+        header = struct.pack("<Q", len(padded)) + padded
+        return cls(header, _place(ordered, len(header)), len(header) + offset)
+
+    @classmethod
+    def parse(cls, image: memoryview | bytes) -> Layout:
+        """Read the layout of an image, trusting nothing in it.
+
+        :raises SnapshotCorrupt: it is no valid safetensors file of exactly this size.
+        """
+        if len(image) < 8:
+            raise SnapshotCorrupt(f"an image of {len(image)} bytes has no header")
+        (length,) = struct.unpack_from("<Q", image)
+        if length > min(_MAX_HEADER, len(image) - 8):
+            raise SnapshotCorrupt(f"the image's header claims {length} bytes of {len(image)}")
+        header = bytes(image[: 8 + length])
+        specs = _specs(header[8:])
+        layout = cls(header, _place(specs, len(header)), len(header) + sum(spec.size for spec in specs))
+        if layout.size != len(image):
+            raise SnapshotCorrupt(f"the image has {len(image)} bytes, its header describes {layout.size}")
+        return layout
+
+    def encode_state(self, state: bytes) -> bytes | None:
+        """The state padded to its place, or None when it has outgrown it and the image must be laid out anew."""
+        capacity = self.state.spec.size
+        return state.ljust(capacity) if len(state) <= capacity else None
+
+
+def read_state(image: memoryview | bytes, layout: Layout) -> Any:
+    """The JSON state of an image.
+
+    :raises SnapshotCorrupt: it is missing or no JSON.
+    """
+    place = layout.tensors.get(STATE)
+    if place is None:
+        raise SnapshotCorrupt(f"the image has no {STATE}: it was not written by resilient")
+    try:
+        return json.loads(bytes(image[place.offset : place.end]))
+    except (ValueError, RecursionError) as error:
+        raise SnapshotCorrupt(f"the image's {STATE} is damaged: {error}") from error
+
+
+def _place(specs: list[TensorSpec], start: int) -> dict[str, Placed]:
+    placed, offset = {}, start
+    for spec in specs:
+        placed[spec.name] = Placed(spec, offset)
+        offset += spec.size
+    return placed
+
+
+def _specs(text: bytes) -> list[TensorSpec]:
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        found = sorted(
+            (int(start), int(end), TensorSpec(name, entry["dtype"], tuple(int(length) for length in entry["shape"])))
+            for name, entry in entries.items()
+            for start, end in [entry["data_offsets"]]
+        )
+        expected = 0
+        for start, end, spec in found:
+            if start != expected or end - start != spec.size or any(length < 0 for length in spec.shape):
+                raise SnapshotCorrupt(f"the image's header places {spec.name} wrongly")
+            expected = end
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SnapshotCorrupt(f"the image's header is damaged: {error}") from error
+    return [spec for _, _, spec in found]

@@ -1,0 +1,111 @@
+"""The manifest: what makes a directory of images a snapshot. Without a valid one a snapshot does not exist.
+
+It is plain JSON and carries a checksum of itself, so a flipped bit in it is found like one in an image. Nothing in it is trusted before
+it is validated: file names cannot leave the directory, and sizes are compared with the files before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from resilient.errors import SnapshotCorrupt
+from resilient.snapshot.hashing import CHUNK, Checksum, digest
+
+NAME = "manifest.json"
+FORMAT = "resilient-snapshot"
+VERSION = 1
+_MAX_BYTES = 64 << 20
+_FILE = re.compile(r"rank-\d{5,}\.safetensors")
+_HASH = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image file of the snapshot."""
+
+    name: str
+    rank: int
+    checksum: Checksum
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about a committed snapshot.
+
+    :param identity: unique name of this snapshot in its lineage.
+    :param parent: identity of the snapshot from which the round that took this one resumed.
+    :param created: seconds since the epoch.
+    :param metrics: last values reported before the snapshot was taken.
+    """
+
+    run_id: str
+    step: int
+    round: int
+    world_size: int
+    identity: str
+    parent: str | None
+    created: float
+    files: tuple[ImageFile, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all images."""
+        return sum(file.checksum.size for file in self.files)
+
+    def to_bytes(self) -> bytes:
+        body = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK, **asdict(self)}
+        body["metrics"] = {name: _plain(value) for name, value in self.metrics.items()}
+        return _dump({**body, "manifest_xxh3_128": digest(_dump(body))}) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse and validate.
+
+        :raises SnapshotCorrupt: the manifest is damaged, malformed or of a newer version.
+        """
+        if len(data) > _MAX_BYTES:
+            raise SnapshotCorrupt(f"a manifest of {len(data)} bytes is no manifest")
+        try:
+            body = json.loads(data)
+            stated = body.pop("manifest_xxh3_128")
+            intact = digest(_dump(body)) == stated
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise SnapshotCorrupt(f"the manifest is no valid JSON object: {error!r}") from error
+        if not intact:
+            raise SnapshotCorrupt("the manifest does not match its own checksum")
+        if body.pop("format") != FORMAT or body.pop("version") != VERSION or body.pop("chunk_bytes") != CHUNK:
+            raise SnapshotCorrupt("the manifest is of a format or version that this release does not read")
+        try:
+            files = tuple(_file(entry) for entry in body.pop("files"))
+            metrics = {name: float(value) for name, value in body.pop("metrics").items()}
+            return replace(cls(**body, files=files), metrics=metrics)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SnapshotCorrupt(f"the manifest is malformed: {error!r}") from error
+
+
+def _dump(body: Any) -> bytes:
+    return json.dumps(body, sort_keys=True, indent=1, allow_nan=False).encode()
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else repr(value)
+
+
+def _file(entry: dict[str, Any]) -> ImageFile:
+    checksum = entry["checksum"]
+    chunks = tuple(checksum["chunks"])
+    size = int(checksum["size"])
+    if not _FILE.fullmatch(entry["name"]):
+        raise ValueError(f"{entry['name']!r} is no name of an image")
+    if not all(_HASH.fullmatch(text) for text in (checksum["xxh3_128"], *chunks)):
+        raise ValueError("a checksum is malformed")
+    if size < 0 or len(chunks) != -(-size // CHUNK):
+        raise ValueError("the number of chunks does not fit the size")
+    return ImageFile(entry["name"], int(entry["rank"]), Checksum(size, checksum["xxh3_128"], chunks))

@@ -1,0 +1,146 @@
+"""The supervisor's side of the drain: requests, answers, and starting it again should it die."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resilient.protocol.arena import Slot
+from resilient.supervisor.helper import Helper
+
+
+@dataclass(frozen=True)
+class Persisted:
+    """A snapshot is durable."""
+
+    step: int
+    identity: str
+    bytes: int
+    seconds: float
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PersistFailed:
+    """A snapshot could not be made durable; its images are still in memory."""
+
+    step: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A snapshot was verified and lies in the slots."""
+
+    step: int
+    identity: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A snapshot failed verification and was set aside as ``kept_as``."""
+
+    step: int
+    reason: str
+    kept_as: str
+
+
+Answer = Persisted | PersistFailed | Restored | Rejected
+_MAX_DEATHS = 3
+
+
+class Drain:
+    """Sends one request at a time; requests that a dead drain did not answer are sent to its successor."""
+
+    def __init__(self, snapshots: Path, log: Path) -> None:
+        self._snapshots = snapshots
+        self._log = log
+        self._queue: deque[dict[str, Any]] = deque()
+        self._deaths = 0
+        self._start()
+
+    def _start(self) -> None:
+        arguments = [str(self._snapshots), str(os.getpid())]
+        self._helper = Helper("resilient.supervisor.drain_process", arguments, log=self._log)
+
+    def fileno(self) -> int:
+        return self._helper.connection.fileno()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+    def pending(self, step: int) -> bool:
+        """Whether ``step`` is being made durable or waits for it."""
+        return any(request["op"] == "persist" and request["step"] == step for request in self._queue)
+
+    def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
+        """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here."""
+        self._ask({"op": "persist", "step": step, "slots": _paths(slots), **details})
+
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
+        """Ask for a snapshot to be read into ``slots``."""
+        self._ask({"op": "restore", "step": step, "slots": _paths(slots), "sequence": sequence})
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        self._queue.append(request)
+        if len(self._queue) == 1:
+            self._helper.send(request)
+
+    def receive(self) -> Answer | None:
+        """The answer to the oldest request; call it when :meth:`fileno` is readable."""
+        message = self._helper.receive()
+        if message is None:
+            return self._died()
+        self._deaths = 0
+        self._next()
+        if message["event"] == "persisted":
+            return Persisted(
+                message["step"],
+                message["identity"],
+                message["bytes"],
+                message["seconds"],
+                tuple(message["removed"]),
+            )
+        if message["event"] == "restored":
+            return Restored(message["step"], message["identity"], message["seconds"])
+        if message["event"] == "rejected":
+            return Rejected(message["step"], message["reason"], message["kept_as"])
+        if message.get("op") == "restore":
+            return Rejected(message["step"], message["problem"], "")
+        return PersistFailed(message["step"], message["problem"])
+
+    def _died(self) -> Answer | None:
+        self._deaths += 1
+        words = self._helper.last_words(400)
+        self._helper.close()
+        self._start()
+        if not self._queue:
+            return None
+        if self._deaths < _MAX_DEATHS:
+            self._helper.send(self._queue[0])
+            return None
+        self._deaths = 0
+        request = self._queue[0]
+        self._next()
+        problem = f"the drain died {_MAX_DEATHS} times over it: {words}"
+        if request["op"] == "restore":
+            return Rejected(request["step"], problem, "")
+        return PersistFailed(request["step"], problem)
+
+    def _next(self) -> None:
+        self._queue.popleft()
+        if self._queue:
+            self._helper.send(self._queue[0])
+
+    def close(self) -> None:
+        self._helper.close()
+
+
+def _paths(slots: Mapping[int, Slot]) -> dict[str, str]:
+    return {str(rank): str(slot.path) for rank, slot in slots.items()}

@@ -1,0 +1,142 @@
+"""The drain: copies complete slots to disk, and disk images back into slots, in a process of its own.
+
+A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads slots that are held and only writes
+slots of workers that are not there; it keeps no state, so it can be killed at any moment and started again. Run as
+``python -m resilient.supervisor.drain_process FD SNAPSHOTS``.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import tenacity
+
+from resilient.errors import SnapshotCorrupt, StorageFull
+from resilient.protocol import names, wire
+from resilient.protocol.arena import Slot
+from resilient.protocol.parent import die_with_parent
+from resilient.snapshot import catalog
+from resilient.snapshot.commit import Draft, commit, remove_leftovers, retire
+from resilient.snapshot.manifest import Manifest
+from resilient.snapshot.retention import removable
+from resilient.snapshot.storage import Storage
+
+_TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
+
+
+def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
+    """Make the images in the named slots a durable snapshot, then delete what retention no longer wants."""
+    began, step = time.monotonic(), int(request["step"])
+    answer: wire.Message = {"event": "persist_failed", "step": step}
+    try:
+        with ExitStack() as stack:
+            slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
+            if any(not slot.info().complete or slot.info().step != step for slot in slots.values()):
+                return {**answer, "problem": f"a slot no longer holds step {step}"}
+            draft = Draft(
+                run_id=request["run_id"],
+                step=step,
+                round=request["round"],
+                images={rank: slot.image for rank, slot in slots.items()},
+                parent=request["parent"],
+                metrics=slots[0].meta.get("metrics", {}),
+                versions=request["versions"],
+            )
+            manifest = _commit(storage, directory, draft, request["keep_last"])
+        removed = prune(storage, directory, request["keep_last"], keep=step)
+    except (StorageFull, OSError) as error:
+        return {**answer, "problem": str(getattr(error, "problem", error))}
+    seconds = time.monotonic() - began
+    return {
+        "event": "persisted",
+        "step": step,
+        "identity": manifest.identity,
+        "bytes": manifest.size,
+        "seconds": round(seconds, 6),
+        "removed": removed,
+    }
+
+
+def _commit(storage: Storage, directory: Path, draft: Draft, keep_last: int) -> Manifest:
+    retry = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+        stop=tenacity.stop_after_attempt(5),
+        reraise=True,
+    )
+    try:
+        return retry(commit, storage, directory, draft)
+    except StorageFull:
+        if not prune(storage, directory, keep_last, keep=draft.step):
+            raise
+        return retry(commit, storage, directory, draft)
+
+
+def prune(storage: Storage, directory: Path, keep_last: int, *, keep: int) -> list[int]:
+    """Delete what retention does not want; returns the steps."""
+    steps = removable(catalog.committed_steps(directory), keep_last=keep_last, protected=(keep,))
+    for step in steps:
+        retire(storage, directory / names.snapshot_name(step))
+    return list(steps)
+
+
+def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
+    """Read a snapshot into the named slots, verifying every byte; one that fails is quarantined."""
+    began, step = time.monotonic(), int(request["step"])
+    snapshot = directory / names.snapshot_name(step)
+    try:
+        manifest = catalog.read_manifest(snapshot)
+        images = {file.rank: file for file in manifest.files}
+        with ExitStack() as stack:
+            slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
+            if images.keys() != slots.keys():
+                raise SnapshotCorrupt(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
+            for rank, slot in slots.items():
+                slot.begin(step, images[rank].checksum.size)
+                catalog.read_image(snapshot, images[rank], slot.image)
+            for slot in slots.values():
+                slot.complete(request["sequence"], {"metrics": dict(manifest.metrics)}, hold=False)
+    except SnapshotCorrupt as error:
+        kept = catalog.quarantine(storage, snapshot) if snapshot.exists() else snapshot
+        return {"event": "rejected", "step": step, "reason": error.problem, "kept_as": kept.name}
+    return {
+        "event": "restored",
+        "step": step,
+        "identity": manifest.identity,
+        "seconds": round(time.monotonic() - began, 6),
+    }
+
+
+def _open(stack: ExitStack, path: str) -> Slot:
+    slot = Slot(Path(path), 0)
+    stack.callback(slot.close)
+    return slot
+
+
+def main(arguments: list[str]) -> int:
+    """Answer requests, one at a time, until the supervisor is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job's SIGTERM reaches us too, and the last snapshot is still to come
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = wire.own_end(arguments[0])
+    die_with_parent(int(arguments[2]))
+    storage, directory = Storage(), Path(arguments[1])
+    remove_leftovers(storage, directory)
+    answers = {"persist": persist, "restore": restore}
+    while (request := wire.receive(connection)) is not None:
+        try:
+            answer = answers[request["op"]](storage, directory, request)
+        except Exception as error:  # noqa: BLE001  one failed request must not end the drain
+            answer = {"event": "failed", "op": request["op"], "step": request["step"], "problem": repr(error)}
+        wire.send(connection, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

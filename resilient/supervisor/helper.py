@@ -1,0 +1,68 @@
+"""A helper process of the supervisor, at the other end of a socket pair. It ends when its end of the pair reads as closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from resilient.protocol import wire
+
+
+class Helper:
+    """Starts ``python -m module FD arguments…`` and exchanges messages with it."""
+
+    def __init__(
+        self, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.log = log
+        self.connection, theirs = wire.socket_pair()
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # the terminal's Ctrl-C is for the supervisor to answer
+                env={**os.environ, **(environment or {})},
+            )
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: wire.Message) -> bool:
+        """Whether the helper was still there to take the message."""
+        try:
+            wire.send(self.connection, message)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self) -> wire.Message | None:
+        return wire.receive(self.connection)
+
+    def last_words(self, limit: int = 2000) -> str:
+        """The end of what the helper wrote to its log."""
+        with suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(0, self.log.stat().st_size - limit))
+            return stream.read().decode(errors="replace").strip()
+        return ""
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Let it end: close our end, wait for ``timeout`` seconds, then kill it."""
+        self.connection.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+

@@ -1,0 +1,63 @@
+"""The journal: events and decisions as JSON lines, appended and never rewritten.
+
+Each line is written whole with one ``write``; what a crash cuts off is at most the last line. Enough is kept to take every decision
+again from the events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Appends entries. ``at`` is the supervisor's monotonic clock, ``time`` seconds since the epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def write(self, kind: str, name: str, at: float, **fields: Any) -> None:
+        """One line: ``kind`` is ``event``, ``decision`` or ``note``."""
+        entry = {"time": round(time.time(), 6), "at": round(at, 6), "kind": kind, "name": name, **fields}
+        os.write(self._descriptor, json.dumps(plain(entry)).encode() + b"\n")
+
+    def record(self, kind: str, item: Any, at: float) -> None:
+        """A frozen event or decision, field by field."""
+        self.write(kind, type(item).__name__, at, **{"data": plain(item)})
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """All whole entries of a journal, in order."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, enumerations and non-finite numbers as plain JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value

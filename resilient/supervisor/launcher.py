@@ -1,0 +1,126 @@
+"""Starting workers through the forkserver, and killing whole process trees."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from resilient.protocol.launch import LaunchSpec
+from resilient.supervisor.helper import Helper
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A worker is up as process ``pid``."""
+
+    rank: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A worker is gone; ``code`` is ``-n`` for death by signal *n*."""
+
+    rank: int
+    code: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Workers could not be started."""
+
+    reason: str
+
+
+Report = Launched | Exited | Failed
+
+
+class Launcher:
+    """Owns the forkserver. It is started early, so that it is warm when it is needed, and again should it die."""
+
+    def __init__(self, preload: Sequence[str], log: Path) -> None:
+        self._preload = tuple(preload)
+        self._log = log
+        self._live: dict[int, int | None] = {}
+        self._ready = False
+        self._start()
+
+    def _start(self) -> None:
+        self._ready = False
+        # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it saw before.
+        hash_seed = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
+        self._helper = Helper("resilient.worker.forkserver", self._preload, log=self._log, environment=hash_seed)
+
+    def fileno(self) -> int:
+        return self._helper.connection.fileno()
+
+    def launch(self, specs: Sequence[LaunchSpec]) -> None:
+        """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
+        for spec in specs:
+            self._live[spec.rank] = None
+            # A dead forkserver is found out by the next `receive`, which reports its workers, these among them, as gone.
+            self._helper.send({"op": "launch", "spec": spec.to_json()})
+
+    def receive(self) -> list[Report]:
+        """What has happened; call it when :meth:`fileno` is readable."""
+        message = self._helper.receive()
+        if message is None:
+            return self._forkserver_died()
+        event = message["event"]
+        if event == "ready":
+            self._ready = True
+            return []
+        if event == "launched":
+            self._live[message["rank"]] = message["pid"]
+            return [Launched(message["rank"], message["pid"])]
+        if event == "exited":
+            self._live.pop(message["rank"], None)
+            return [Exited(message["rank"], message["code"])]
+        self._live.clear()
+        return [Failed(message["reason"])]
+
+    def _forkserver_died(self) -> list[Report]:
+        was_ready, lost = self._ready, sorted(self._live)
+        self._live.clear()
+        words = self._helper.last_words()
+        self._helper.close()
+        self._start()
+        if not was_ready:
+            reason = words.splitlines()[-1] if words else "no output"
+            return [Failed(f"the forkserver ended before it was ready: {reason}")]
+        return [Exited(rank, -signal.SIGKILL) for rank in lost]  # its workers died with it
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the workers themselves, not to what they started."""
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
+        for pid in self._pids():
+            for process in _tree(pid):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def _pids(self) -> list[int]:
+        return [pid for pid in self._live.values() if pid is not None]
+
+    def close(self) -> None:
+        self._helper.close()
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

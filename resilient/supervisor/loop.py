@@ -1,0 +1,369 @@
+"""The supervisor: gathers events, asks the policy core, carries out its decisions.
+
+One thread, one loop, no blocking call: what could block is done by the forkserver and the drain. Nothing is decided here; the rules are in
+:mod:`resilient.policy.machine`.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resilient.errors import ExitCode
+from resilient.policy import decisions as do
+from resilient.policy import events as on
+from resilient.policy.failures import Evidence, Failure, FailureClass, classify
+from resilient.policy.machine import Phase, PolicySettings, RunState, decide
+from resilient.protocol.board import Command, Flag, Word, WorkerPhase
+from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.launch import LaunchSpec, WorkerError
+from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.plan import RoundPlan
+from resilient.protocol.settings import SnapshotSettings
+from resilient.snapshot import catalog
+from resilient.supervisor.console import Console, LogTail
+from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored
+from resilient.supervisor.journal import Journal
+from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.settings import FinishedBy, WorkerSettings
+from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.status import Status
+
+_POLL_SECONDS = 0.05
+_PHASE_NAMES = {
+    WorkerPhase.STARTUP: "startup",
+    WorkerPhase.RESTORE: "startup",
+    WorkerPhase.STEP: "step",
+    WorkerPhase.EVALUATION: "eval",
+    WorkerPhase.SAVE: "save",
+    WorkerPhase.STOPPING: "stopping",
+}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything about the run that the supervisor needs to know.
+
+    :param directory: working directory of the workers.
+    """
+
+    paths: RunPaths
+    worker: WorkerSettings
+    snapshot: SnapshotSettings
+    policy: PolicySettings
+    train: Mapping[str, Any] = field(default_factory=dict)
+    directory: Path = field(default_factory=Path.cwd)
+    takeover: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Supervises one run on this node until it ends. Its collaborators are passed in; it closes none of them."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        memory: RunMemory,
+        launcher: Launcher,
+        drain: Drain,
+        signals: SignalQueue,
+        journal: Journal,
+        console: Console,
+        clock: Callable[[], float],
+    ) -> None:
+        self._spec = spec
+        self._memory = memory
+        self._launcher = launcher
+        self._drain = drain
+        self._signals = signals
+        self._journal = journal
+        self._console = console
+        self._clock = clock
+        self._metrics = MetricsLog(spec.paths.metrics)
+        self._state = RunState(settings=spec.policy)
+        self._events: deque[on.Event] = deque()
+        self._tail: LogTail | None = None
+        self._beats: dict[int, int] = {}
+        self._identity: str | None = None  # of the snapshot this round resumed from
+        self._durable: int | None = None
+        self._flushing = False
+        self._unsaved: str | None = None
+        self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
+            do.ListSnapshots: self._list_snapshots,
+            do.RestoreSnapshot: self._restore_snapshot,
+            do.LaunchRound: self._launch_round,
+            do.AskWorkers: self._ask_workers,
+            do.SignalWorkers: self._signal_workers,
+            do.KillWorkers: self._kill_workers,
+            do.FlushMemory: self._flush_memory,
+            do.DiscardMemory: self._discard_memory,
+            do.RecordIncident: self._record_incident,
+            do.EndRun: self._end_run,
+        }
+
+    @property
+    def memory_is_durable(self) -> bool:
+        """Whether the shared memory holds nothing that is not on disk as well."""
+        return self._unsaved is None
+
+    def run(self) -> ExitCode:
+        """Supervise until the run ends on this node."""
+        self._adopt_memory()
+        self._feed(on.RunOpened(self._spec.takeover))
+        with selectors.DefaultSelector() as selector:
+            sources: dict[int, Callable[[], None]] = {}
+            while self._state.phase is not Phase.ENDED:
+                self._register(selector, sources)
+                for key, _ in selector.select(_POLL_SECONDS):
+                    sources[key.fd]()
+                self._poll()
+        ending = self._state.ending
+        assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
+        self._metrics.close()
+        return ending.exit_code
+
+    def _register(self, selector: selectors.BaseSelector, sources: dict[int, Callable[[], None]]) -> None:
+        """Watch the helpers' present connections; a helper that was started again has a new one."""
+        wanted = {
+            self._signals.fileno(): self._on_signal,
+            self._launcher.fileno(): self._on_launcher,
+            self._drain.fileno(): self._on_drain,
+        }
+        if wanted.keys() == sources.keys() == selector.get_map().keys():
+            return
+        for descriptor in list(selector.get_map()):
+            selector.unregister(descriptor)
+        for descriptor in wanted:
+            selector.register(descriptor, selectors.EVENT_READ)
+        sources.clear()
+        sources.update(wanted)
+
+    # --- events
+
+    def _feed(self, event: on.Event) -> None:
+        """Put an event through the policy core, and whatever follows from carrying out its decisions."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # we are called from a decision of an earlier event, whose loop below goes on with this one
+        while self._events:
+            event, now, before = self._events[0], self._clock(), self._state.phase
+            self._state, decisions = decide(self._state, event, now)
+            if not isinstance(event, (on.Tick, on.WorkerProgressed)) or self._state.phase is not before:
+                self._journal.record("event", event, now)
+            if self._state.phase is not before:
+                self._write_status(self._state.phase.value)
+            for decision in decisions:
+                self._journal.record("decision", decision, now)
+                self._handlers[type(decision)](decision)
+            self._events.popleft()
+
+    def _on_signal(self) -> None:
+        for number in self._signals.take():
+            preempted = number in (signal.SIGTERM, signal.SIGUSR1) and self._spec.policy.stop.requeue_on_sigterm
+            kind = on.StopKind.PREEMPTION if preempted else on.StopKind.REQUEST
+            grace = self._spec.policy.stop.grace_seconds
+            self._console.say(f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)")
+            self._feed(on.StopRequested(kind, grace))
+
+    def _on_launcher(self) -> None:
+        for report in self._launcher.receive():
+            if isinstance(report, Launched):
+                self._journal.write("note", "worker launched", self._clock(), rank=report.rank, pid=report.pid)
+            elif isinstance(report, Exited):
+                self._feed(self._worker_exited(report))
+            elif isinstance(report, Failed) and self._state.phase is Phase.STARTING:
+                self._feed(on.LaunchFailed(report.reason))
+
+    def _on_drain(self) -> None:
+        answer = self._drain.receive()
+        if answer is None:
+            return
+        self._journal.record("note", answer, self._clock())
+        if isinstance(answer, Persisted):
+            self._durable = max(self._durable or 0, answer.step)
+            self._memory.release(answer.step)
+        elif isinstance(answer, PersistFailed):
+            self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
+            self._unsaved = answer.problem
+            self._memory.release(answer.step)
+        elif isinstance(answer, Restored):
+            self._identity = answer.identity
+            self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
+            self._feed(on.SnapshotRestored(answer.step))
+        elif isinstance(answer, Rejected):
+            kept = f"; kept as {answer.kept_as}" if answer.kept_as else ""
+            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}{kept}")
+            self._feed(on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason))
+
+    def _poll(self) -> None:
+        self._collect_metrics()
+        for rank in sorted(self._state.live):
+            board = self._memory.boards[rank]
+            beats = board[Word.BEATS]
+            if beats != self._beats.get(rank, 0):
+                self._beats[rank] = beats
+                phase = _PHASE_NAMES[WorkerPhase(board[Word.PHASE])]
+                self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+        if self._tail is not None:
+            self._pass_on_output()
+        self._persist_held()
+        if self._flushing and not self._drain.busy:
+            self._flushing = False
+            newest = self._memory.newest_step()
+            safe = newest is None or (self._durable is not None and newest <= self._durable)
+            self._unsaved = None if safe else self._unsaved or "the memory snapshot was lost"
+            self._feed(on.FlushEnded(self._durable, self._unsaved))
+        self._feed(on.Tick())
+
+    def _collect_metrics(self) -> None:
+        for rank, board in self._memory.boards.items():
+            self._metrics.write([Entry(max(self._state.round, 0), rank, found) for found in board.collect_metrics()])
+
+    def _pass_on_output(self) -> None:
+        if self._tail is not None and (text := self._tail.read()):
+            self._console.pass_on(text)
+
+    def _persist_held(self) -> None:
+        for step in self._memory.held_steps():
+            slots = self._memory.slots_of(step)
+            if slots is None or self._drain.pending(step):
+                continue
+            details = {
+                "run_id": self._spec.paths.run_id,
+                "round": max(self._state.round, 0),
+                "parent": self._identity,
+                "versions": dict(self._spec.versions),
+                "keep_last": self._spec.snapshot.keep_last,
+            }
+            self._drain.persist(step, slots, details)
+
+    def _worker_exited(self, report: Exited) -> on.WorkerExited:
+        self._collect_metrics()
+        self._pass_on_output()
+        board = self._memory.boards[report.rank]
+        step = board[Word.STEP]
+        attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)
+        self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
+        if report.code == 0 and (finished or self._spec.worker.finished_by is FinishedBy.EXIT_CODE):
+            return on.WorkerExited(report.rank, step, finished=True)
+        if report.code == 0 and board.has_flag(Flag.LEFT_EARLY):
+            asked = self._state.stop is not None
+            alone = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
+            return on.WorkerExited(report.rank, step, None if asked else alone)
+        if report.code == 0 and not attached:
+            signature = "exit 0 without resilient.attach(); if exit 0 means finished, set worker.finished_by=exit_code"
+            return on.WorkerExited(report.rank, step, Failure(FailureClass.UNFINISHED, signature))
+        error = WorkerError.read(self._spec.paths.error_file(self._state.round, report.rank)) or WorkerError()
+        hung = self._state.failure is not None and self._state.failure.failure.failure_class is FailureClass.HANG
+        return on.WorkerExited(report.rank, step, classify(Evidence(report.code, error.types, error.message, hung)))
+
+    # --- decisions
+
+    def _adopt_memory(self) -> None:
+        """Collect what a killed predecessor's workers had reported, and forget which slots it was writing to disk."""
+        self._collect_metrics()
+        self._memory.release_all()
+        self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
+
+    def _list_snapshots(self, decision: do.ListSnapshots) -> None:
+        durable = catalog.committed_steps(self._spec.paths.snapshots)
+        self._feed(on.SnapshotsListed(self._memory.newest_step(), durable))
+
+    def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
+        self._memory.void()  # what memory holds is older, or has been given up
+        slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
+        self._drain.restore(decision.step, slots, sequence=1)
+
+    def _launch_round(self, decision: do.LaunchRound) -> None:
+        paths = self._spec.paths
+        source = f"step {decision.step} in {decision.source.value}" if decision.source is not None else "the beginning"
+        self._console.say(f"round {decision.round}: starting from {source}")
+        self._memory.renew_boards()
+        self._beats.clear()
+        paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
+        plan_file = self._memory.directory / "plan.json"
+        RoundPlan(
+            run_id=paths.run_id,
+            run_root=str(paths.root),
+            round=decision.round,
+            memory_dir=str(self._memory.directory),
+            restore_step=decision.step,
+            lineage=self._identity,
+            snapshot=self._spec.snapshot,
+            train=self._spec.train,
+        ).write(plan_file)
+        ranks = range(self._spec.policy.ranks)
+        for rank in ranks:
+            with suppress(FileNotFoundError):
+                paths.error_file(decision.round, rank).unlink()
+        self._tail = LogTail(paths.log(decision.round, 0))
+        self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
+
+    def _spec_of(self, rank: int, round_number: int, plan_file: Path) -> LaunchSpec:
+        worker, paths = self._spec.worker, self._spec.paths
+        identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
+        return LaunchSpec(
+            rank=rank,
+            script=worker.script or None,
+            module=worker.module or None,
+            arguments=tuple(worker.args),
+            directory=str(self._spec.directory),
+            environment={**worker.env, **identity.variables(round_number=round_number)},
+            log=str(paths.log(round_number, rank)),
+            error_file=str(paths.error_file(round_number, rank)),
+        )
+
+    def _ask_workers(self, decision: do.AskWorkers) -> None:
+        for board in self._memory.boards.values():
+            board[Word.COMMAND] = Command.LEAVE
+
+    def _signal_workers(self, decision: do.SignalWorkers) -> None:
+        self._console.say("no step boundary yet: sending SIGTERM to the workers")
+        self._launcher.signal(signal.SIGTERM)
+
+    def _kill_workers(self, decision: do.KillWorkers) -> None:
+        self._console.say(f"killing the workers: {decision.reason}")
+        self._launcher.kill()
+
+    def _flush_memory(self, decision: do.FlushMemory) -> None:
+        newest = self._memory.newest_step()
+        if newest is not None and (self._durable is None or newest > self._durable):
+            self._memory.hold(newest)
+        self._persist_held()
+        self._flushing = True
+
+    def _discard_memory(self, decision: do.DiscardMemory) -> None:
+        self._memory.void()
+
+    def _record_incident(self, decision: do.RecordIncident) -> None:
+        incident = decision.incident
+        where = f"rank {incident.rank}" if incident.rank is not None else "run"
+        failure = incident.failure
+        self._console.say(
+            f"incident {incident.number}: {where} after step {incident.step}: "
+            f"{failure.failure_class.value} ({failure.signature}) → {incident.remedy}"
+        )
+
+    def _end_run(self, decision: do.EndRun) -> None:
+        self._console.say(decision.diagnosis)
+        self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
+
+    def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
+        total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
+        status = Status(state, self._state.step, total, max(self._state.round, 0))
+        if ending is not None:
+            status = Status(
+                state, self._state.step, total, max(self._state.round, 0), int(ending.exit_code), ending.diagnosis
+            )
+        with suppress(OSError):  # a full disk must not end the run for the sake of its status
+            status.write(self._spec.paths.status)
+

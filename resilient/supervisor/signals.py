@@ -1,0 +1,44 @@
+"""Signals of the supervisor: handlers only enqueue, the loop dispatches."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections import deque
+from contextlib import suppress
+from types import FrameType
+
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+class SignalQueue:
+    """Received signals in order, and a file descriptor that becomes readable with each."""
+
+    def __init__(self) -> None:
+        self._received: deque[signal.Signals] = deque()
+        self._wake, self._wake_in = socket.socketpair()
+        self._wake.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._previous = {number: signal.signal(number, self._enqueue) for number in WATCHED}
+        signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+
+    def _enqueue(self, number: int, _frame: FrameType | None) -> None:
+        self._received.append(signal.Signals(number))
+
+    def fileno(self) -> int:
+        return self._wake.fileno()
+
+    def take(self) -> list[signal.Signals]:
+        with suppress(BlockingIOError):
+            self._wake.recv(4096)
+        taken = []
+        while self._received:
+            taken.append(self._received.popleft())
+        return taken
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._wake.close()
+        self._wake_in.close()

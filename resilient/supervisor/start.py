@@ -1,0 +1,106 @@
+"""From a checked configuration to a supervised run: take the lock, open the memory, start the helpers, clean up at the end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
+from resilient.protocol.lock import RunLock
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.supervisor.console import Console
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.journal import Journal
+from resilient.supervisor.launcher import Launcher
+from resilient.supervisor.loop import RunSpec, Supervisor
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.settings import WorkerSettings
+from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.status import Status
+
+
+def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
+    """The settings with the script's absolute path.
+
+    :raises EntryPointMissing: there is no such script or module.
+    """
+    if worker.module:
+        root = worker.module.split(".")[0]
+        if importlib.util.find_spec(root) is None and not (directory / root).exists():
+            if not (directory / f"{root}.py").exists():
+                raise EntryPointMissing(
+                    f"worker.module={worker.module}: there is no module {root}", "check the name, or install the package"
+                )
+        return worker
+    script = (directory / worker.script).resolve()
+    if not script.is_file():
+        raise EntryPointMissing(
+            f"worker.script={worker.script}: there is no file {script}", "check the path; it is relative to this directory"
+        )
+    return replace(worker, script=str(script))
+
+
+def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
+    """Supervise the run until it ends on this node.
+
+    :param record_config: called with the journal once the run is ours; compares and saves the configuration, and returns whether
+        it has changed since the last launch.
+    :raises RunLocked: somebody else supervises this run.
+    :raises RunDirectoryNotWritable: its directory cannot be used.
+    """
+    spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
+    paths = spec.paths
+    paths.create()
+    with ExitStack() as stack:
+        lock = RunLock(paths.lock, hostname())
+        stack.callback(lock.release)
+        journal = _open_journal(paths)
+        stack.callback(journal.close)
+        changed = record_config(journal)
+        status = Status.read(paths.status)
+        if status is not None and status.finished and not changed:
+            console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
+            return ExitCode.FINISHED
+        console.say(f"run {paths.run_id} in {paths.root}")
+        signals = SignalQueue()
+        stack.callback(signals.close)
+        launcher = Launcher(spec.worker.preload, paths.root / "logs" / "forkserver.log")
+        stack.callback(launcher.close)
+        drain = Drain(paths.snapshots, paths.root / "logs" / "drain.log")
+        stack.callback(drain.close)
+        place = RunMemory.place(paths, spec.snapshot.memory_dir)
+        memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots)
+        spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
+        supervisor = Supervisor(
+            spec,
+            memory=memory,
+            launcher=launcher,
+            drain=drain,
+            signals=signals,
+            journal=journal,
+            console=console,
+            clock=time.monotonic,
+        )
+        exit_code = supervisor.run()
+        if supervisor.memory_is_durable:
+            memory.remove()
+        else:
+            console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
+            memory.close()
+        return exit_code
+
+
+def _open_journal(paths: RunPaths) -> Journal:
+    try:
+        return Journal(paths.journal)
+    except OSError as error:
+        raise RunDirectoryNotWritable(f"{paths.journal} cannot be written: {error.strerror}", "check its permissions") from error
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("resilient", "torch")}

@@ -1,0 +1,39 @@
+"""``status.json``: what a run is doing, for whoever looks from outside, and whether it is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """The latest state of a run. ``state`` is the phase while it is up, afterwards how it ended."""
+
+    state: str
+    step: int
+    total: int
+    round: int
+    exit_code: int | None = None
+    diagnosis: str = ""
+    updated: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.exit_code == 0
+
+    def write(self, path: Path) -> None:
+        """Replace the file in one step."""
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps({**asdict(self), "updated": round(time.time(), 3)}))
+        fresh.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Status | None:
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,123 @@
+"""``resilient.attach`` and ``resilient.config``: where a training script meets the run it is part of."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import threading
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from resilient.errors import ConfigurationError, UsageError
+from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.plan import RoundPlan
+from resilient.protocol.settings import SnapshotSettings
+from resilient.worker.capture import flatten_objects, restore
+from resilient.worker.data import positioned
+from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
+from resilient.worker.rng import GlobalRandomState
+from resilient.worker.run import Run
+from resilient.worker.signals import sigterm
+
+_RESERVED = frozenset({"rng", "position"})
+Settings = TypeVar("Settings")
+
+
+def attach(
+    *,
+    model: Any = None,
+    optimizer: Any = None,
+    scheduler: Any = None,
+    data: Any = None,
+    run_id: str | None = None,
+    snapshot: SnapshotSettings | None = None,
+    **others: Any,
+) -> Run:
+    """Make the training state part of the run, and restore it if there is something to restore.
+
+    Call it once, when everything exists and nothing has been trained. Each object needs ``state_dict()`` and
+    ``load_state_dict()``; lists and dictionaries of such objects do too. The random number generators of Python, numpy and
+    torch (CPU and CUDA) always belong to the state.
+
+    :param data: a ``DataLoader`` over a map-style dataset, or a loader with ``state_dict()``; ``run.steps`` yields its batches.
+    :param run_id: name of the run without a supervisor; by default the script's. Under a supervisor it is set already.
+    :param snapshot: when to take snapshots without a supervisor; its configuration decides otherwise.
+    :param others: further objects, such as ``ema=`` or ``scaler=``.
+    :raises StateError: an object has no state, or the snapshot does not fit the objects.
+    :raises SnapshotCorrupt: snapshots exist and none can be loaded.
+    """
+    for name in _RESERVED & set(others):
+        raise UsageError(f"{name}= is a name that resilient uses itself", "choose another name")
+    sigterm.install()
+    random = GlobalRandomState()
+    position = positioned(data, torch.initial_seed())
+    objects = flatten_objects({"model": model, "optimizer": optimizer, "scheduler": scheduler, **others})
+    host = _host(run_id, snapshot)
+    run = Run(host, {**objects, "position": position, "rng": random}, position, random)
+    image = host.image()
+    if image is not None:
+        held = _Held()
+        step = restore(
+            image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle
+        )
+        run.resume(step, held.state)
+    host.attached(run.step)
+    return run
+
+
+class _Held:
+    """Keeps the generators' states until it is time to set them."""
+
+    def __init__(self) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state = state
+
+
+def _host(run_id: str | None, snapshot: SnapshotSettings | None) -> Host:
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("resilient.attach() must be called from the main thread")
+    environment = WorkerEnvironment.read()
+    if environment is not None:
+        return SupervisedHost(environment, RoundPlan.read(environment.plan))
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    name = run_id or (Path(main).stem if main else "run")
+    return StandaloneHost(RunPaths.of(default_run_directory(), name), snapshot or SnapshotSettings())
+
+
+def config(schema: type[Settings]) -> Settings:
+    """The script's settings: ``schema()``, overridden by the section ``train`` of the run's configuration.
+
+    :param schema: a dataclass whose fields all have defaults. Without a supervisor its defaults are returned.
+    :raises ConfigurationError: ``train`` has a key that the dataclass does not have, or a value of another type.
+    """
+    if not dataclasses.is_dataclass(schema):
+        raise UsageError(f"resilient.config() wants a dataclass, not {schema!r}")
+    environment = WorkerEnvironment.read()
+    given = RoundPlan.read(environment.plan).train if environment is not None else {}
+    types = typing.get_type_hints(schema)
+    known = {field.name: types[field.name] for field in dataclasses.fields(schema) if field.init}
+    return typing.cast(Settings, schema(**{key: _fitting(schema, known, key, given[key]) for key in given}))
+
+
+def _fitting(schema: type[Any], known: Mapping[str, Any], key: str, value: Any) -> Any:
+    if key not in known:
+        nearest = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean train.{nearest[0]}?" if nearest else f"known are: {', '.join(sorted(known))}"
+        raise ConfigurationError(f"train.{key} is no setting of {schema.__name__}", hint)
+    wanted = known[key]
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted in (bool, int, float, str) and type(value) is not wanted:
+        raise ConfigurationError(f"train.{key}={value!r} must be {wanted.__name__}, not {type(value).__name__}")
+    return value

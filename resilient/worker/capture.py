@@ -1,0 +1,141 @@
+"""From live objects to an image in a slot, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from resilient.errors import ResilientError, SnapshotCorrupt, StateError
+from resilient.protocol.arena import HEADER, Slot
+from resilient.snapshot import tree
+from resilient.snapshot.image import Layout, TensorSpec, read_state
+from resilient.worker.data import Stateful
+from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
+
+
+def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
+    """Name everything that has state: lists and dictionaries of objects get dotted names, None is left out.
+
+    :raises StateError: an object has no state to take, or two have one name.
+    """
+    found: dict[str, Stateful] = {}
+    for name, value in objects.items():
+        if value is None:
+            continue
+        nested: Mapping[str, Any] = {}
+        if isinstance(value, Stateful):
+            nested = {name: value}
+        elif isinstance(value, (list, tuple)):
+            nested = flatten_objects({f"{name}.{index}": item for index, item in enumerate(value)})
+        elif isinstance(value, dict):
+            nested = flatten_objects({f"{name}.{key}": item for key, item in value.items()})
+        else:
+            raise StateError(
+                f"{name} is a {type(value).__name__}, which has no state_dict() and load_state_dict()",
+                "register objects that have both",
+            )
+        for key, item in nested.items():
+            if key in found:
+                raise StateError(f"two objects are registered under the one name {key}", "give them different names")
+            found[key] = item
+    return found
+
+
+class Capture:
+    """Writes the state of the registered objects into slots. Layouts and views are made once and reused."""
+
+    def __init__(self, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> None:
+        self._objects = objects
+        self._allow_pickle = allow_pickle
+        self._layout: Layout | None = None
+        self._specs: tuple[TensorSpec, ...] = ()
+        self._views: dict[int, tuple[Layout, Any, list[torch.Tensor]]] = {}
+
+    def write(self, slot: Slot, step: int) -> None:
+        """Put the state after ``step`` into ``slot``, which is WRITING when this returns.
+
+        :raises StateError: something cannot be captured; the message names its path.
+        :raises StorageFull: no room for the image.
+        """
+        collector = TensorCollector()
+        encoded = {
+            name: tree.encode(item.state_dict(), collector, path=name, allow_pickle=self._allow_pickle)
+            for name, item in self._objects.items()
+        }
+        state = tree.dumps({"step": step, "objects": encoded})
+        layout, padded = self._layout_for(collector, state)
+        slot.begin(step, layout.size)
+        image = slot.image
+        image[: len(layout.header)] = layout.header
+        image[layout.state.offset : layout.state.end] = padded
+        with torch.no_grad():
+            torch._foreach_copy_(self._views_of(slot, layout), _filled(collector))  # noqa: SLF001  one call for all
+
+    def _layout_for(self, collector: TensorCollector, state: bytes) -> tuple[Layout, bytes]:
+        specs = collector.specs()
+        padded = self._layout.encode_state(state) if self._layout is not None and specs == self._specs else None
+        if self._layout is None or padded is None:
+            self._layout, self._specs = Layout.plan(specs, len(state)), specs
+            padded = self._layout.encode_state(state)
+        assert padded is not None  # noqa: S101  the layout was planned for a state of this size
+        return self._layout, padded
+
+    def _views_of(self, slot: Slot, layout: Layout) -> list[torch.Tensor]:
+        cached = self._views.get(slot.index)
+        if cached is not None and cached[0] is layout and cached[1] is slot.memory:
+            return cached[2]
+        views = []
+        for spec in self._specs:
+            place = layout.tensors[spec.name]
+            dtype = TORCH_DTYPES[spec.dtype]
+            count = spec.size // dtype.itemsize
+            if count:
+                flat = torch.frombuffer(slot.memory, dtype=dtype, count=count, offset=HEADER + place.offset)
+                views.append(flat.reshape(spec.shape))
+        self._views[slot.index] = (layout, slot.memory, views)
+        return views
+
+
+def _filled(collector: TensorCollector) -> list[torch.Tensor]:
+    return [tensor for tensor in collector.tensors.values() if tensor.numel()]
+
+
+def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> int:
+    """Load the state in ``image`` into the objects and return its step.
+
+    :raises SnapshotCorrupt: the image is damaged.
+    :raises StateError: it does not fit the registered objects; the message names which.
+    """
+    layout = Layout.parse(image)
+    body = read_state(image, layout)
+    if not isinstance(body, dict) or not isinstance(body.get("objects"), dict) or type(body.get("step")) is not int:
+        raise SnapshotCorrupt("the image's state has not the form that resilient writes")
+    _compare_names(body["objects"], objects)
+    for name, item in objects.items():
+        # A module copies what it is given into its own parameters; other objects may keep the tensors, and these must
+        # not be views of a slot that the next snapshots overwrite.
+        source = TensorSource(image, layout, copy=not isinstance(item, torch.nn.Module))
+        state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
+        try:
+            item.load_state_dict(state)
+        except ResilientError:
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StateError(
+                f"the snapshot's state of {name} does not fit the script's {type(item).__name__}: {error}",
+                "undo the change to the script, or begin a new run with another run.id",
+            ) from error
+    return int(body["step"])
+
+
+def _compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+    missing, extra = sorted(set(objects) - set(stored)), sorted(set(stored) - set(objects))
+    if missing or extra:
+        parts = [f"no state for {', '.join(missing)}"] if missing else []
+        parts += [f"state for {', '.join(extra)}, which the script does not register"] if extra else []
+        raise StateError(
+            f"the snapshot has {' and '.join(parts)}",
+            "register the same objects as before, or begin a new run with another run.id",
+        )

@@ -1,0 +1,144 @@
+"""The forkserver: a process with torch imported once, from which every worker is forked warm.
+
+Importing torch takes seconds, forking a process that has it takes milliseconds; that is most of the difference between a relaunch
+here and elsewhere. It stays single-threaded in Python, runs no tensor operation and never touches CUDA, because neither OpenMP's
+threads nor a CUDA context survive a fork.
+
+It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that is left and
+follows. Run as ``python -m resilient.worker.forkserver FD MODULE…`` with one end of a socket pair as ``FD``.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from resilient.protocol import wire
+from resilient.protocol.launch import LaunchSpec
+from resilient.protocol.parent import adopt_orphans
+from resilient.worker.bootstrap import become_worker, run_script
+
+
+class Forkserver:
+    """Forks workers on request and reports their ends."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._workers: dict[int, int] = {}  # process → rank
+        self._wake, self._wake_in = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake.setblocking(False)
+
+    def serve(self) -> LaunchSpec | None:
+        """Serve until the supervisor is gone. In a forked child, return what it is to become; in the server, None."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        wire.send(self._connection, {"event": "ready", "pid": os.getpid()})
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if self._wake in ready:
+                    with suppress(BlockingIOError):
+                        self._wake.recv(4096)
+                    self._reap()
+                if self._connection not in ready:
+                    continue
+                message = wire.receive(self._connection)
+                if message is None:
+                    self._kill_everything()
+                    return None
+                spec = self._launch(LaunchSpec.from_json(message["spec"]))
+                if spec is not None:
+                    return spec
+
+    def _launch(self, spec: LaunchSpec) -> LaunchSpec | None:
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._report({"event": "failed", "rank": spec.rank, "reason": f"fork: {error.strerror}"})
+            return None
+        if pid == 0:
+            become_worker(spec, parent)
+            for end in (self._connection, self._wake, self._wake_in):
+                end.close()
+            return spec
+        self._workers[pid] = spec.rank
+        self._report({"event": "launched", "rank": spec.rank, "pid": pid})
+        return None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            rank = self._workers.pop(ended.si_pid, None)
+            if rank is not None:
+                # Before the worker is reaped its number cannot be reused, so this group is its group and nobody else's.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(ended.si_pid, signal.SIGKILL)
+            _, status = os.waitpid(ended.si_pid, 0)
+            if rank is not None:
+                if not self._workers:
+                    self._kill_orphans()
+                code = os.waitstatus_to_exitcode(status)
+                self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
+
+    def _kill_orphans(self) -> None:
+        """Kill what outlived its worker: having adopted it, we find it among our own children."""
+        for pid in _children():
+            if pid not in self._workers:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _kill_everything(self) -> None:
+        while _children():
+            for pid in _children():
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            time.sleep(0.001)  # orphans of the killed arrive one generation at a time
+
+    def _report(self, message: wire.Message) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor's end is seen at the next receive
+            wire.send(self._connection, message)
+
+
+def _children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def main(arguments: list[str]) -> int:
+    """Import the modules, then serve; in a worker, run its script."""
+    # A scheduler's SIGTERM reaches every process of the job; this one ends with the supervisor, and not before.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt_orphans()
+    connection = wire.own_end(arguments[0])
+    for name in arguments[1:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
+    spec = Forkserver(connection).serve()
+    return 0 if spec is None else run_script(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

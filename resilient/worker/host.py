@@ -1,0 +1,231 @@
+"""What a run has around it: a supervisor, or nothing. One interface, so that the loop does not care."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from resilient.errors import ExitCode, SnapshotCorrupt, StorageFull
+from resilient.protocol.arena import Arena, Slot
+from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase
+from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.lock import RunLock
+from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.plan import RoundPlan
+from resilient.protocol.settings import SnapshotSettings
+from resilient.snapshot import catalog
+from resilient.snapshot.commit import Draft, commit, remove_leftovers, retire
+from resilient.snapshot.retention import removable
+from resilient.snapshot.storage import Storage
+from resilient.worker.signals import sigterm
+
+_RECORD_LIMIT = 14  # values in one record of the board
+
+
+class Host(Protocol):
+    """The surroundings of a run."""
+
+    settings: SnapshotSettings
+    arena: Arena
+
+    def image(self) -> memoryview | None:
+        """The image to resume from, or None to start afresh."""
+        ...
+
+    def command(self) -> Command:
+        """What is wanted at this step boundary."""
+        ...
+
+    def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
+
+    def attached(self, start_step: int) -> None: ...
+
+    def set_total(self, total: int) -> None: ...
+
+    def publish(self, metrics: Iterable[Metrics]) -> None: ...
+
+    def durable_requested(self, slot: Slot) -> None:
+        """``slot`` is complete and held; make it durable in the background."""
+        ...
+
+    def left(self, step: int) -> None:
+        """The loop ended early, as it was asked to."""
+        ...
+
+    def finished(self) -> None: ...
+
+
+class SupervisedHost:
+    """A worker under a supervisor: board and arena are shared memory that outlives the worker."""
+
+    def __init__(self, environment: WorkerEnvironment, plan: RoundPlan) -> None:
+        self.plan = plan
+        self.settings = plan.snapshot
+        memory = Path(plan.memory_dir)
+        self._board = Board.open(memory / f"rank-{environment.rank:05d}.board")
+        self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots)
+
+    def image(self) -> memoryview | None:
+        if self.plan.restore_step is None:
+            return None
+        slot = self.arena.find(self.plan.restore_step)
+        if slot is None:
+            raise SnapshotCorrupt(f"no slot holds step {self.plan.restore_step}, from which this round was to resume")
+        return slot.image
+
+    def command(self) -> Command:
+        if sigterm.received:  # somebody signalled this process alone, or the whole group before the supervisor asked
+            return Command.LEAVE
+        return Command(self._board[Word.COMMAND])
+
+    def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
+        self._board.beat(phase, step)
+
+    def attached(self, start_step: int) -> None:
+        self._board[Word.START_STEP] = start_step
+        self._board[Word.STEP] = start_step
+        self._board.raise_flag(Flag.ATTACHED)
+
+    def set_total(self, total: int) -> None:
+        self._board[Word.TOTAL] = total
+
+    def publish(self, metrics: Iterable[Metrics]) -> None:
+        for record in metrics:
+            names = list(record.values)
+            for at in range(0, len(names), _RECORD_LIMIT):
+                part = {name: record.values[name] for name in names[at : at + _RECORD_LIMIT]}
+                self._board.write_metrics(Metrics(record.step, record.time, part))
+
+    def durable_requested(self, slot: Slot) -> None:
+        """Nothing to do: the supervisor sees the held slot."""
+
+    def left(self, step: int) -> None:
+        self._board.raise_flag(Flag.LEFT_EARLY)
+
+    def finished(self) -> None:
+        self._board.raise_flag(Flag.FINISHED)
+
+
+class StandaloneHost:
+    """A plain ``python train.py``: snapshots on disk, written by a thread; SIGTERM ends the loop at a step boundary."""
+
+    def __init__(self, paths: RunPaths, settings: SnapshotSettings) -> None:
+        paths.create()
+        self._paths = paths
+        self._lock = RunLock(paths.lock, hostname())
+        self._storage = Storage()
+        remove_leftovers(self._storage, paths.snapshots)
+        self.settings = settings
+        self.arena = Arena.private(settings.slots)
+        self._metrics = MetricsLog(paths.metrics)
+        self._writer: threading.Thread | None = None
+        self._latest: dict[str, float] = {}
+        self._parent: str | None = None
+
+    def image(self) -> memoryview | None:
+        steps = catalog.committed_steps(self._paths.snapshots)
+        for step in reversed(steps):
+            path = self._paths.snapshot(step)
+            try:
+                return self._read(path)
+            except SnapshotCorrupt as error:
+                kept = catalog.quarantine(self._storage, path)
+                _say(f"{error.problem}; kept as {kept.name}, trying an older one")
+        if steps:
+            raise SnapshotCorrupt(f"none of the {len(steps)} snapshots in {self._paths.snapshots} can be loaded")
+        return None
+
+    def _read(self, path: Path) -> memoryview:
+        manifest = catalog.read_manifest(path)
+        if len(manifest.files) != 1:
+            raise SnapshotCorrupt(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
+        image = memoryview(bytearray(manifest.files[0].checksum.size))
+        catalog.read_image(path, manifest.files[0], image)
+        self._parent = manifest.identity
+        return image
+
+    def command(self) -> Command:
+        return Command.LEAVE if sigterm.received else Command.NONE
+
+    def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
+        """Nobody watches."""
+
+    def attached(self, start_step: int) -> None:
+        if start_step:
+            _say(f"resumed {self._paths.run_id} after step {start_step}")
+
+    def set_total(self, total: int) -> None:
+        """Nobody watches."""
+
+    def publish(self, metrics: Iterable[Metrics]) -> None:
+        entries = [Entry(0, 0, record) for record in metrics]
+        for entry in entries:
+            self._latest.update(entry.metrics.values)
+        self._metrics.write(entries)
+
+    def durable_requested(self, slot: Slot) -> None:
+        self._wait_for_writer()
+        # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's end.
+        self._writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
+        self._writer.start()
+
+    def _commit(self, slot: Slot, metrics: dict[str, float]) -> None:
+        step = slot.info().step
+        draft = Draft(
+            run_id=self._paths.run_id,
+            step=step,
+            round=0,
+            images={0: slot.image},
+            parent=self._parent,
+            metrics=metrics,
+            versions={"torch": torch.__version__},
+        )
+        try:
+            commit(self._storage, self._paths.snapshots, draft)
+            steps = catalog.committed_steps(self._paths.snapshots)
+            for old in removable(steps, keep_last=self.settings.keep_last, protected=(step,)):
+                retire(self._storage, self._paths.snapshot(old))
+        except (StorageFull, OSError) as error:
+            _say(f"WARNING: step {step} could not be made durable: {error}")
+        finally:
+            slot.release()
+
+    def _wait_for_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+
+    def left(self, step: int) -> None:
+        self._wait_for_writer()
+        _say(f"preempted at step {step}; start the same command again to carry on")
+        sigterm.uninstall()
+        atexit.register(_exit_asking_for_requeue)
+
+    def finished(self) -> None:
+        self._wait_for_writer()
+        sigterm.uninstall()
+
+
+def _exit_asking_for_requeue() -> None:
+    """Turn the script's exit 0 into "requeue me": a scheduler takes 0 for finished, and a preempted run is not."""
+    atexit.unregister(_exit_asking_for_requeue)
+    atexit._run_exitfuncs()  # the other handlers still have to run, and nothing runs after os._exit
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ExitCode.REQUEUE)
+
+
+def _say(message: str) -> None:
+    print(f"resilient: {message}", file=sys.stderr, flush=True)
+
+
+def default_run_directory(environ: Any = os.environ) -> str:
+    """Where runs without a supervisor are kept."""
+    return str(environ.get("RESILIENT_RUNS", "runs"))

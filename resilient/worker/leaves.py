@@ -1,0 +1,152 @@
+"""The leaves of a state tree: tensors, arrays and torch's own scalars, between Python and the image."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import torch
+
+from resilient.errors import SnapshotCorrupt, StateError
+from resilient.snapshot.image import Layout, TensorSpec
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class TensorCollector:
+    """Takes tensors out of a tree on its way to JSON. Tensors that share memory exactly are stored once."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[tuple[Any, ...], str] = {}
+
+    def __call__(self, path: str, value: Any) -> dict[str, Any] | None:
+        if isinstance(value, torch.Tensor):
+            return self._tensor(path, value)
+        if isinstance(value, np.ndarray):
+            return self._array(path, value)
+        if isinstance(value, np.generic):
+            return {"$scalar": [value.dtype.str, base64.b64encode(value.tobytes()).decode()]}
+        if isinstance(value, torch.dtype):
+            return {"$dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"$device": str(value)}
+        return None
+
+    def specs(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(name, DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self.tensors.items()
+        )
+
+    def _tensor(self, path: str, tensor: torch.Tensor) -> dict[str, Any]:
+        if tensor.layout is not torch.strided or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            raise StateError(
+                f"the tensor at {path} is a {type(tensor).__name__} of layout {tensor.layout}, which cannot be captured yet",
+                "register plain, dense tensors",
+            )
+        if tensor.dtype not in DTYPES:
+            raise StateError(f"the tensor at {path} is of type {tensor.dtype}, which safetensors cannot hold")
+        name = self._store(path, tensor)
+        if tensor.is_contiguous():
+            return {"$tensor": name}
+        return {"$strided": [name, list(tensor.stride())]}  # channels_last and the like come back as they were
+
+    def _store(self, path: str, tensor: torch.Tensor) -> str:
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and key in self._names:
+            return self._names[key]
+        if path in self.tensors:
+            raise StateError(f"two tensors have the one path {path} in the state tree", "give them different names")
+        self.tensors[path] = tensor
+        self._names[key] = path
+        return path
+
+    def _array(self, path: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+        try:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+        except TypeError as error:
+            raise StateError(f"the array at {path} is of type {array.dtype}, which cannot be captured") from error
+        # `ascontiguousarray` may have made a copy that only this reference keeps alive
+        return {"$array": [self._store(path, tensor), list(array.shape)]}
+
+
+class TensorSource:
+    """Gives the leaves of a tree back from an image.
+
+    :param copy: return tensors that own their memory; otherwise views of the image, for callers that copy themselves.
+    """
+
+    def __init__(self, image: memoryview, layout: Layout, *, copy: bool) -> None:
+        self._image = image
+        self._layout = layout
+        self._copy = copy
+
+    def __call__(self, tag: str, payload: Any) -> Any:
+        try:
+            if tag == "$tensor":
+                return self._tensor(payload)
+            if tag == "$strided":
+                return self._strided(*payload)
+            if tag == "$array":
+                name, shape = payload
+                return self._tensor(name).numpy().reshape(shape).copy()
+            if tag == "$scalar":
+                dtype, data = payload
+                return np.frombuffer(base64.b64decode(data), np.dtype(dtype))[0]
+            if tag == "$dtype":
+                return _torch_dtype(payload)
+            if tag == "$device":
+                return torch.device(payload)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise SnapshotCorrupt(f"the state holds a malformed {tag}: {error!r}") from error
+        raise SnapshotCorrupt(f"the state holds an unknown {tag!r}; it was written by a newer release")
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        place = self._layout.tensors[name]
+        dtype, shape = TORCH_DTYPES[place.spec.dtype], place.spec.shape
+        count = place.spec.size // dtype.itemsize
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        view = torch.frombuffer(self._image, dtype=dtype, count=count, offset=place.offset).reshape(shape)
+        return view.clone() if self._copy else view
+
+    def _strided(self, name: str, strides: list[int]) -> torch.Tensor:
+        source = self._tensor(name)
+        if _is_dense(source, strides):
+            return torch.empty_strided(source.shape, strides, dtype=source.dtype).copy_(source)
+        return source  # an expanded or sliced view: its values are what counts
+
+
+def _is_dense(tensor: torch.Tensor, strides: list[int]) -> bool:
+    expected = 1
+    for stride, length in sorted(zip(strides, tensor.shape, strict=True)):
+        if length != 1 and stride != expected:
+            return False
+        expected = stride * length if length != 1 else expected
+    return True
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no type of tensors")  # noqa: TRY004  it is the snapshot's value that is wrong
+    return dtype

@@ -1,0 +1,164 @@
+"""The run as the training script sees it: the loop over steps, and reporting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from resilient.errors import UsageError
+from resilient.protocol.board import Command, WorkerPhase
+from resilient.worker.capture import Capture
+from resilient.worker.data import Data, Stateful
+from resilient.worker.host import Host
+from resilient.worker.reporting import Reporter
+from resilient.worker.rng import GlobalRandomState
+
+_PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
+
+
+class Run:
+    """One training run, as returned by :func:`resilient.attach`.
+
+    :ivar step: the last completed step; 0 before the first.
+    :ivar finished: all steps are done.
+    :ivar left_early: the loop ended before the last step because the run is being preempted or stopped.
+    """
+
+    def __init__(self, host: Host, objects: Mapping[str, Stateful], data: Data, random: GlobalRandomState) -> None:
+        self.step = 0
+        self.finished = False
+        self.left_early = False
+        self._host = host
+        self._data = data
+        self._random = random
+        self._random_to_restore: Mapping[str, Any] | None = None
+        self._reporter = Reporter()
+        self._capture = Capture(objects, allow_pickle=host.settings.allow_pickle)
+        self._latest: dict[str, float] = {}
+        self._start_step = 0
+        self._body: int | None = None  # the step whose loop body is running
+        self._durable_due = False
+        self._durable_step: int | None = None
+        self._entered = False
+
+    def steps(self, total: int) -> Iterator[tuple[int, Any]]:
+        """Yield ``(step, batch)`` for every step that is still to be done; steps are numbered 1 to ``total``.
+
+        When the loop asks for the next pair, the step before is complete: it is reported, a snapshot is taken when one is
+        due, and the loop ends early when the run is being preempted; see :attr:`left_early`.
+
+        :param total: the step after which the run is finished. It may be raised when a run is resumed.
+        :raises UsageError: the loop is entered a second time, or the data has no batch.
+        """
+        if self._entered:
+            raise UsageError("run.steps() was entered a second time", "use one loop over all steps")
+        self._entered = True
+        self._host.set_total(total)
+        batches = self._data.batches(self._restore_random)
+        while self.step < total and not self._asked_to_leave():
+            batch = next(batches)
+            if self.step > self._start_step:  # the first step belongs to the start-up: it may compile for minutes
+                self._host.beat(WorkerPhase.STEP)
+            self._body = self.step + 1
+            yield self._body, batch
+            self._body = None
+            self._complete_step(self.step + 1, total)
+        if self.step >= total:
+            self.finish()
+
+    def report(self, **values: Any) -> None:
+        """Report metrics of the current step: numbers, or tensors of one element (read without a device sync).
+
+        :raises UsageError: a value is not one number.
+        """
+        self._reporter.add(self.step if self._body is None else self._body, values)
+        if self._body is None:
+            self._publish(flush=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``, ``"save"``."""
+        if name not in _PHASES:
+            raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
+        self._host.beat(_PHASES[name])
+        try:
+            yield
+        finally:
+            self._host.beat(WorkerPhase.STEP)
+
+    def finish(self) -> None:
+        """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on purpose."""
+        if self.finished:
+            return
+        self._publish(flush=True)
+        self._host.finished()
+        self.finished = True
+
+    def resume(self, step: int, random: Mapping[str, Any]) -> None:
+        """Continue after ``step``; called by :func:`resilient.attach`.
+
+        The generators are set back only once the data's iterator exists, because making one may draw from them.
+        """
+        self.step = self._start_step = step
+        self._random_to_restore = random
+
+    def _restore_random(self) -> None:
+        if self._random_to_restore is not None:
+            self._random.load_state_dict(self._random_to_restore)
+            self._random_to_restore = None
+
+    # --- the step boundary
+
+    def _complete_step(self, step: int, total: int) -> None:
+        self.step = step
+        settings = self._host.settings
+        command = self._host.command()
+        last = step == total or command is Command.LEAVE
+        self._durable_due |= last or step % settings.every_steps == 0 or command is Command.SNAPSHOT
+        due = self._durable_due or step % settings.memory_every_steps == 0
+        self._publish(flush=due)
+        if due:
+            self._snapshot(step, last=last)
+        self._host.beat(WorkerPhase.STEP, step)
+
+    def _asked_to_leave(self) -> bool:
+        if self._host.command() is not Command.LEAVE:
+            return False
+        self.left_early = True
+        self._publish(flush=True)
+        self._make_step_durable()
+        self._host.beat(WorkerPhase.STOPPING)
+        self._host.left(self.step)
+        return True
+
+    def _make_step_durable(self) -> None:
+        """The command may have come after the boundary's snapshot was decided on, or before the first step."""
+        newest = self._host.arena.find(self.step)
+        if self._durable_step == self.step:
+            return
+        if newest is not None:
+            newest.hold()
+            self._host.durable_requested(newest)
+        elif self.step > self._start_step:
+            self._durable_due = True
+            self._snapshot(self.step, last=True)
+
+    def _snapshot(self, step: int, *, last: bool) -> None:
+        slot = self._host.arena.next_free()
+        if slot is None:
+            return  # every slot waits for the drain; the newest image stands
+        # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due then is
+        # made durable at the first boundary after that.
+        hold = self._durable_due and (last or not self._host.arena.held())
+        self._capture.write(slot, step)
+        slot.complete(self._host.arena.next_sequence(), {"metrics": self._latest}, hold=hold)
+        if hold:
+            self._durable_due, self._durable_step = False, step
+            self._host.durable_requested(slot)
+
+    def _publish(self, *, flush: bool) -> None:
+        ready = self._reporter.ready(before=self.step + (1 if flush else 0))
+        for metrics in ready:
+            self._latest.update(metrics.values)
+        self._host.publish(ready)
