@@ -27,7 +27,8 @@ Train under supervision: relaunch after crashes, stop in time when preempted, re
   resilient train conf=mine --cfg job                        print the configuration and stop
   resilient train conf=mine --multirun train.lr=1e-3,1e-4    one run for each value
 
-The same command started again resumes the run. Overrides are Hydra's: https://hydra.cc/docs/advanced/override_grammar/basic
+The same command started again resumes the run. Overrides are Hydra's:
+https://hydra.cc/docs/advanced/override_grammar/basic
 """
 
 
@@ -51,6 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options and overrides in any order, which argparse alone does not manage below a subcommand."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if text.startswith("-") or "=" not in text]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.overrides += rest
+    return options
 
 
 def train(conf: str, overrides: Sequence[str], *, multirun: bool, show: bool) -> ExitCode:
@@ -112,7 +124,7 @@ def _conf_of(overrides: Sequence[str]) -> tuple[str, list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         conf, overrides = _conf_of(options.overrides)
         return int(train(conf, overrides, multirun=options.multirun, show=options.cfg is not None))

@@ -1,7 +1,7 @@
 """Configuration: Hydra composes it, OmegaConf checks it, frozen dataclasses carry it on.
 
-The schema is made of the settings classes of the layers below, so each option is declared and documented once. This module and the
-command line alone import hydra and omegaconf.
+The schema is made of the settings classes of the layers below, so each option is declared and documented once. This
+module and the command line alone import hydra and omegaconf.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _PER_LAUNCH = frozenset({"run.allow_drift"})  # says how this launch is to be ta
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration; ``train`` belongs to the user's script and has whatever keys its configuration file gives it."""
+    """The whole configuration; ``train`` belongs to the user's script and has whatever keys its configuration file
+    gives it.
+    """
 
     worker: WorkerSettings
     run: RunSettings = field(default_factory=RunSettings)
@@ -82,7 +84,9 @@ def find(conf: str) -> Path:
         if (place / f"{conf}.yaml").is_file():
             return (place / f"{conf}.yaml").resolve()
     known = sorted({path.stem for place in places if place.is_dir() for path in place.glob("*.yaml")})
-    raise ConfigurationError(f"conf={conf} is neither a built-in configuration nor one in ./conf", _nearest(conf, known))
+    raise ConfigurationError(
+        f"conf={conf} is neither a built-in configuration nor one in ./conf", _nearest(conf, known)
+    )
 
 
 def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -118,7 +122,9 @@ def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:
         plain = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(_first_line(error)) from error
-    return Composed(path.stem, _freeze(Config, typing.cast("dict[str, Any]", plain)), typing.cast("dict[str, Any]", tree))
+    return Composed(
+        path.stem, _freeze(Config, typing.cast("dict[str, Any]", plain)), typing.cast("dict[str, Any]", tree)
+    )
 
 
 def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
@@ -241,6 +247,7 @@ def _thawed(frozen: type[Any]) -> type[Any]:
 def _freeze(frozen: type[Any], tree: Mapping[str, Any]) -> Any:
     types = typing.get_type_hints(frozen)
     values = {
-        key: _freeze(types[key], value) if dataclasses.is_dataclass(types[key]) else value for key, value in tree.items()
+        key: _freeze(types[key], value) if dataclasses.is_dataclass(types[key]) else value
+        for key, value in tree.items()
     }
     return frozen(**values)

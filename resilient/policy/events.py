@@ -32,9 +32,15 @@ class RunOpened(Event):
     """The supervisor owns the run and nothing of it is running.
 
     :param takeover: a supervisor before us ended without closing the run.
+    :param last_round: the last round of an earlier supervisor; -1 when there was none.
+    :param incidents: how many incidents there have been in the run.
+    :param step: the newest step of which there is a snapshot.
     """
 
     takeover: bool = False
+    last_round: int = -1
+    incidents: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)

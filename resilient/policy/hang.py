@@ -1,7 +1,7 @@
 """How long a silence is too long: a limit learned from the run itself.
 
-A step that takes ``factor`` times as long as the slowest recent one, and never less than ``min_seconds``, is a hang. What
-counts is the progress of the step, not of any thread: a worker stuck in a collective keeps its threads alive.
+A step that takes ``factor`` times as long as the slowest recent one, and never less than ``min_seconds``, is a hang.
+What counts is the progress of the step, not of any thread: a worker stuck in a collective keeps its threads alive.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class HangWatch:
     recent: tuple[float, ...] = ()
 
     def progressed(self, phase: str, now: float) -> HangWatch:
-        """The rank moved on, to ``phase``. Only whole steps teach the limit: start-up and evaluations are other things."""
+        """The rank moved on, to ``phase``. Only whole steps teach the limit: start-up and evaluations are other
+        things.
+        """
         if self.phase == phase == "step":
             return replace(self, since=now, recent=(*self.recent, now - self.since)[-self.WINDOW :])
         return replace(self, since=now, phase=phase)

@@ -2,14 +2,16 @@
 
 Theory of operation
 -------------------
-A run moves through a few phases. The supervisor feeds events in; :func:`decide` looks the pair *(phase, event type)* up in
-:data:`TABLE` and applies the rule it finds there, which returns the next state and the decisions to carry out. A pair that is
+A run moves through a few phases. The supervisor feeds events in; :func:`decide` looks the pair *(phase, event type)*
+up in
+:data:`TABLE` and applies the rule it finds there, which returns the next state and the decisions to carry out. A pair
+    that is
 not in the table is a bug and raises :class:`UnlistedTransition`; a rule may only lead to the phases that its row lists,
 which is checked at every step and from which the diagram in the documentation is drawn.
 
 * ``NEW → CHOOSING``: the supervisor owns the run; it lists what could be resumed from.
-* ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has to come
-  from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
+* ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
+  to come from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
 * ``STARTING → RUNNING`` with the first completed step.
 * ``→ CLEARING`` when one worker is lost: the rest of the group is killed, and when all are gone the stop rules decide
   between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
@@ -17,8 +19,8 @@ which is checked at every step and from which the diagram in the documentation i
 * ``→ FLUSHING`` when no worker is left and the run will not go on here: what is in memory is made durable first.
 * ``→ ENDED`` with an exit code and one diagnosis.
 
-The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand here and
-nowhere else.
+The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand here
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -97,7 +99,8 @@ class StopSettings:
     :param term_fraction: part of the grace after which the process trees are killed. What is left of the grace is for
         making the last snapshot durable.
     :param grace_seconds: the grace of a SIGTERM whose deadline nobody told us. SLURM's ``KillWait`` is 30 s by default.
-    :param requeue_on_sigterm: SIGTERM is a preemption and the exit code asks for a requeue; otherwise it is a request to stop.
+    :param requeue_on_sigterm: SIGTERM is a preemption and the exit code asks for a requeue; otherwise it is a request
+        to stop.
     """
 
     ask_fraction: float = 0.5
@@ -178,10 +181,11 @@ def decide(state: RunState, event: Event, now: float) -> Outcome:
 
 
 def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
+    state = replace(state, round=event.last_round, incidents=event.incidents)
     if not event.takeover:
         return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
     lost = Failure(FailureClass.SUPERVISOR_LOST, "the supervisor before this one ended without closing the run")
-    state, incident = _incident(state, lost, rank=None, remedy="take over")
+    state, incident = _incident(state, lost, rank=None, remedy="take over", step=event.step)
     return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
 
 
@@ -193,8 +197,8 @@ def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
             state,
             ExitCode.NO_SNAPSHOT,
             f"No snapshot of this run can be loaded: {len(state.rejected)} failed verification, the last one step "
-            f"{last.step} ({last.reason}). They are kept beside the others with the suffix .corrupt. Starting over would "
-            "lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
+            f"{last.step} ({last.reason}). They are kept beside the others with the suffix .corrupt. Starting over "
+            "would lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
         )
     if source is None:
         return _launch(state, LaunchRound(state.round + 1), now)
@@ -295,6 +299,8 @@ def _judge(state: RunState, now: float) -> Outcome:
     if incident is None:  # every rank left in good order, but not all of them said that the run is finished
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
         state, incident = _incident(state, failure, rank=None, remedy="relaunch")
+    if incident.failure.failure_class is FailureClass.PREEMPTION:  # SIGTERM to a worker alone: charged to no budget
+        return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
     failed = FailedRound(incident.failure, state.furthest, state.step, now)
     state = replace(state, history=state.history.add(failed))
     verdict = stop_rule(state.settings.restarts)(state.history)
@@ -320,16 +326,29 @@ def _wait(state: RunState, event: Tick, now: float) -> Outcome:
 
 
 def _ask_to_stop(state: RunState, event: StopRequested, now: float) -> Outcome:
+    state, noted = _noted(state, event)
     after = replace(state, phase=Phase.STOPPING, stop=event, stop_asked_at=now, escalation=0)
-    return after, (AskWorkers(event.kind),)
+    return after, (AskWorkers(event.kind), *noted)
+
+
+def _noted(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decision, ...]]:
+    """A preemption is an incident, though nobody's fault and charged to no budget; a request is none."""
+    if event.kind is not StopKind.PREEMPTION:
+        return state, ()
+    failure = Failure(FailureClass.PREEMPTION, "asked to leave")
+    state, incident = _incident(state, failure, rank=None, remedy="make a last snapshot durable, ask for a requeue")
+    return state, (RecordIncident(incident),)
 
 
 def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Outcome:
-    return replace(state, stop=event, stop_asked_at=now), ()
+    state, noted = _noted(state, event)
+    return replace(state, stop=event, stop_asked_at=now), noted
 
 
 def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
-    return _flush(state, _stopped(state, event))
+    state, noted = _noted(state, event)
+    after, decisions = _flush(state, _stopped(state, event))
+    return after, (*noted, *decisions)
 
 
 def _stop_again(state: RunState, event: StopRequested, now: float) -> Outcome:

@@ -1,7 +1,7 @@
 """When to relaunch, when to give up and how long to wait: small composable callables, in tenacity's manner.
 
-A stop rule reads the :class:`History` and returns a :class:`Verdict` or None. Rules are joined with ``|``; the first one
-that objects wins. Preemptions never enter the history: they are nobody's fault and cost no budget.
+A stop rule reads the :class:`History` and returns a :class:`Verdict` or None. Rules are joined with ``|``; the first
+one that objects wins. Preemptions never enter the history: they are nobody's fault and cost no budget.
 """
 
 from __future__ import annotations

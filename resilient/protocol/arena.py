@@ -1,9 +1,10 @@
 """The arena: a worker's snapshot slots in shared memory, one file per slot.
 
-A slot is a 4 KiB header page followed by an image, so the image is page-aligned in memory and in the file. It goes EMPTY →
-WRITING → COMPLETE; a crash in the middle of a copy voids only the slot being written. The worker writes, the drain reads, and
-nobody locks, because ownership is passed on explicitly: the worker sets ``HOLD`` on a slot that must become durable and does not touch
-it again until the drain clears it. When the worker is dead, the supervisor owns all slots.
+A slot is a 4 KiB header page followed by an image, so the image is page-aligned in memory and in the file. It goes
+EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the slot being written. The worker writes, the
+drain reads, and nobody locks, because ownership is passed on explicitly: the worker sets ``HOLD`` on a slot that must
+become durable and does not touch it again until the drain clears it. When the worker is dead, the supervisor owns all
+slots.
 
 The files belong to the run, not to a process: they outlive the worker, and the supervisor too.
 """
@@ -153,7 +154,8 @@ class Slot:
         os.close(self._descriptor)
 
     def _reserve(self, size: int) -> None:
-        # A sparse file in a full tmpfs kills its writer with SIGBUS at the first touch; reserving turns that into an error.
+        # A sparse file in a full tmpfs kills its writer with SIGBUS at the first touch; reserving turns that into an
+        # error.
         try:
             os.posix_fallocate(self._descriptor, 0, size)
         except OSError as error:
@@ -184,7 +186,9 @@ class Arena:
 
     @classmethod
     def shared(cls, directory: Path, rank: int, slots: int) -> Arena:
-        """The slots of ``rank`` in ``directory``, made if they are not there; more that an earlier life left are opened too."""
+        """The slots of ``rank`` in ``directory``, made if they are not there; more that an earlier life left are
+        opened too.
+        """
         found = len(list(directory.glob(f"rank-{rank:05d}.slot-*")))
         count = max(slots, found)
         return cls([Slot(directory / f"rank-{rank:05d}.slot-{index}", index) for index in range(count)])

@@ -1,8 +1,9 @@
 """The board: one small shared-memory file per worker, through which worker and supervisor talk without blocking.
 
-Upwards go the heartbeat, the completed step, the phase and a ring of metrics; downwards goes one command. Every field has a
-single writer and is one aligned 8-byte word, so no locks are needed, and a reader never waits for a writer that died. The file
-outlives both sides: the successor of a killed supervisor reads the metrics that its predecessor had not yet collected.
+Upwards go the heartbeat, the completed step, the phase and a ring of metrics; downwards goes one command. Every field
+has a single writer and is one aligned 8-byte word, so no locks are needed, and a reader never waits for a writer that
+died. The file outlives both sides: the successor of a killed supervisor reads the metrics that its predecessor had
+not yet collected.
 """
 
 from __future__ import annotations

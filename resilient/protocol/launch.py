@@ -40,7 +40,9 @@ class LaunchSpec:
 
 @dataclass(frozen=True)
 class WorkerError:
-    """An exception that ended a worker's script: its type with all bases, most derived first, and the first line of its message."""
+    """An exception that ended a worker's script: its type with all bases, most derived first, and the first line of
+    its message.
+    """
 
     types: tuple[str, ...] = ()
     message: str = ""

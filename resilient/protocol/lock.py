@@ -1,7 +1,8 @@
 """One owner per run and node: an advisory lock on a file that also says who the owner is.
 
-The kernel drops the lock with its owner, so a stale one cannot exist; what is left in the file tells the successor whether its
-predecessor closed the run or was killed, and which process of it to look for.
+The kernel drops the lock when the last process that inherited it is gone, and all helpers and workers of a supervisor
+do inherit it. So whoever gets the lock knows that nothing of a killed predecessor is still writing, and a stale lock
+cannot exist. What is left in the file tells whether the predecessor closed the run or was killed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,38 +34,70 @@ class Owner:
     def current(cls, host: str) -> Owner:
         return cls(os.getpid(), psutil.Process().create_time(), host)
 
+    def is_alive(self, host: str) -> bool:
+        """Whether it still runs; an owner on another host is taken to."""
+        if self.host != host:
+            return True
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
 
 class RunLock:
-    """The lock of a run. Hold it for as long as anything of the run is changed."""
+    """The lock of a run. Hold it for as long as anything of the run is changed, and pass it to every helper process."""
 
-    def __init__(self, path: Path, host: str) -> None:
+    _POLL_SECONDS = 0.02
+
+    def __init__(self, path: Path, host: str, patience: float = 15.0) -> None:
         """Take the lock.
 
+        :param patience: seconds to wait for what a killed owner has left to end.
         :raises RunLocked: a live process has it.
         """
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise RunDirectoryNotWritable(f"{path} cannot be opened: {error.strerror}", "check its permissions") from error
-        self.predecessor = self._read()
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            owner = self.predecessor
-            who = f"process {owner.pid} on {owner.host}" if owner else "another process"
-            raise RunLocked(
-                f"the run in {path.parent} is owned by {who}",
-                "wait for it to end, or stop it with SIGTERM; a second run needs another run.id",
+            raise RunDirectoryNotWritable(
+                f"{path} cannot be opened: {error.strerror}", "check its permissions"
             ) from error
-        self.owner = Owner.current(host)
-        self._write(self.owner)
+        try:
+            self._wait(host, patience)
+        except RunLocked:
+            os.close(self._descriptor)
+            raise
+        self.predecessor = self._read()
+        self._write(Owner.current(host))
+
+    def fileno(self) -> int:
+        """The descriptor to pass on to helper processes."""
+        return self._descriptor
 
     def release(self) -> None:
         """Give the run back in good order: the successor will not take it for killed."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+    def _wait(self, host: str, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not self._try():
+            owner = self._read()
+            if owner is None or owner.is_alive(host) or time.monotonic() > deadline:
+                who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+                raise RunLocked(
+                    f"the run in {self._path.parent} is owned by {who}",
+                    "wait for it to end, or stop it with SIGTERM; a second run needs another run.id",
+                )
+            time.sleep(self._POLL_SECONDS)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def _read(self) -> Owner | None:
         try:
@@ -73,6 +107,5 @@ class RunLock:
             return None
 
     def _write(self, owner: Owner) -> None:
-        data = json.dumps(asdict(owner)).encode()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, data, 0)
+        os.pwrite(self._descriptor, json.dumps(asdict(owner)).encode(), 0)

@@ -7,6 +7,7 @@ import re
 from resilient.errors import ConfigurationError
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,127}")
+_ROUND = re.compile(r"round-(\d{4,9})")
 _STEP = re.compile(r"step-(\d{9,18})")
 
 
@@ -45,3 +46,9 @@ def log_name(rank: int) -> str:
 
 def round_name(number: int) -> str:
     return f"round-{number:04d}"
+
+
+def round_number(name: str) -> int | None:
+    """The number in a round's directory name, or None for anything else."""
+    match = _ROUND.fullmatch(name)
+    return int(match[1]) if match else None

@@ -14,7 +14,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def die_with_parent(parent: int) -> None:
     """Have the kernel SIGKILL this process when the thread that forked it ends.
 
-    :param parent: the expected parent; if it is gone already, the signal would never come, so this process ends at once.
+    :param parent: the expected parent; if it is gone already, the signal would never come, so this process ends at
+        once.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -62,6 +62,11 @@ class RunPaths:
     def snapshot(self, step: int) -> Path:
         return self.snapshots / names.snapshot_name(step)
 
+    def last_round(self) -> int:
+        """The highest round of which there are logs, or -1."""
+        found = (names.round_number(path.name) for path in (self.root / "logs").glob("round-*"))
+        return max((number for number in found if number is not None), default=-1)
+
     def round_logs(self, number: int) -> Path:
         return self.root / "logs" / names.round_name(number)
 
@@ -74,7 +79,9 @@ class RunPaths:
 
     @property
     def memory_name(self) -> str:
-        """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor left."""
+        """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor
+        left.
+        """
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return f"resilient-{os.getuid()}-{digest}"
 

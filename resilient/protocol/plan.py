@@ -1,7 +1,7 @@
 """The plan of a round: everything a worker is told when it is launched, as one JSON file.
 
-The supervisor writes it before the launch and names it in the environment; nothing else passes from supervisor to worker at
-start-up.
+The supervisor writes it before the launch and names it in the environment; nothing else passes from supervisor to
+worker at start-up.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ class SnapshotSettings:
     :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these.
     :param every_steps: make every so many steps' snapshot durable.
     :param keep_last: committed snapshots kept on disk.
-    :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the third
-        still holds a complete image.
+    :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
+        third still holds a complete image.
     :param memory_dir: directory for the slots; empty for shared memory (or the run directory, where that is too small).
     :param allow_pickle: state that has no other form may be pickled. A pickle can run code when it is loaded.
     """
@@ -34,6 +34,6 @@ class SnapshotSettings:
         if self.every_steps % self.memory_every_steps:
             raise ConfigurationError(
                 f"snapshot.every_steps={self.every_steps} is no multiple of "
-                f"snapshot.memory_every_steps={self.memory_every_steps}, so some durable snapshots would never be taken",
+                f"snapshot.memory_every_steps={self.memory_every_steps}, so some durable ones would never be taken",
                 "make snapshot.every_steps a multiple of snapshot.memory_every_steps",
             )

@@ -1,7 +1,7 @@
 """Messages between the supervisor and its helper processes (forkserver and drain).
 
-One JSON object per datagram on a ``SOCK_SEQPACKET`` socket pair: boundaries are kept by the kernel, and the death of either
-side reads as an empty datagram.
+One JSON object per datagram on a ``SOCK_SEQPACKET`` socket pair: boundaries are kept by the kernel, and the death of
+either side reads as an empty datagram.
 """
 
 from __future__ import annotations
@@ -40,8 +40,13 @@ def receive(connection: socket.socket) -> Message | None:
     return json.loads(data) if data else None
 
 
-def own_end(argument: str) -> socket.socket:
-    """In a helper process: its end of the pair, named on its command line, kept from its own children."""
-    connection = socket.socket(fileno=int(argument))
+def own_end(arguments: list[str]) -> socket.socket:
+    """In a helper process: its end of the pair, the first of its arguments.
+
+    The second is the run's lock, which stays open here and in forked children, so that the run is locked until all
+    are gone. Programs that any of them starts get neither.
+    """
+    connection, lock = socket.socket(fileno=int(arguments[0])), int(arguments[1])
     os.set_inheritable(connection.fileno(), False)
+    os.set_inheritable(lock, False)
     return connection

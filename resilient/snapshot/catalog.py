@@ -20,12 +20,12 @@ CORRUPT = ".corrupt"
 
 
 def committed_steps(directory: Path) -> tuple[int, ...]:
-    """Steps of all committed snapshots, ascending. A directory without a manifest is not a snapshot, whatever its number."""
+    """Steps of all committed snapshots, ascending. A directory without a manifest is not a snapshot, whatever its
+    number.
+    """
     if not directory.is_dir():
         return ()
-    steps = (
-        names.snapshot_step(path.name) for path in directory.iterdir() if (path / manifests.NAME).is_file()
-    )
+    steps = (names.snapshot_step(path.name) for path in directory.iterdir() if (path / manifests.NAME).is_file())
     return tuple(sorted(step for step in steps if step is not None))
 
 

@@ -1,8 +1,8 @@
 """Commit: how images become a snapshot that survives a power cut.
 
-Temporary directory → images written and fsynced → manifest written and fsynced → directory fsynced → directory renamed → parent
-fsynced → ``latest`` moved. A crash anywhere leaves either the whole snapshot or a temporary directory that is never looked at and is
-removed at the next start. Nothing older is deleted before all of this is done.
+Temporary directory → images written and fsynced → manifest written and fsynced → directory fsynced → directory
+renamed → parent fsynced → ``latest`` moved. A crash anywhere leaves either the whole snapshot or a temporary
+directory that is never looked at and is removed at the next start. Nothing older is deleted before all of this is done.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Images: one rank's part of a snapshot as the bytes of a valid safetensors file.
 
-The layout of an image depends only on names, types and shapes, so it is computed once and its header bytes are reused. The header
-is padded so that the data begins on a page, and the last tensor, :data:`STATE`, fills up the last page; an image can thus be
-written with O_DIRECT as it lies. ``STATE`` holds all state that is no tensor, as JSON padded with blanks.
+The layout of an image depends only on names, types and shapes, so it is computed once and its header bytes are
+reused. The header is padded so that the data begins on a page, and the last tensor, :data:`STATE`, fills up the last
+page; an image can thus be written with O_DIRECT as it lies. ``STATE`` holds all state that is no tensor, as JSON
+padded with blanks.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, tensors without gaps).
 """

@@ -1,7 +1,8 @@
 """The manifest: what makes a directory of images a snapshot. Without a valid one a snapshot does not exist.
 
-It is plain JSON and carries a checksum of itself, so a flipped bit in it is found like one in an image. Nothing in it is trusted before
-it is validated: file names cannot leave the directory, and sizes are compared with the files before anything is allocated.
+It is plain JSON and carries a checksum of itself, so a flipped bit in it is found like one in an image. Nothing in it
+is trusted before it is validated: file names cannot leave the directory, and sizes are compared with the files before
+anything is allocated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file operations of a commit, one method per step that a crash can separate from the next.
 
-What is *not* guaranteed: a disk that acknowledges a flush it has not done, or a network filesystem mounted without honest
-``fsync``, can still lose what :meth:`Storage.write` reported as durable. The checksums find it on load.
+What is *not* guaranteed: a disk that acknowledges a flush it has not done, or a network filesystem mounted without
+honest ``fsync``, can still lose what :meth:`Storage.write` reported as durable. The checksums find it on load.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """State trees as typed JSON: what ``state_dict()`` returns, without pickle.
 
-JSON knows neither tuples nor integer keys nor bytes; what it does not know is written as an object with one tag beginning with
-``$``. Tensors and arrays do not go into the JSON: the caller gets them through ``leaf`` with their path as name, and the JSON keeps
-a reference. Everything that cannot round-trip exactly is an error that names its path.
+JSON knows neither tuples nor integer keys nor bytes; what it does not know is written as an object with one tag
+beginning with ``$``. Tensors and arrays do not go into the JSON: the caller gets them through ``leaf`` with their
+path as name, and the JSON keeps a reference. Everything that cannot round-trip exactly is an error that names its path.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class _Encoder:
         try:
             return {"$pickle": base64.b64encode(pickle.dumps(value)).decode()}
         except Exception as error:
-            raise StateError(f"the state at {path or 'the root'} is a {kind}, which cannot be pickled: {error}") from error
+            raise StateError(
+                f"the state at {path or 'the root'} is a {kind}, which cannot be pickled: {error}"
+            ) from error
 
 
 def decode(tree: Any, leaf: Decode, *, allow_pickle: bool = False) -> Any:

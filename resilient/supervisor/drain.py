@@ -57,8 +57,9 @@ _MAX_DEATHS = 3
 class Drain:
     """Sends one request at a time; requests that a dead drain did not answer are sent to its successor."""
 
-    def __init__(self, snapshots: Path, log: Path) -> None:
+    def __init__(self, snapshots: Path, *, lock: int, log: Path) -> None:
         self._snapshots = snapshots
+        self._lock = lock
         self._log = log
         self._queue: deque[dict[str, Any]] = deque()
         self._deaths = 0
@@ -66,7 +67,8 @@ class Drain:
 
     def _start(self) -> None:
         arguments = [str(self._snapshots), str(os.getpid())]
-        self._helper = Helper("resilient.supervisor.drain_process", arguments, log=self._log)
+        module = "resilient.supervisor.drain_process"
+        self._helper = Helper(module, arguments, lock=self._lock, log=self._log)
 
     def fileno(self) -> int:
         return self._helper.connection.fileno()

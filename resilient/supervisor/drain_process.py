@@ -1,8 +1,8 @@
 """The drain: copies complete slots to disk, and disk images back into slots, in a process of its own.
 
-A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads slots that are held and only writes
-slots of workers that are not there; it keeps no state, so it can be killed at any moment and started again. Run as
-``python -m resilient.supervisor.drain_process FD SNAPSHOTS``.
+A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads slots that
+are held and only writes slots of workers that are not there; it keeps no state, so it can be killed at any moment and
+started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNAPSHOTS PARENT``.
 """
 
 from __future__ import annotations
@@ -122,11 +122,12 @@ def _open(stack: ExitStack, path: str) -> Slot:
 
 def main(arguments: list[str]) -> int:
     """Answer requests, one at a time, until the supervisor is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job's SIGTERM reaches us too, and the last snapshot is still to come
+    # a job's SIGTERM reaches us too, and the last snapshot is still to come
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = wire.own_end(arguments[0])
-    die_with_parent(int(arguments[2]))
-    storage, directory = Storage(), Path(arguments[1])
+    connection = wire.own_end(arguments)
+    die_with_parent(int(arguments[3]))
+    storage, directory = Storage(), Path(arguments[2])
     remove_leftovers(storage, directory)
     answers = {"persist": persist, "restore": restore}
     while (request := wire.receive(connection)) is not None:

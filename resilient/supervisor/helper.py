@@ -1,4 +1,6 @@
-"""A helper process of the supervisor, at the other end of a socket pair. It ends when its end of the pair reads as closed."""
+"""A helper process of the supervisor, at the other end of a socket pair. It ends when its end of the pair reads as
+closed.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,30 @@ from resilient.protocol import wire
 
 
 class Helper:
-    """Starts ``python -m module FD arguments…`` and exchanges messages with it."""
+    """Starts ``python -m module FD LOCK arguments…`` and exchanges messages with it."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        lock: int,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Start it.
+
+        :param lock: descriptor of the run's lock, which the helper and all its children keep locked while they live.
+        """
         self.log = log
         self.connection, theirs = wire.socket_pair()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+                [sys.executable, "-m", module, str(theirs.fileno()), str(lock), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), lock),
                 start_new_session=True,  # the terminal's Ctrl-C is for the supervisor to answer
                 env={**os.environ, **(environment or {})},
             )
@@ -64,5 +76,3 @@ class Helper:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-
-

@@ -1,7 +1,7 @@
 """The journal: events and decisions as JSON lines, appended and never rewritten.
 
-Each line is written whole with one ``write``; what a crash cuts off is at most the last line. Enough is kept to take every decision
-again from the events.
+Each line is written whole with one ``write``; what a crash cuts off is at most the last line. Enough is kept to take
+every decision again from the events.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Journal:
 
     def record(self, kind: str, item: Any, at: float) -> None:
         """A frozen event or decision, field by field."""
-        self.write(kind, type(item).__name__, at, **{"data": plain(item)})
+        self.write(kind, type(item).__name__, at, data=plain(item))
 
     def close(self) -> None:
         os.close(self._descriptor)

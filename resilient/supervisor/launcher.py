@@ -44,8 +44,9 @@ Report = Launched | Exited | Failed
 class Launcher:
     """Owns the forkserver. It is started early, so that it is warm when it is needed, and again should it die."""
 
-    def __init__(self, preload: Sequence[str], log: Path) -> None:
+    def __init__(self, preload: Sequence[str], *, lock: int, log: Path) -> None:
         self._preload = tuple(preload)
+        self._lock = lock
         self._log = log
         self._live: dict[int, int | None] = {}
         self._ready = False
@@ -53,9 +54,11 @@ class Launcher:
 
     def _start(self) -> None:
         self._ready = False
-        # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it saw before.
+        # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it
+        # saw before.
         hash_seed = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
-        self._helper = Helper("resilient.worker.forkserver", self._preload, log=self._log, environment=hash_seed)
+        module = "resilient.worker.forkserver"
+        self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=hash_seed)
 
     def fileno(self) -> int:
         return self._helper.connection.fileno()
@@ -64,7 +67,8 @@ class Launcher:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
         for spec in specs:
             self._live[spec.rank] = None
-            # A dead forkserver is found out by the next `receive`, which reports its workers, these among them, as gone.
+            # A dead forkserver is found out by the next `receive`, which reports its workers, these among them, as
+            # gone.
             self._helper.send({"op": "launch", "spec": spec.to_json()})
 
     def receive(self) -> list[Report]:

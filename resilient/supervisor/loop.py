@@ -1,6 +1,7 @@
 """The supervisor: gathers events, asks the policy core, carries out its decisions.
 
-One thread, one loop, no blocking call: what could block is done by the forkserver and the drain. Nothing is decided here; the rules are in
+One thread, one loop, no blocking call: what could block is done by the forkserver and the drain. Nothing is decided
+here; the rules are in
 :mod:`resilient.policy.machine`.
 """
 
@@ -30,7 +31,7 @@ from resilient.protocol.settings import SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.supervisor.console import Console, LogTail
 from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored
-from resilient.supervisor.journal import Journal
+from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import FinishedBy, WorkerSettings
@@ -118,7 +119,9 @@ class Supervisor:
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
         self._adopt_memory()
-        self._feed(on.RunOpened(self._spec.takeover))
+        known = sum(entry["name"] == do.RecordIncident.__name__ for entry in read_journal(self._spec.paths.journal))
+        newest = max(self._memory.newest_step() or 0, self._durable or 0)
+        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), known, newest))
         with selectors.DefaultSelector() as selector:
             sources: dict[int, Callable[[], None]] = {}
             while self._state.phase is not Phase.ENDED:
@@ -253,7 +256,7 @@ class Supervisor:
         step = board[Word.STEP]
         attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
-        if report.code == 0 and (finished or self._spec.worker.finished_by is FinishedBy.EXIT_CODE):
+        if report.code == 0 and (finished or self._spec.worker.finished_by is FinishedBy.exit_code):
             return on.WorkerExited(report.rank, step, finished=True)
         if report.code == 0 and board.has_flag(Flag.LEFT_EARLY):
             asked = self._state.stop is not None
@@ -366,4 +369,3 @@ class Supervisor:
             )
         with suppress(OSError):  # a full disk must not end the run for the sake of its status
             status.write(self._spec.paths.status)
-

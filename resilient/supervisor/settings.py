@@ -11,17 +11,19 @@ from resilient.errors import ConfigurationError
 class FinishedBy(str, Enum):
     """What makes a worker's exit 0 the end of the run."""
 
-    RUN = "run"
-    EXIT_CODE = "exit_code"
+    run = "run"  # members are what the configuration file says, and OmegaConf goes by their names
+    exit_code = "exit_code"
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """The section ``run``.
 
-    :param id: name of the run and of its directory; the name of the configuration where it is empty. It is the same at every relaunch.
+    :param id: name of the run and of its directory; the name of the configuration where it is empty. It is the same
+        at every relaunch.
     :param dir: directory that holds the runs.
-    :param allow_drift: resume although the configuration is not the one the run was started with, and record the difference.
+    :param allow_drift: resume although the configuration is not the one the run was started with, and record the
+        difference.
     """
 
     id: str = ""
@@ -38,7 +40,8 @@ class WorkerSettings:
     :param args: its command line arguments.
     :param preload: modules imported once, before the workers are forked. They must not start threads or touch CUDA.
     :param env: variables added to its environment.
-    :param finished_by: ``run``: exit 0 counts only after the run said that it is finished; ``exit_code``: exit 0 is enough.
+    :param finished_by: ``run``: exit 0 counts only after the run said that it is finished; ``exit_code``: exit 0 is
+        enough.
     """
 
     script: str = ""
@@ -46,7 +49,7 @@ class WorkerSettings:
     args: list[str] = field(default_factory=list)
     preload: list[str] = field(default_factory=lambda: ["torch", "torch._dynamo", "torch.utils.data", "numpy"])
     env: dict[str, str] = field(default_factory=dict)
-    finished_by: FinishedBy = FinishedBy.RUN
+    finished_by: FinishedBy = FinishedBy.run
 
     def __post_init__(self) -> None:
         if bool(self.script) == bool(self.module):

@@ -1,4 +1,6 @@
-"""From a checked configuration to a supervised run: take the lock, open the memory, start the helpers, clean up at the end."""
+"""From a checked configuration to a supervised run: take the lock, open the memory, start the helpers, clean up at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +33,17 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
     """
     if worker.module:
         root = worker.module.split(".")[0]
-        if importlib.util.find_spec(root) is None and not (directory / root).exists():
-            if not (directory / f"{root}.py").exists():
-                raise EntryPointMissing(
-                    f"worker.module={worker.module}: there is no module {root}", "check the name, or install the package"
-                )
+        beside = (directory / root).is_dir() or (directory / f"{root}.py").is_file()
+        if not beside and importlib.util.find_spec(root) is None:
+            raise EntryPointMissing(
+                f"worker.module={worker.module}: there is no module {root}", "check the name, or install the package"
+            )
         return worker
     script = (directory / worker.script).resolve()
     if not script.is_file():
         raise EntryPointMissing(
-            f"worker.script={worker.script}: there is no file {script}", "check the path; it is relative to this directory"
+            f"worker.script={worker.script}: there is no file {script}",
+            "check the path; it is relative to this directory",
         )
     return replace(worker, script=str(script))
 
@@ -48,8 +51,8 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
 def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
     """Supervise the run until it ends on this node.
 
-    :param record_config: called with the journal once the run is ours; compares and saves the configuration, and returns whether
-        it has changed since the last launch.
+    :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
+        returns whether it has changed since the last launch.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     """
@@ -69,9 +72,10 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         console.say(f"run {paths.run_id} in {paths.root}")
         signals = SignalQueue()
         stack.callback(signals.close)
-        launcher = Launcher(spec.worker.preload, paths.root / "logs" / "forkserver.log")
+        lock_file, logs = lock.fileno(), paths.root / "logs"
+        launcher = Launcher(spec.worker.preload, lock=lock_file, log=logs / "forkserver.log")
         stack.callback(launcher.close)
-        drain = Drain(paths.snapshots, paths.root / "logs" / "drain.log")
+        drain = Drain(paths.snapshots, lock=lock_file, log=logs / "drain.log")
         stack.callback(drain.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
         memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots)
@@ -99,7 +103,9 @@ def _open_journal(paths: RunPaths) -> Journal:
     try:
         return Journal(paths.journal)
     except OSError as error:
-        raise RunDirectoryNotWritable(f"{paths.journal} cannot be written: {error.strerror}", "check its permissions") from error
+        raise RunDirectoryNotWritable(
+            f"{paths.journal} cannot be written: {error.strerror}", "check its permissions"
+        ) from error
 
 
 def _versions() -> dict[str, str]:

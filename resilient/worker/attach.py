@@ -42,10 +42,11 @@ def attach(
     """Make the training state part of the run, and restore it if there is something to restore.
 
     Call it once, when everything exists and nothing has been trained. Each object needs ``state_dict()`` and
-    ``load_state_dict()``; lists and dictionaries of such objects do too. The random number generators of Python, numpy and
-    torch (CPU and CUDA) always belong to the state.
+    ``load_state_dict()``; lists and dictionaries of such objects do too. The random number generators of Python,
+    numpy and torch (CPU and CUDA) always belong to the state.
 
-    :param data: a ``DataLoader`` over a map-style dataset, or a loader with ``state_dict()``; ``run.steps`` yields its batches.
+    :param data: a ``DataLoader`` over a map-style dataset, or a loader with ``state_dict()``; ``run.steps`` yields
+        its batches.
     :param run_id: name of the run without a supervisor; by default the script's. Under a supervisor it is set already.
     :param snapshot: when to take snapshots without a supervisor; its configuration decides otherwise.
     :param others: further objects, such as ``ema=`` or ``scaler=``.
@@ -63,9 +64,7 @@ def attach(
     image = host.image()
     if image is not None:
         held = _Held()
-        step = restore(
-            image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle
-        )
+        step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
         run.resume(step, held.state)
     host.attached(run.step)
     return run
@@ -107,7 +106,7 @@ def config(schema: type[Settings]) -> Settings:
     given = RoundPlan.read(environment.plan).train if environment is not None else {}
     types = typing.get_type_hints(schema)
     known = {field.name: types[field.name] for field in dataclasses.fields(schema) if field.init}
-    return typing.cast(Settings, schema(**{key: _fitting(schema, known, key, given[key]) for key in given}))
+    return typing.cast("Settings", schema(**{key: _fitting(schema, known, key, given[key]) for key in given}))
 
 
 def _fitting(schema: type[Any], known: Mapping[str, Any], key: str, value: Any) -> Any:

@@ -55,7 +55,8 @@ def _execute(spec: LaunchSpec) -> None:
     script = str(spec.script)
     sys.argv = [script, *spec.arguments]
     sys.path.insert(0, str(Path(script).parent))
-    # Not runpy.run_path: it takes `__main__` away again at the end, while atexit handlers and threads may still need it.
+    # Not runpy.run_path: it takes `__main__` away again at the end, while atexit handlers and threads may still need
+    # it.
     main = types.ModuleType("__main__")
     main.__file__ = script
     main.__dict__["__builtins__"] = __builtins__
@@ -88,7 +89,9 @@ def _redirect_output(log: str) -> None:
 
 
 def _reseed_numpy() -> None:
-    """A fresh process draws a fresh seed; a fork would otherwise repeat its parent's. Python's generator does this itself."""
+    """A fresh process draws a fresh seed; a fork would otherwise repeat its parent's. Python's generator does this
+    itself.
+    """
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()

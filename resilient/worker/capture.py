@@ -71,7 +71,7 @@ class Capture:
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
         with torch.no_grad():
-            torch._foreach_copy_(self._views_of(slot, layout), _filled(collector))  # noqa: SLF001  one call for all
+            torch._foreach_copy_(self._views_of(slot, layout), _filled(collector))
 
     def _layout_for(self, collector: TensorCollector, state: bytes) -> tuple[Layout, bytes]:
         specs = collector.specs()

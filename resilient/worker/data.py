@@ -1,9 +1,10 @@
 """The position in the data: counted in batches *consumed*, so that prefetching never skips or repeats any.
 
-A plain ``DataLoader`` is rebuilt around a batch sampler of ours whose order is a function of (seed, epoch) alone and whose
-position is one integer, so resuming in the middle of an epoch costs no reading, whatever ``num_workers`` is. Random augmentation is
-seeded for each batch from (seed, epoch, position), so it too is the same after a resume, and does not touch the generators
-that the model draws from. Anything with ``state_dict`` (torchdata's ``StatefulDataLoader``, streaming sets) is used as it is.
+A plain ``DataLoader`` is rebuilt around a batch sampler of ours whose order is a function of (seed, epoch) alone and
+whose position is one integer, so resuming in the middle of an epoch costs no reading, whatever ``num_workers`` is.
+Random augmentation is seeded for each batch from (seed, epoch, position), so it too is the same after a resume, and
+does not touch the generators that the model draws from. Anything with ``state_dict`` (torchdata's
+``StatefulDataLoader``, streaming sets) is used as it is.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class SeededDataset(Dataset[Any]):
 class PositionedSampler:
     """Yields tickets from any position of an epoch on.
 
-    The order of the known samplers is computed, and resuming is O(1). A sampler of the user's own is iterated with the generators
-    seeded for the epoch and the first indexes are dropped: indexes only, no data is read.
+    The order of the known samplers is computed, and resuming is O(1). A sampler of the user's own is iterated with
+    the generators seeded for the epoch and the first indexes are dropped: indexes only, no data is read.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:

@@ -1,11 +1,12 @@
 """The forkserver: a process with torch imported once, from which every worker is forked warm.
 
-Importing torch takes seconds, forking a process that has it takes milliseconds; that is most of the difference between a relaunch
-here and elsewhere. It stays single-threaded in Python, runs no tensor operation and never touches CUDA, because neither OpenMP's
-threads nor a CUDA context survive a fork.
+Importing torch takes seconds, forking a process that has it takes milliseconds; that is most of the difference
+between a relaunch here and elsewhere. It stays single-threaded in Python, runs no tensor operation and never touches
+CUDA, because neither OpenMP's threads nor a CUDA context survive a fork.
 
-It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that is left and
-follows. Run as ``python -m resilient.worker.forkserver FD MODULE…`` with one end of a socket pair as ``FD``.
+It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that
+is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK MODULE…`` with one end of a socket pair as
+``FD``.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     adopt_orphans()
-    connection = wire.own_end(arguments[0])
-    for name in arguments[1:]:
+    connection = wire.own_end(arguments)
+    for name in arguments[2:]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages

@@ -71,6 +71,7 @@ class SupervisedHost:
         self.settings = plan.snapshot
         memory = Path(plan.memory_dir)
         self._board = Board.open(memory / f"rank-{environment.rank:05d}.board")
+        self._board[Word.PID] = os.getpid()
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots)
 
     def image(self) -> memoryview | None:
@@ -107,7 +108,7 @@ class SupervisedHost:
     def durable_requested(self, slot: Slot) -> None:
         """Nothing to do: the supervisor sees the held slot."""
 
-    def left(self, step: int) -> None:
+    def left(self, step: int) -> None:  # noqa: ARG002  the board has it already
         self._board.raise_flag(Flag.LEFT_EARLY)
 
     def finished(self) -> None:
@@ -173,7 +174,8 @@ class StandaloneHost:
 
     def durable_requested(self, slot: Slot) -> None:
         self._wait_for_writer()
-        # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's end.
+        # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's
+        # end.
         self._writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
         self._writer.start()
 
@@ -216,7 +218,7 @@ class StandaloneHost:
 def _exit_asking_for_requeue() -> None:
     """Turn the script's exit 0 into "requeue me": a scheduler takes 0 for finished, and a preempted run is not."""
     atexit.unregister(_exit_asking_for_requeue)
-    atexit._run_exitfuncs()  # the other handlers still have to run, and nothing runs after os._exit
+    atexit._run_exitfuncs()  # noqa: SLF001  the other handlers still have to run, and nothing runs after os._exit
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(ExitCode.REQUEUE)

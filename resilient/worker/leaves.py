@@ -60,7 +60,7 @@ class TensorCollector:
     def _tensor(self, path: str, tensor: torch.Tensor) -> dict[str, Any]:
         if tensor.layout is not torch.strided or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             raise StateError(
-                f"the tensor at {path} is a {type(tensor).__name__} of layout {tensor.layout}, which cannot be captured yet",
+                f"the tensor at {path} is a {type(tensor).__name__} of layout {tensor.layout}, not one to capture",
                 "register plain, dense tensors",
             )
         if tensor.dtype not in DTYPES:

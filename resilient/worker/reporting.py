@@ -1,8 +1,8 @@
 """Metrics on their way out, without waiting for the device.
 
-A CPU value is read at once. A CUDA tensor is copied to pinned memory behind the work that produces it, and read one step later, when it
-has long arrived; or at once when a snapshot of the step is taken, so that a step that will not be repeated has always been
-reported.
+A CPU value is read at once. A CUDA tensor is copied to pinned memory behind the work that produces it, and read one
+step later, when it has long arrived; or at once when a snapshot of the step is taken, so that a step that will not be
+repeated has always been reported.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Reporter:
             return value.item()
         landing = torch.empty((), dtype=value.dtype, pin_memory=True)
         landing.copy_(value.detach().reshape(()), non_blocking=True)
-        pending.arrived = torch.cuda.Event()
+        pending.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stubs
         pending.arrived.record()
         return landing
 

@@ -21,7 +21,7 @@ class GlobalRandomState:
             "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  the global generator is what users' code draws from
             "torch": torch.get_rng_state(),
         }
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs
             state["cuda"] = torch.cuda.get_rng_state_all()
         return state
 

@@ -45,8 +45,8 @@ class Run:
     def steps(self, total: int) -> Iterator[tuple[int, Any]]:
         """Yield ``(step, batch)`` for every step that is still to be done; steps are numbered 1 to ``total``.
 
-        When the loop asks for the next pair, the step before is complete: it is reported, a snapshot is taken when one is
-        due, and the loop ends early when the run is being preempted; see :attr:`left_early`.
+        When the loop asks for the next pair, the step before is complete: it is reported, a snapshot is taken when
+        one is due, and the loop ends early when the run is being preempted; see :attr:`left_early`.
 
         :param total: the step after which the run is finished. It may be raised when a run is resumed.
         :raises UsageError: the loop is entered a second time, or the data has no batch.
@@ -78,7 +78,9 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``, ``"save"``."""
+        """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``,
+        ``"save"``.
+        """
         if name not in _PHASES:
             raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
         self._host.beat(_PHASES[name])
@@ -88,7 +90,9 @@ class Run:
             self._host.beat(WorkerPhase.STEP)
 
     def finish(self) -> None:
-        """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on purpose."""
+        """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
+        purpose.
+        """
         if self.finished:
             return
         self._publish(flush=True)
@@ -148,8 +152,8 @@ class Run:
         slot = self._host.arena.next_free()
         if slot is None:
             return  # every slot waits for the drain; the newest image stands
-        # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due then is
-        # made durable at the first boundary after that.
+        # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
+        # then is made durable at the first boundary after that.
         hold = self._durable_due and (last or not self._host.arena.held())
         self._capture.write(slot, step)
         slot.complete(self._host.arena.next_sequence(), {"metrics": self._latest}, hold=hold)

@@ -1,10 +1,11 @@
 """SIGTERM in a worker: noted, never acted upon before the next step boundary.
 
-The handler sets a flag and nothing else; saving inside a handler deadlocks and corrupts. The processes that a worker forks need care
-of their own. DataLoader workers block SIGTERM by mask: torch gives them a handler that ends them, so a SIGTERM to the whole process
-group, which is how schedulers send it, would kill them and with them the step that is to be snapshot. All others get the default
-action back, so that ``Pool.terminate()`` and the like work as ever. Blocking in the worker itself would not do: programs it starts
-would inherit the mask through ``exec`` and could not be terminated.
+The handler sets a flag and nothing else; saving inside a handler deadlocks and corrupts. The processes that a worker
+forks need care of their own. DataLoader workers block SIGTERM by mask: torch gives them a handler that ends them, so
+a SIGTERM to the whole process group, which is how schedulers send it, would kill them and with them the step that is
+to be snapshot. All others get the default action back, so that ``Pool.terminate()`` and the like work as ever.
+Blocking in the worker itself would not do: programs it starts would inherit the mask through ``exec`` and could not
+be terminated.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ sigterm = SigtermWatch()
 def tie_children_to_this_process() -> None:
     """Processes forked by the main thread die with this one, even when it is killed by SIGKILL.
 
-    The kernel ties a child to the forking *thread*, so children of other threads are left out: they would die with their thread.
+    The kernel ties a child to the forking *thread*, so children of other threads are left out: they would die with
+    their thread.
     """
     forker = {"pid": 0, "is_main": False}
 
@@ -77,7 +79,9 @@ def tie_children_to_this_process() -> None:
 
 
 def _forked_for_data_loading() -> bool:
-    """Whether this process was just forked as a DataLoader worker: ``multiprocessing``'s frame with the process is on the stack."""
+    """Whether this process was just forked as a DataLoader worker: ``multiprocessing``'s frame with the process is on
+    the stack.
+    """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  the way to a caller's locals
     while frame is not None:
         process = frame.f_locals.get("process_obj") if frame.f_code.co_name == "_launch" else None

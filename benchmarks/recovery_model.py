@@ -1,0 +1,58 @@
+"""What is trained: the GPT of ``examples/bytelm``, so small that a step takes about 20 ms on one core."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from corpus import ByteWindows, load
+from model import GPT, GPTConfig
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+_BATCH, _BLOCK, _LAYERS, _WIDTH = 8, 64, 3, 96
+_HORIZON = 10_000  # of the learning rate's schedule, whatever the number of steps
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that an ordinary script builds before its loop."""
+
+    model: GPT
+    optimizer: AdamW
+    scheduler: LambdaLR
+    loader: DataLoader[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def build(cls, *, seed: int, workers: int, threads: int) -> Training:
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        data, _ = load()
+        loader = DataLoader(
+            ByteWindows(data, _BLOCK),
+            batch_size=_BATCH,
+            shuffle=True,
+            num_workers=workers,
+            drop_last=True,
+            persistent_workers=workers > 0,
+        )
+        model = GPT(GPTConfig(block_size=_BLOCK, layers=_LAYERS, width=_WIDTH))
+        optimizer = AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
+        return cls(model, optimizer, LambdaLR(optimizer, _learning_rate), loader)
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One training step; returns the loss of its batch."""
+        loss: Tensor = self.model(x, y)[1]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        return loss
+
+
+def _learning_rate(step: int) -> float:
+    return 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / _HORIZON))

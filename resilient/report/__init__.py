@@ -1,0 +1,1 @@
+"""What a run's journal and metrics tell afterwards."""

@@ -1,0 +1,25 @@
+"""What all tests share: the option that turns skips into failures, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that would be skipped fails instead")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    strict = item.config.getoption("--no-skips") and not hasattr(report, "wasxfail")
+    # a GPU cannot be installed by a script; everything else that a test needs must be there
+    if report.skipped and strict and item.get_closest_marker("gpu") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where skips are failures: {report.longrepr}"
+    return report
