@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import itertools
 import re
 import typing
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -33,6 +35,7 @@ from resilient.supervisor.settings import RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
+_LONGEST_JOB_NAME = 80
 _PER_LAUNCH = frozenset({"run.allow_drift"})  # says how this launch is to be taken, not what is trained
 
 
@@ -101,7 +104,8 @@ def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     swept = [override.is_sweep_override() for override in parsed]
     for combination in itertools.product(*choices):
         varied = [text for text, is_swept in zip(combination, swept, strict=True) if is_swept]
-        yield ",".join(re.sub(r"[^A-Za-z0-9._=+-]", "-", text) for text in varied), list(combination)
+        name = ",".join(re.sub(r"[^A-Za-z0-9._=+-]", "-", text) for text in varied)
+        yield name if len(name) <= _LONGEST_JOB_NAME else hashlib.sha256(name.encode()).hexdigest()[:16], list(combination)
 
 
 def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:
@@ -162,6 +166,8 @@ def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(path.parent), version_base="1.3", job_name="resilient"):
             return compose(_PRIMARY, overrides=[f"hydra.searchpath=[{search}]", *overrides])
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path.name} is no valid YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, path) from error
 
@@ -169,8 +175,8 @@ def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
 def _explained(error: Exception, path: Path) -> ConfigurationError:
     """Hydra's error in one line that names the key and the nearest one that exists."""
     cause: BaseException = error
-    while cause.__cause__ is not None and not getattr(cause, "full_key", None):
-        cause = cause.__cause__
+    while not getattr(cause, "full_key", None) and (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
     key = str(getattr(cause, "full_key", "") or "")
     text = _first_line(cause)
     if not key:

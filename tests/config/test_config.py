@@ -1,0 +1,151 @@
+"""Configurations: found, composed, checked; every mistake named with the key and the nearest right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resilient.config import builtin_directory, check_drift, expand_sweep, load
+from resilient.errors import ConfigurationDrift, ConfigurationError, ExitCode
+from resilient.supervisor.settings import FinishedBy
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a ``conf`` folder of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "mine.yaml").write_text("worker: {script: train.py}\ntrain: {lr: 1e-3, model: {width: 8}}\n")
+    return tmp_path
+
+
+def refused(conf: str, *overrides: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(conf, overrides)
+    assert caught.value.exit_code is ExitCode.CONFIG
+    return str(caught.value)
+
+
+def test_builtin_name(here: Path) -> None:
+    composed = load("demo", ["train.lr=1e-4", "snapshot.every_steps=25"])
+    assert composed.config.train["lr"] == 1e-4
+    assert composed.config.snapshot.every_steps == 25
+    assert composed.config.run.id == "demo"
+    assert Path(composed.config.worker.script) == builtin_directory("examples") / "bytelm" / "train.py"
+
+
+def test_name_in_the_users_conf_and_path(here: Path) -> None:
+    assert load("mine", []).config.worker.script == "train.py"
+    assert load("conf/mine.yaml", []).tree == load("mine", []).tree
+    (here / "elsewhere.yaml").write_text("worker: {module: pkg.train}\n")
+    composed = load("./elsewhere.yaml", [])
+    assert composed.config.worker.module == "pkg.train"
+    assert composed.config.run.id == "elsewhere"
+
+
+def test_users_file_hides_the_builtin_one_and_may_build_on_it(here: Path) -> None:
+    (here / "conf" / "faster.yaml").write_text("defaults: [demo, _self_]\ntrain: {steps: 7}\n")
+    composed = load("faster", [])
+    assert composed.config.train["steps"] == 7
+    assert composed.config.train["lr"] == 2e-3
+
+
+def test_groups_of_the_user(here: Path) -> None:
+    group = here / "conf" / "train"
+    group.mkdir()
+    (group / "big.yaml").write_text("lr: 9e-4\nlayers: 24\n")
+    (here / "conf" / "grouped.yaml").write_text("defaults: [train: big, _self_]\nworker: {script: a.py}\n")
+    assert load("grouped", ["train.layers=12"]).config.train == {"lr": 9e-4, "layers": 12}
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "hint"),
+    [
+        ("snapshot.evry_steps=2", "snapshot.evry_steps is not a known key", "did you mean snapshot.every_steps?"),
+        ("snapshots.every_steps=2", "snapshots is not a known key", "did you mean snapshot?"),
+        ("train.lrr=2", "train.lrr is not a known key", "did you mean train.lr?"),
+        ("train.model.widht=2", "train.model.widht is not a known key", "did you mean train.model.width?"),
+        ("zzz=2", "zzz is not a known key", "known are: worker, run, snapshot"),
+        ("snapshot.every_steps=often", "snapshot.every_steps", "could not be converted to Integer"),
+        ("snapshot.slots=1", "snapshot.slots", "at least 2"),
+        ("snapshot.memory_every_steps=7", "no multiple of", "make snapshot.every_steps a multiple"),
+        ("worker.module=x", "both worker.script and worker.module", "set worker.script"),
+        ("worker.script=''", "nothing to train is named", "set worker.script"),
+        ("worker.finished_by=luck", "worker.finished_by", "exit_code"),
+        ("stop.ask_fraction=0.9", "stop.ask_fraction", "term_fraction"),
+        ("restarts.crash_loop=0", "restarts.crash_loop", "at least 1"),
+        ("hang.factor=0.5", "hang.factor", "at least 1"),
+        ("run.id=a/b", "a/b", "letters, digits"),
+        ("hydra.run.dir=x", "hydra.run.dir", "remove it"),
+        ("train.lr=1,2", "is a sweep", "--multirun"),
+        ("not an override", "could not be understood", "key=value"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_way_out(here: Path, override: str, named: str, hint: str) -> None:
+    if override.startswith("run.id"):
+        from resilient.protocol.paths import RunPaths
+
+        config = load("mine", [override]).config
+        with pytest.raises(ConfigurationError) as caught:
+            RunPaths.of(config.run.dir, config.run.id)
+        text = str(caught.value)
+    else:
+        text = refused("mine", override)
+    assert named in text
+    assert hint in text
+
+
+def test_unknown_configuration_names_the_nearest(here: Path) -> None:
+    assert "did you mean mine?" in refused("mnie")
+    assert "there is no file" in refused("nowhere/x.yaml")
+
+
+def test_unknown_key_in_the_file_is_refused_as_on_the_command_line(here: Path) -> None:
+    (here / "conf" / "typo.yaml").write_text("worker: {script: a.py}\nsnapshot: {evry_steps: 5}\n")
+    assert "snapshot.evry_steps is not a known key" in refused("typo")
+
+
+def test_broken_yaml_names_the_file(here: Path) -> None:
+    (here / "conf" / "broken.yaml").write_text("worker: [unclosed\n")
+    assert "broken.yaml" in refused("broken")
+
+
+def test_missing_interpolation_is_an_error_at_once(here: Path) -> None:
+    (here / "conf" / "dangling.yaml").write_text("worker: {script: a.py}\ntrain: {lr: '${nope}'}\n")
+    assert "nope" in refused("dangling")
+
+
+def test_new_keys_for_the_script_by_plus(here: Path) -> None:
+    assert load("mine", ["+train.extra=[1,2]"]).config.train["extra"] == [1, 2]
+
+
+def test_enumerations_by_name(here: Path) -> None:
+    assert load("mine", ["worker.finished_by=exit_code"]).config.worker.finished_by is FinishedBy.exit_code
+
+
+def test_sweep_gives_every_combination_a_run_of_its_own(here: Path) -> None:
+    jobs = list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "snapshot.keep_last=2"]))
+    ids = [load("mine", overrides, suffix=name).config.run.id for name, overrides in jobs]
+    assert len(set(ids)) == 4
+    assert ids[0] == "mine-train.lr=0.001,train.model.width=8"
+    assert jobs == list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "snapshot.keep_last=2"]))
+
+
+def test_drift(here: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "config.yaml"
+    assert check_drift(saved, load("mine", []), allow=False) == []
+    saved.write_text(load("mine", []).to_yaml())
+    assert check_drift(saved, load("mine", []), allow=False) == []
+    assert check_drift(saved, load("mine", ["run.allow_drift=true"]), allow=True) == []
+    changed = load("mine", ["train.lr=5", "+train.new=1"])
+    with pytest.raises(ConfigurationDrift, match=r"train\.lr: 0\.001 → 5"):
+        check_drift(saved, changed, allow=False)
+    assert check_drift(saved, changed, allow=True) == ["train.lr: 0.001 → 5", "train.new: (absent) → 1"]
+
+
+def test_composing_leaves_nothing_behind(here: Path) -> None:
+    """Hydra's own habit of making dated output folders would give every relaunch a new place and no snapshot."""
+    load("mine", [])
+    assert sorted(path.name for path in here.iterdir()) == ["conf"]

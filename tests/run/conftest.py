@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run.harness import SCRIPT, RunCase, Workspace
+
+from resilient.protocol.paths import RunPaths
+
+_CONFIG = f"""
+worker:
+  script: {SCRIPT}
+snapshot:
+  every_steps: 10
+train:
+  steps: 60
+  samples: 50
+  batch_size: 4
+  workers: 0
+  step_seconds: 0.01
+  raise_at: 0
+  raise_once_at: 0
+  stop_quietly_at: 0
+  hang_at: 0
+  daemon: false
+"""
+
+
+def make_workspace(directory: Path) -> Workspace:
+    (directory / "conf").mkdir()
+    (directory / "conf" / "small.yaml").write_text(_CONFIG)
+    return Workspace(directory)
+
+
+def shared_memory(workspace: Workspace) -> list[Path]:
+    """What the workspace's runs have in shared memory; other runs on this machine are none of our business."""
+    names = [RunPaths(path).memory_name for path in (workspace.directory / "runs").glob("*")]
+    return [path for path in (Path("/dev/shm") / name for name in names) if path.exists()]  # noqa: S108
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace; afterwards no process of it is alive and nothing of it is left in shared memory."""
+    workspace = make_workspace(tmp_path)
+    yield workspace
+    left = workspace.wait_until_alone()
+    for process in left:
+        process.kill()
+    leftover = shared_memory(workspace)
+    for path in leftover:
+        shutil.rmtree(path)
+    assert not left, f"processes left behind: {left}"
+    assert not leftover, f"shared memory left behind: {leftover}"
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> RunCase:
+    """The run that nothing happened to."""
+    case = make_workspace(tmp_path_factory.mktemp("reference")).run("reference")
+    assert case.finish() == 0, case.output()
+    return case

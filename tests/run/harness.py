@@ -1,0 +1,141 @@
+"""Starting real runs, doing things to them, and looking at what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from resilient.drill.faults import Target
+from resilient.protocol.metrics_log import read_metrics, series
+from resilient.protocol.names import image_name
+from resilient.protocol.paths import RunPaths
+from resilient.snapshot.compare import first_difference
+from resilient.supervisor.journal import read_journal
+
+SCRIPT = Path(__file__).with_name("train_small.py")
+TIMEOUT = 120.0
+_TOKEN = "RESILIENT_TEST_TOKEN"
+
+
+@dataclass
+class Workspace:
+    """A directory of its own for a test, and a mark in the environment of every process that it starts."""
+
+    directory: Path
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def run(self, run_id: str, *settings: str, steps: int = 60) -> RunCase:
+        return RunCase(self, run_id, [f"train.steps={steps}", *settings])
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, _TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process that the test started, at whatever remove."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_TOKEN) == self.token and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                continue
+        return found
+
+    def wait_until_alone(self, seconds: float = 20.0) -> list[psutil.Process]:
+        """Give what is ending time to end; returns what is left."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+
+@dataclass
+class RunCase:
+    """One run of the small training script."""
+
+    workspace: Workspace
+    run_id: str
+    settings: Sequence[str]
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths.of(self.workspace.directory / "runs", self.run_id)
+
+    def start(self, *extra: str) -> Running:
+        conf = self.workspace.directory / "conf" / "small.yaml"
+        command = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={self.run_id}"]
+        command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
+        output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
+        process = subprocess.Popen(
+            command,
+            cwd=self.workspace.directory,
+            env=self.workspace.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return Running(self, process, Target(self.paths, process.pid))
+
+    def finish(self, *extra: str) -> int:
+        """Start it and wait for its end."""
+        return self.start(*extra).wait()
+
+    def output(self) -> str:
+        return (self.workspace.directory / f"{self.run_id}.out").read_text(errors="replace")
+
+    def losses(self) -> dict[int, float]:
+        return series(self.paths.metrics, "loss")
+
+    def conflicting_losses(self) -> dict[int, set[float]]:
+        """Steps that were done more than once and did not give the same loss each time."""
+        seen: dict[int, set[float]] = {}
+        for entry in read_metrics(self.paths.metrics):
+            seen.setdefault(entry.metrics.step, set()).add(entry.metrics.values["loss"])
+        return {step: values for step, values in seen.items() if len(values) > 1}
+
+    def image(self, step: int) -> bytes:
+        return (self.paths.snapshot(step) / image_name(0)).read_bytes()
+
+    def journal(self, name: str) -> list[dict[str, object]]:
+        return [entry["data"] for entry in read_journal(self.paths.journal) if entry["name"] == name]
+
+    def incidents(self) -> list[str]:
+        """Classes of all incidents, in order."""
+        found = [entry["data"]["incident"] for entry in read_journal(self.paths.journal) if "incident" in entry.get("data", {})]
+        return [incident["failure"]["failure_class"] for incident in found]
+
+    def assert_equal_to(self, reference: RunCase, steps: int = 60) -> None:
+        """The two runs are the same, bit for bit: every loss, and every byte of the final state."""
+        assert self.losses() == reference.losses()
+        assert len(self.losses()) == steps
+        assert not self.conflicting_losses()
+        assert first_difference(self.image(steps), reference.image(steps)) is None
+
+
+@dataclass
+class Running:
+    """A supervised run that is up."""
+
+    case: RunCase
+    process: subprocess.Popen[bytes]
+    target: Target
+
+    def wait_for_step(self, step: int) -> Running:
+        self.target.wait_for_step(step, alive=lambda: self.process.poll() is None)
+        return self
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGKILL)
+            raise AssertionError(f"{self.case.run_id} does not end; its output:\n{self.case.output()}") from None

@@ -1,0 +1,93 @@
+"""A small model with everything that makes resuming hard: dropout, batch norm, a schedule, shuffling, random augmentation."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import resilient
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 60
+    samples: int = 50
+    batch_size: int = 4
+    workers: int = 0
+    step_seconds: float = 0.01
+    raise_at: int = 0  # raise an error in this step, every time
+    raise_once_at: int = 0  # only in the first round
+    stop_quietly_at: int = 0  # leave with exit 0 without saying that the run is finished
+    hang_at: int = 0  # stop moving in this step of the first round
+    daemon: bool = False  # start a process that detaches itself
+
+
+class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Samples with augmentation from all three CPU generators."""
+
+    def __init__(self, samples: int) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(samples, 8, generator=generator)
+        self.y = torch.randn(samples, 1, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        noise = torch.randn(8) * 0.01 + random.random() * 0.01 + float(np.random.rand()) * 0.01
+        return self.x[index] + noise, self.y[index]
+
+
+def main() -> None:
+    settings = resilient.config(Settings)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(32, 1)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    loader = DataLoader(
+        Noisy(settings.samples), batch_size=settings.batch_size, shuffle=True, num_workers=settings.workers
+    )
+    first_round = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if settings.daemon:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "daemon"], start_new_session=True)
+    arguments = {"run_id": sys.argv[1]} if len(sys.argv) > 1 else {}
+    run = resilient.attach(
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        data=loader,
+        snapshot=resilient.SnapshotSettings(every_steps=10),
+        **arguments,
+    )
+    for step, (x, y) in run.steps(total=settings.steps):
+        loss = (model(x) - y).pow(2).mean() + random.random() * 1e-3 + float(np.random.rand()) * 1e-3
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        run.report(loss=loss, lr=scheduler.get_last_lr()[0])
+        time.sleep(settings.step_seconds)
+        if step == settings.raise_at or (step == settings.raise_once_at and first_round):
+            raise RuntimeError(f"a bug in step {step}")
+        if step == settings.stop_quietly_at:
+            return
+        if step == settings.hang_at and first_round:
+            time.sleep(600)
+    print(f"left the loop at step {run.step}, finished: {run.finished}")
+
+
+if __name__ == "__main__":
+    main()
