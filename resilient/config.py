@@ -105,7 +105,8 @@ def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     for combination in itertools.product(*choices):
         varied = [text for text, is_swept in zip(combination, swept, strict=True) if is_swept]
         name = ",".join(re.sub(r"[^A-Za-z0-9._=+-]", "-", text) for text in varied)
-        yield name if len(name) <= _LONGEST_JOB_NAME else hashlib.sha256(name.encode()).hexdigest()[:16], list(combination)
+        short = name if len(name) <= _LONGEST_JOB_NAME else hashlib.sha256(name.encode()).hexdigest()[:16]
+        yield short, list(combination)
 
 
 def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:

@@ -112,7 +112,11 @@ def _modules_after(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import resilient", "import resilient.supervisor.start, resilient.cli", "import resilient.supervisor.drain_process"],
+    [
+        "import resilient",
+        "import resilient.supervisor.start, resilient.cli",
+        "import resilient.supervisor.drain_process",
+    ],
 )
 def test_torch_is_not_imported_by(statement: str) -> None:
     loaded = _modules_after(statement)

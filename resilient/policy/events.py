@@ -95,7 +95,7 @@ class WorkerExited(Event):
 class LaunchFailed(Event):
     """The workers could not be started at all."""
 
-    reason: str
+    failure: Failure
 
 
 @dataclass(frozen=True)

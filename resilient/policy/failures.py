@@ -63,6 +63,7 @@ _CODE_ERRORS = frozenset(
         "NameError",
         "SyntaxError",
         "ImportError",
+        "ModuleNotFoundError",
         "AttributeError",
         "KeyError",
         "PermissionError",

@@ -237,8 +237,7 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
 
 
 def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
-    failure = Failure(FailureClass.KILLED, event.reason)
-    state, incident = _incident(state, failure, rank=None, remedy="relaunch")
+    state, incident = _incident(state, event.failure, rank=None, remedy="relaunch")
     state = replace(state, live=frozenset(), failure=incident)
     after, decisions = _judge(state, now)
     return after, (RecordIncident(incident), *decisions)

@@ -48,7 +48,8 @@ class Launcher:
         self._preload = tuple(preload)
         self._lock = lock
         self._log = log
-        self._live: dict[int, int | None] = {}
+        self._live: dict[int, int | None] = {}  # None: asked for, not launched yet
+        self._doomed: set[int] = set()
         self._ready = False
         self._start()
 
@@ -65,6 +66,7 @@ class Launcher:
 
     def launch(self, specs: Sequence[LaunchSpec]) -> None:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
+        self._doomed.clear()
         for spec in specs:
             self._live[spec.rank] = None
             # A dead forkserver is found out by the next `receive`, which reports its workers, these among them, as
@@ -82,6 +84,8 @@ class Launcher:
             return []
         if event == "launched":
             self._live[message["rank"]] = message["pid"]
+            if message["rank"] in self._doomed:
+                self.kill()
             return [Launched(message["rank"], message["pid"])]
         if event == "exited":
             self._live.pop(message["rank"], None)
@@ -96,8 +100,8 @@ class Launcher:
         self._helper.close()
         self._start()
         if not was_ready:
-            reason = words.splitlines()[-1] if words else "no output"
-            return [Failed(f"the forkserver ended before it was ready: {reason}")]
+            reason = words.splitlines()[-1] if words else "the forkserver ended before it was ready, without a word"
+            return [Failed(reason)]
         return [Exited(rank, -signal.SIGKILL) for rank in lost]  # its workers died with it
 
     def signal(self, number: signal.Signals) -> None:
@@ -108,6 +112,7 @@ class Launcher:
 
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
+        self._doomed.update(rank for rank, pid in self._live.items() if pid is None)
         for pid in self._pids():
             for process in _tree(pid):
                 with suppress(psutil.NoSuchProcess):

@@ -184,7 +184,8 @@ class Supervisor:
             elif isinstance(report, Exited):
                 self._feed(self._worker_exited(report))
             elif isinstance(report, Failed) and self._state.phase is Phase.STARTING:
-                self._feed(on.LaunchFailed(report.reason))
+                kind, _, message = report.reason.partition(": ")
+                self._feed(on.LaunchFailed(classify(Evidence(1, (kind,), message))))
 
     def _on_drain(self) -> None:
         answer = self._drain.receive()

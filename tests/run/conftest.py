@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run.harness import SCRIPT, RunCase, Workspace
 
 from resilient.protocol.paths import RunPaths
+from tests.run.harness import SCRIPT, RunCase, Workspace
 
 _CONFIG = f"""
 worker:
@@ -37,7 +37,7 @@ def make_workspace(directory: Path) -> Workspace:
 def shared_memory(workspace: Workspace) -> list[Path]:
     """What the workspace's runs have in shared memory; other runs on this machine are none of our business."""
     names = [RunPaths(path).memory_name for path in (workspace.directory / "runs").glob("*")]
-    return [path for path in (Path("/dev/shm") / name for name in names) if path.exists()]  # noqa: S108
+    return [path for path in (Path("/dev/shm") / name for name in names) if path.exists()]
 
 
 @pytest.fixture

@@ -110,7 +110,11 @@ class RunCase:
 
     def incidents(self) -> list[str]:
         """Classes of all incidents, in order."""
-        found = [entry["data"]["incident"] for entry in read_journal(self.paths.journal) if "incident" in entry.get("data", {})]
+        found = [
+            entry["data"]["incident"]
+            for entry in read_journal(self.paths.journal)
+            if "incident" in entry.get("data", {})
+        ]
         return [incident["failure"]["failure_class"] for incident in found]
 
     def assert_equal_to(self, reference: RunCase, steps: int = 60) -> None:

@@ -6,9 +6,9 @@ import random
 import signal
 
 import pytest
-from run.harness import RunCase, Workspace
 
 from resilient.drill.faults import CorruptSnapshot, KillSupervisor, KillWorker, Preempt
+from tests.run.harness import RunCase, Workspace
 
 # An epoch has 13 batches: steps 13, 26, 39 and 52 end one.
 
@@ -89,7 +89,9 @@ def test_helper_killed_the_run_goes_on(workspace: Workspace, reference: RunCase,
     case = workspace.run("helper-killed")
     running = case.start().wait_for_step(15)
     helpers = [process for process in workspace.processes() if victim in process.cmdline()]
-    oldest = min(helpers, key=lambda process: process.create_time())  # forked workers have the forkserver's command line
+    oldest = min(
+        helpers, key=lambda process: process.create_time()
+    )  # forked workers have the forkserver's command line
     oldest.kill()
     assert running.wait() == 0, case.output()
     case.assert_equal_to(reference)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from run.harness import RunCase, Workspace
 
 from resilient.drill.faults import KillWorker, Preempt, flip_bit
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
+from tests.run.harness import RunCase, Workspace
 
 
 def test_error_before_any_progress_is_not_retried(workspace: Workspace) -> None:
@@ -222,8 +222,16 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 def _mounted(path: Path, options: str) -> Iterator[Path]:
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a filesystem: {mounted.stderr.decode().strip()}")
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_module_that_cannot_be_preloaded_stops_with_its_name(workspace: Workspace) -> None:
+    case = workspace.run("preload", "worker.preload=[a_module_nobody_has]")
+    assert case.finish() == ExitCode.WORKER_ERROR
+    assert "No module named 'a_module_nobody_has'" in case.output()

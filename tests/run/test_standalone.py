@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from run.harness import SCRIPT, RunCase, Workspace
 
 from resilient.drill.faults import flip_bit
 from resilient.protocol.metrics_log import series
 from resilient.snapshot import catalog
+from tests.run.harness import SCRIPT, RunCase, Workspace
 
 
 def start(workspace: Workspace, run_id: str) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""A small model with everything that makes resuming hard: dropout, batch norm, a schedule, shuffling, random augmentation."""
+"""A small model with everything that makes resuming hard: dropout, batch norm, a schedule, shuffling, augmentation."""
 
 from __future__ import annotations
 

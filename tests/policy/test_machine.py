@@ -1,0 +1,675 @@
+"""The life of a run, told as histories: given this state, these events, those decisions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from resilient.errors import ConfigurationError, ExitCode
+from resilient.policy.decisions import (
+    AskWorkers,
+    Decision,
+    DiscardMemory,
+    EndRun,
+    FlushMemory,
+    KillWorkers,
+    LaunchRound,
+    ListSnapshots,
+    RecordIncident,
+    RestoreSnapshot,
+    SignalWorkers,
+)
+from resilient.policy.events import (
+    Event,
+    FlushEnded,
+    Incident,
+    LaunchFailed,
+    RunOpened,
+    SnapshotRejected,
+    SnapshotRestored,
+    SnapshotsListed,
+    StopKind,
+    StopRequested,
+    Tick,
+    Tier,
+    WorkerExited,
+    WorkerProgressed,
+)
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.hang import HangSettings
+from resilient.policy.machine import (
+    TABLE,
+    Phase,
+    PolicySettings,
+    Row,
+    RunState,
+    StopSettings,
+    UnlistedTransition,
+    decide,
+)
+from resilient.policy.restarts import RestartSettings
+
+KILLED = Failure(FailureClass.KILLED, "SIGKILL")
+SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")
+CODE = Failure(FailureClass.CODE, "TypeError: bad")
+CORRUPT = Failure(FailureClass.BAD_SNAPSHOT, "SnapshotCorrupt: the image is damaged")
+ALONE = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
+
+PREEMPT = StopRequested(StopKind.PREEMPTION, grace=20.0)
+STOP = StopRequested(StopKind.REQUEST, grace=20.0)
+
+
+class Story:
+    """A run whose events are told one after the other; answers with the decisions each one leads to."""
+
+    def __init__(self, settings: PolicySettings | None = None) -> None:
+        self.state = RunState(settings=settings or PolicySettings())
+        self.now = 0.0
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.phase
+
+    def on(self, event: Event, *, at: float | None = None) -> tuple[Decision, ...]:
+        self.now = self.now if at is None else at
+        self.state, decisions = decide(self.state, event, self.now)
+        return decisions
+
+    def launch(self, memory: int | None = None, durable: tuple[int, ...] = ()) -> LaunchRound:
+        """Answer ``ListSnapshots`` and follow the choice up to the launch."""
+        (decision,) = self.on(SnapshotsListed(memory, durable))
+        if isinstance(decision, RestoreSnapshot):
+            (decision,) = self.on(SnapshotRestored(decision.step))
+        assert isinstance(decision, LaunchRound)
+        return decision
+
+    def steps(self, *steps: int, rank: int = 0) -> None:
+        for step in steps:
+            assert self.on(WorkerProgressed(rank, step)) == ()
+
+    def lose(self, failure: Failure, step: int, rank: int = 0) -> tuple[Decision, ...]:
+        return self.on(WorkerExited(rank, step, failure))
+
+
+def running(*, step: int = 10, **settings: object) -> Story:
+    """A fresh run that has come to ``step``."""
+    story = Story(replace(PolicySettings(), **settings))  # type: ignore[arg-type]
+    story.on(RunOpened())
+    story.launch()
+    for rank in range(story.state.settings.ranks):
+        story.steps(step, rank=rank)
+    return story
+
+
+def incident_in(decisions: Sequence[Decision]) -> Incident:
+    (found,) = [decision.incident for decision in decisions if isinstance(decision, RecordIncident)]
+    return found
+
+
+def kinds(decisions: Sequence[Decision]) -> list[type[Decision]]:
+    return [type(decision) for decision in decisions]
+
+
+def ending(decisions: Sequence[Decision]) -> EndRun:
+    (found,) = decisions
+    assert isinstance(found, EndRun)
+    return found
+
+
+# --- where to begin
+
+
+def test_a_fresh_run_starts_from_the_beginning() -> None:
+    story = Story()
+    assert story.on(RunOpened()) == (ListSnapshots(),)
+    assert story.on(SnapshotsListed()) == (LaunchRound(0),)
+    assert story.phase is Phase.STARTING
+    story.steps(1)
+    assert story.phase is Phase.RUNNING
+
+
+def test_a_newer_memory_image_is_resumed_from_without_the_disk() -> None:
+    story = Story()
+    story.on(RunOpened())
+    assert story.on(SnapshotsListed(57, (40, 50))) == (LaunchRound(0, 57, Tier.MEMORY),)
+
+
+def test_the_disk_is_read_into_memory_and_then_resumed_from() -> None:
+    story = Story()
+    story.on(RunOpened())
+    assert story.on(SnapshotsListed(None, (40, 50))) == (RestoreSnapshot(50),)
+    assert story.phase is Phase.RESTORING
+    assert story.on(SnapshotRestored(50)) == (LaunchRound(0, 50, Tier.LOCAL),)
+
+
+def test_a_corrupt_snapshot_is_an_incident_and_the_next_older_one_is_taken() -> None:
+    story = Story()
+    story.on(RunOpened())
+    story.on(SnapshotsListed(None, (40, 50)))
+    decisions = story.on(SnapshotRejected(50, Tier.LOCAL, "checksum mismatch"))
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    found = incident_in(decisions)
+    assert (found.step, found.failure.failure_class) == (50, FailureClass.BAD_SNAPSHOT)
+    assert story.on(SnapshotsListed(None, (40,))) == (RestoreSnapshot(40),)
+    assert story.on(SnapshotRestored(40)) == (LaunchRound(0, 40, Tier.LOCAL),)
+
+
+def test_when_no_snapshot_is_left_the_run_ends_and_never_starts_over_in_silence() -> None:
+    story = Story()
+    story.on(RunOpened())
+    story.on(SnapshotsListed(None, (40, 50)))
+    story.on(SnapshotRejected(50, Tier.LOCAL, "checksum mismatch"))
+    story.on(SnapshotsListed(None, (40,)))
+    story.on(SnapshotRejected(40, Tier.LOCAL, "truncated"))
+    end = ending(story.on(SnapshotsListed()))
+    assert end.exit_code is ExitCode.NO_SNAPSHOT
+    assert story.phase is Phase.ENDED
+    for word in ("2 failed verification", "step 40", "truncated", "run.id"):
+        assert word in end.diagnosis
+
+
+def test_a_rejected_snapshot_is_charged_to_no_budget() -> None:
+    story = Story()
+    story.on(RunOpened())
+    story.on(SnapshotsListed(None, (50,)))
+    story.on(SnapshotRejected(50, Tier.LOCAL, "truncated"))
+    assert story.state.history.rounds == ()
+
+
+def test_taking_over_from_a_killed_supervisor_is_an_incident_but_no_failure_of_the_run() -> None:
+    story = Story()
+    decisions = story.on(RunOpened(takeover=True))
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    assert incident_in(decisions).failure.failure_class is FailureClass.SUPERVISOR_LOST
+    assert story.state.history.rounds == ()
+    assert story.launch(memory=57).step == 57
+
+
+def test_a_successor_goes_on_counting_rounds_and_incidents() -> None:
+    story = Story()
+    decisions = story.on(RunOpened(takeover=True, last_round=4, incidents=7, step=30))
+    assert incident_in(decisions).number == 8
+    assert incident_in(decisions).step == 30
+    assert story.launch(memory=30).round == 5
+
+
+# --- failures and relaunches
+
+
+def test_a_killed_worker_is_relaunched_at_once_from_memory() -> None:
+    story = running(step=10)
+    decisions = story.lose(KILLED, 11)
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    found = incident_in(decisions)
+    assert (found.number, found.round, found.rank, found.step, found.failure) == (1, 0, 0, 11, KILLED)
+    assert story.on(SnapshotsListed(11, (10,))) == (LaunchRound(1, 11, Tier.MEMORY),)
+
+
+def test_a_group_is_relaunched_only_when_all_of_it_is_gone() -> None:
+    story = running(ranks=3)
+    decisions = story.lose(SEGFAULT, 10, rank=1)
+    assert kinds(decisions) == [RecordIncident, KillWorkers]
+    assert story.phase is Phase.CLEARING
+    assert story.lose(KILLED, 10, rank=0) == ()
+    assert story.phase is Phase.CLEARING
+    assert story.lose(KILLED, 10, rank=2) == (ListSnapshots(),)
+    assert story.launch(memory=10).round == 1
+    assert story.state.live == {0, 1, 2}
+
+
+def test_the_first_failure_of_a_group_is_the_one_that_is_judged() -> None:
+    """What follows it, such as a NCCL error or our own SIGKILL, is its echo."""
+    story = running(ranks=2)
+    story.lose(SEGFAULT, 10, rank=1)
+    story.lose(KILLED, 10, rank=0)
+    assert [failed.failure for failed in story.state.history.rounds] == [SEGFAULT]
+
+
+def test_progress_reported_while_the_group_is_cleared_still_counts() -> None:
+    story = running(ranks=2)
+    story.lose(KILLED, 10, rank=1)
+    story.steps(11, rank=0)
+    story.lose(KILLED, 12, rank=0)
+    assert story.state.history.rounds[-1].step == 12
+
+
+def test_a_worker_lost_while_it_starts_is_handled_like_any_other() -> None:
+    story = Story(PolicySettings(ranks=2))
+    story.on(RunOpened())
+    story.launch()
+    assert kinds(story.lose(KILLED, 0, rank=0)) == [RecordIncident, KillWorkers]
+    assert story.lose(KILLED, 0, rank=1) == (ListSnapshots(),)
+
+
+def test_after_failures_without_progress_there_is_a_wait_that_doubles() -> None:
+    story = running(step=10, restarts=RestartSettings(first_wait=2.0, crash_loop=9))
+    story.lose(KILLED, 10)
+    story.launch(memory=10)
+    assert kinds(story.lose(SEGFAULT, 10)) == [RecordIncident, ListSnapshots]
+    story.launch(memory=10)
+    assert kinds(story.lose(KILLED, 10)) == [RecordIncident]
+    assert story.phase is Phase.WAITING
+    assert story.on(Tick(), at=1.9) == ()
+    assert story.on(Tick(), at=2.0) == (ListSnapshots(),)
+    story.launch(memory=10)
+    story.lose(SEGFAULT, 10)
+    assert story.state.relaunch_at == 2.0 + 4.0
+
+
+def test_repeating_steps_is_no_progress() -> None:
+    """A bug five steps after the newest snapshot is a crash loop, though every round does five steps."""
+    story = running(step=15)
+    story.lose(SEGFAULT, 15)
+    for _ in range(2):
+        story.launch(durable=(10,))
+        story.steps(11, 12, 13, 14, 15)
+        decisions = story.lose(SEGFAULT, 15)
+    assert kinds(decisions) == [RecordIncident, FlushMemory]
+    end = ending(story.on(FlushEnded(10)))
+    assert end.exit_code is ExitCode.CRASH_LOOP
+    assert "SIGSEGV: 3 times in a row after step 15" in end.diagnosis
+
+
+def test_new_steps_between_equal_failures_are_no_crash_loop() -> None:
+    story = running(step=10)
+    for step in range(11, 40):
+        story.lose(SEGFAULT, step)
+        assert story.launch(memory=step).step == step
+        story.now += 60.0
+
+
+def test_a_code_error_before_the_first_step_stops_the_run() -> None:
+    story = Story()
+    story.on(RunOpened())
+    story.launch()
+    assert kinds(story.lose(CODE, 0)) == [RecordIncident, FlushMemory]
+    end = ending(story.on(FlushEnded()))
+    assert end.exit_code is ExitCode.WORKER_ERROR
+    assert "TypeError: bad" in end.diagnosis
+    assert "No snapshot is durable yet" in end.diagnosis
+
+
+def test_a_code_error_after_progress_is_retried_once() -> None:
+    story = running(step=10)
+    story.lose(CODE, 11)
+    story.launch(memory=11)
+    story.lose(CODE, 11)
+    assert ending(story.on(FlushEnded(11))).exit_code is ExitCode.WORKER_ERROR
+
+
+def test_too_many_failures_in_too_short_a_time_stop_the_run_though_it_progresses() -> None:
+    story = running(step=10, restarts=RestartSettings(intensity=3, intensity_seconds=60.0))
+    for step in (11, 12, 13):
+        story.lose(KILLED, step)
+        story.launch(memory=step)
+        story.now += 1.0
+    assert kinds(story.lose(KILLED, 14)) == [RecordIncident, FlushMemory]
+    assert ending(story.on(FlushEnded(14))).exit_code is ExitCode.BUDGET_SPENT
+
+
+def test_workers_that_cannot_be_started_are_tried_again_and_then_given_up() -> None:
+    story = Story(PolicySettings(restarts=RestartSettings(crash_loop=2)))
+    story.on(RunOpened())
+    story.launch()
+    decisions = story.on(LaunchFailed("fork: out of memory"))
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    assert story.state.live == frozenset()
+    assert story.launch().round == 1
+    assert kinds(story.on(LaunchFailed("fork: out of memory"))) == [RecordIncident, FlushMemory]
+    assert ending(story.on(FlushEnded())).exit_code is ExitCode.CRASH_LOOP
+
+
+def test_an_image_that_the_worker_cannot_load_is_thrown_away_and_the_disk_is_used() -> None:
+    story = running(step=57)
+    story.lose(KILLED, 57)
+    assert story.launch(memory=57).source is Tier.MEMORY
+    decisions = story.lose(CORRUPT, 57)
+    assert kinds(decisions) == [RecordIncident, DiscardMemory, ListSnapshots]
+    assert story.launch(durable=(50,)) == LaunchRound(2, 50, Tier.LOCAL)
+
+
+def test_an_unloadable_image_and_nothing_on_disk_is_no_fresh_start() -> None:
+    story = running(step=57)
+    story.lose(KILLED, 57)
+    story.launch(memory=57)
+    story.lose(CORRUPT, 57)
+    assert ending(story.on(SnapshotsListed())).exit_code is ExitCode.NO_SNAPSHOT
+
+
+def test_a_worker_signalled_alone_is_relaunched_and_charged_to_no_budget() -> None:
+    story = running(step=10, restarts=RestartSettings(max_failures=1, intensity=1, crash_loop=1))
+    for _ in range(20):
+        assert kinds(story.lose(ALONE, 10)) == [RecordIncident, ListSnapshots]
+        story.launch(memory=10)
+    assert story.state.history.rounds == ()
+
+
+# --- hangs
+
+
+WATCHFUL = HangSettings(startup_seconds=100.0, min_seconds=5.0, factor=2.0, phase_seconds=30.0)
+
+
+def test_a_silent_group_is_killed_and_relaunched() -> None:
+    story = running(step=10, ranks=2, hang=WATCHFUL)
+    story.steps(11, rank=0)
+    assert story.on(Tick(), at=5.0) == ()
+    story.on(WorkerProgressed(0, 12), at=5.0)
+    decisions = story.on(Tick(), at=5.1)
+    assert kinds(decisions) == [RecordIncident, KillWorkers]
+    found = incident_in(decisions)
+    assert (found.rank, found.failure) == (1, Failure(FailureClass.HANG, "no progress in phase step"))
+    assert story.phase is Phase.CLEARING
+    assert story.on(Tick(), at=50.0) == ()
+    assert story.lose(KILLED, 12, rank=0) == ()
+    assert story.lose(KILLED, 10, rank=1) == (ListSnapshots(),)
+    assert story.state.history.rounds[-1].failure.failure_class is FailureClass.HANG
+
+
+def test_a_start_that_takes_too_long_is_a_hang() -> None:
+    story = Story(PolicySettings(hang=WATCHFUL))
+    story.on(RunOpened())
+    story.launch()
+    assert story.on(Tick(), at=100.0) == ()
+    assert kinds(story.on(Tick(), at=100.1)) == [RecordIncident, KillWorkers]
+
+
+def test_a_declared_evaluation_may_take_longer_than_a_step() -> None:
+    story = running(hang=WATCHFUL)
+    story.on(WorkerProgressed(0, 10, "eval"))
+    assert story.on(Tick(), at=30.0) == ()
+    assert kinds(story.on(Tick(), at=30.1)) == [RecordIncident, KillWorkers]
+
+
+def test_a_rank_that_has_left_cannot_hang() -> None:
+    story = running(ranks=2, hang=WATCHFUL)
+    story.on(WorkerExited(0, 10, finished=True))
+    story.on(WorkerProgressed(1, 11), at=90.0)
+    assert story.on(Tick(), at=91.0) == ()
+
+
+def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
+    story = running(hang=WATCHFUL, step=10)
+    for round_number in range(3):
+        story.on(Tick(), at=story.now + 1000.0)
+        decisions = story.lose(KILLED, 10)
+        if round_number < 2:
+            if story.phase is Phase.WAITING:
+                story.on(Tick(), at=story.now + 100.0)
+            story.launch(memory=10)
+            story.steps(10)
+    assert decisions == (FlushMemory(),)
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.HUNG
+
+
+# --- stopping
+
+
+def test_a_preempted_run_is_asked_saves_and_asks_for_a_requeue() -> None:
+    story = running(step=10)
+    decisions = story.on(PREEMPT)
+    assert decisions[0] == AskWorkers(StopKind.PREEMPTION)
+    assert story.phase is Phase.STOPPING
+    story.steps(11)
+    assert story.on(WorkerExited(0, 11)) == (FlushMemory(),)
+    end = ending(story.on(FlushEnded(11)))
+    assert end.exit_code is ExitCode.REQUEUE
+    assert "Preempted at step 11" in end.diagnosis
+    assert "Durable up to step 11" in end.diagnosis
+
+
+def test_a_preemption_is_an_incident_but_charged_to_no_budget() -> None:
+    story = running(step=10, restarts=RestartSettings(max_failures=1, intensity=1, crash_loop=1))
+    decisions = story.on(PREEMPT)
+    assert incident_in(decisions).failure.failure_class is FailureClass.PREEMPTION
+    story.lose(KILLED, 10)
+    assert story.state.history.rounds == ()
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
+
+
+def test_a_request_to_stop_is_no_incident_and_ends_with_its_own_code() -> None:
+    story = running(step=10)
+    assert story.on(STOP) == (AskWorkers(StopKind.REQUEST),)
+    story.on(WorkerExited(0, 10))
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.TERMINATED
+    assert story.state.incidents == 0
+
+
+def test_escalation_asks_then_signals_then_kills_each_at_its_time() -> None:
+    story = running(stop=StopSettings(ask_fraction=0.5, term_fraction=0.75))
+    story.on(STOP, at=100.0)
+    assert story.on(Tick(), at=110.0) == ()
+    assert story.on(Tick(), at=110.1) == (SignalWorkers(),)
+    assert story.on(Tick(), at=115.0) == ()
+    assert kinds(story.on(Tick(), at=115.1)) == [KillWorkers]
+    assert story.on(Tick(), at=200.0) == ()
+
+
+def test_escalation_skips_no_stage_when_time_jumps() -> None:
+    story = running()
+    story.on(STOP)
+    assert kinds(story.on(Tick(), at=1000.0)) == [SignalWorkers]
+    assert kinds(story.on(Tick(), at=1000.0)) == [KillWorkers]
+
+
+def test_whoever_asks_twice_is_in_a_hurry() -> None:
+    story = running()
+    story.on(STOP)
+    assert kinds(story.on(STOP)) == [KillWorkers]
+    assert story.on(Tick(), at=1000.0) == ()
+    assert story.lose(KILLED, 10) == (FlushMemory(),)
+
+
+def test_a_group_is_flushed_only_when_the_last_one_has_left() -> None:
+    story = running(ranks=2)
+    story.on(STOP)
+    assert story.on(WorkerExited(0, 11)) == ()
+    assert story.on(WorkerExited(1, 11)) == (FlushMemory(),)
+
+
+def test_a_worker_that_fails_while_stopping_does_not_bring_a_relaunch() -> None:
+    story = running()
+    story.on(PREEMPT)
+    assert FlushMemory() in story.lose(SEGFAULT, 10)
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
+
+
+def test_a_run_that_finishes_while_it_is_asked_to_stop_is_finished() -> None:
+    story = running(ranks=2)
+    story.on(PREEMPT)
+    story.on(WorkerExited(0, 20, finished=True))
+    story.on(WorkerExited(1, 20, finished=True))
+    assert ending(story.on(FlushEnded(20))).exit_code is ExitCode.FINISHED
+
+
+def test_a_stop_while_a_lost_group_is_cleared_ends_the_run_instead_of_relaunching() -> None:
+    story = running(ranks=2)
+    story.lose(SEGFAULT, 10, rank=0)
+    story.on(PREEMPT)
+    assert story.phase is Phase.CLEARING
+    assert story.lose(KILLED, 10, rank=1) == (FlushMemory(),)
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
+
+
+def _new() -> Story:
+    return Story()
+
+
+def _choosing() -> Story:
+    story = _new()
+    story.on(RunOpened())
+    return story
+
+
+def _restoring() -> Story:
+    story = _choosing()
+    story.on(SnapshotsListed(None, (50,)))
+    return story
+
+
+def _waiting() -> Story:
+    story = running(restarts=RestartSettings(crash_loop=9))
+    for failure in (KILLED, SEGFAULT, KILLED):
+        story.lose(failure, 10)
+        if story.phase is Phase.CHOOSING:
+            story.launch(memory=10)
+    return story
+
+
+@pytest.mark.parametrize(
+    ("story", "phase"),
+    [
+        (_new(), Phase.NEW),
+        (_choosing(), Phase.CHOOSING),
+        (_restoring(), Phase.RESTORING),
+        (_waiting(), Phase.WAITING),
+    ],
+    ids=lambda value: value.value if isinstance(value, Phase) else "",
+)
+def test_a_stop_while_nothing_runs_flushes_at_once(story: Story, phase: Phase) -> None:
+    assert story.phase is phase
+    assert story.on(PREEMPT)[-1] == FlushMemory()
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
+
+
+def test_a_restore_that_ends_after_the_stop_launches_nothing() -> None:
+    for late in (SnapshotRestored(50), SnapshotRejected(50, Tier.LOCAL, "truncated")):
+        story = _restoring()
+        story.on(STOP)
+        assert story.on(late) == ()
+        assert story.phase is Phase.FLUSHING
+
+
+# --- the end
+
+
+def test_a_finished_run_is_flushed_and_ends() -> None:
+    story = running(ranks=2)
+    assert story.on(WorkerExited(0, 20, finished=True)) == ()
+    assert story.on(WorkerExited(1, 20, finished=True)) == (FlushMemory(),)
+    end = ending(story.on(FlushEnded(20)))
+    assert end == EndRun(ExitCode.FINISHED, "Finished at step 20. Durable up to step 20.")
+    assert story.state.ending == end
+
+
+def test_a_run_may_finish_without_a_step_to_do() -> None:
+    story = _choosing()
+    story.launch(memory=20)
+    assert story.on(WorkerExited(0, 20, finished=True)) == (FlushMemory(),)
+
+
+def test_one_rank_that_finishes_does_not_finish_the_run() -> None:
+    story = running(ranks=2)
+    story.on(WorkerExited(0, 20, finished=True))
+    assert kinds(story.lose(KILLED, 19, rank=1)) == [RecordIncident, ListSnapshots]
+    story.launch(memory=19)
+    assert story.state.finished == frozenset()
+    story.on(WorkerExited(1, 20, finished=True))
+    assert story.phase is Phase.STARTING
+
+
+@pytest.mark.parametrize("promise", ["finished", "preempted", "stopped"])
+def test_an_end_whose_last_state_is_not_durable_says_disk_full(promise: str) -> None:
+    story = running(step=20)
+    if promise != "finished":
+        story.on(PREEMPT if promise == "preempted" else STOP)
+    story.on(WorkerExited(0, 20, finished=promise == "finished"))
+    end = ending(story.on(FlushEnded(10, "the disk is full")))
+    assert end.exit_code is ExitCode.DISK_FULL
+    for words in ("Durable up to step 10", "NOT durable", "the disk is full"):
+        assert words in end.diagnosis
+
+
+def test_a_flush_problem_does_not_hide_why_the_run_stopped() -> None:
+    story = _choosing()
+    story.launch()
+    story.lose(CODE, 0)
+    assert ending(story.on(FlushEnded(None, "the disk is full"))).exit_code is ExitCode.WORKER_ERROR
+
+
+def test_nothing_moves_a_run_that_has_ended() -> None:
+    story = running()
+    story.on(WorkerExited(0, 20, finished=True))
+    story.on(FlushEnded(20))
+    before = story.state
+    assert story.on(STOP) == ()
+    assert story.on(Tick(), at=1e6) == ()
+    assert story.state == before
+
+
+# --- the table
+
+
+@pytest.mark.parametrize(
+    ("story", "event"),
+    [
+        (_new(), SnapshotsListed()),
+        (_choosing(), SnapshotRestored(1)),
+        (_choosing(), RunOpened()),
+        (_restoring(), WorkerExited(0, 1)),
+        (running(), LaunchFailed("late")),
+        (running(), FlushEnded()),
+        (_waiting(), WorkerProgressed(0, 1)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_event_that_the_table_does_not_foresee_is_a_bug(story: Story, event: Event) -> None:
+    with pytest.raises(UnlistedTransition, match=rf"{type(event).__name__} in phase {story.phase.value}"):
+        story.on(event)
+
+
+def test_a_rule_that_leads_where_its_row_does_not_list_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = TABLE[Phase.NEW][RunOpened]
+    monkeypatch.setitem(TABLE[Phase.NEW], RunOpened, Row(row.rule, frozenset({Phase.ENDED})))  # type: ignore[arg-type]
+    with pytest.raises(UnlistedTransition, match="new → choosing is not listed"):
+        _new().on(RunOpened())
+
+
+def test_every_phase_has_a_row_for_a_stop_and_for_time() -> None:
+    assert set(TABLE) == set(Phase)
+    for phase, rows in TABLE.items():
+        assert {StopRequested, Tick} <= set(rows), phase
+
+
+def test_every_phase_can_be_reached_from_the_first_and_every_one_but_the_last_can_be_left() -> None:
+    leads_to = {
+        phase: frozenset[Phase]().union(*(row.targets for row in rows.values())) for phase, rows in TABLE.items()
+    }
+    reached, frontier = {Phase.NEW}, {Phase.NEW}
+    while frontier:
+        frontier = frozenset[Phase]().union(*(leads_to[phase] for phase in frontier)) - reached
+        reached |= frontier
+    assert reached == set(Phase)
+    assert leads_to[Phase.ENDED] == {Phase.ENDED}
+    assert all(targets - {phase} for phase, targets in leads_to.items() if phase is not Phase.ENDED)
+
+
+# --- purity
+
+
+def test_the_same_input_gives_the_same_output_and_is_left_as_it_was() -> None:
+    story = running(ranks=2)
+    events = (Tick(), STOP, WorkerProgressed(0, 11, "eval"), WorkerExited(1, 10, SEGFAULT), WorkerExited(0, 9))
+    for event in events:
+        state, untouched = story.state, copy.deepcopy(story.state)
+        first = decide(state, event, 1e6)
+        assert decide(state, event, 1e6) == first
+        assert decide(untouched, event, 1e6) == first
+        assert state == untouched
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(("ask", "term"), [(-0.1, 0.5), (0.6, 0.5), (0.5, 1.1)])
+def test_stages_of_a_stop_out_of_order_are_refused(ask: float, term: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"stop\.ask_fraction"):
+        StopSettings(ask_fraction=ask, term_fraction=term)
+
+
+def test_a_stop_without_grace_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"stop\.grace_seconds"):
+        StopSettings(grace_seconds=0)

@@ -1,0 +1,292 @@
+"""The decision core against a small model of the shell: whatever happens, in whatever order, these things hold.
+
+The model knows what the real supervisor knows: which workers live, which request waits for its answer, what could be
+resumed from. It feeds only events that could happen in that situation, and checks every decision as it comes.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from resilient.errors import ExitCode
+from resilient.policy.decisions import (
+    AskWorkers,
+    Decision,
+    DiscardMemory,
+    EndRun,
+    FlushMemory,
+    KillWorkers,
+    LaunchRound,
+    ListSnapshots,
+    RecordIncident,
+    RestoreSnapshot,
+    SignalWorkers,
+)
+from resilient.policy.events import (
+    Event,
+    FlushEnded,
+    LaunchFailed,
+    RunOpened,
+    SnapshotRejected,
+    SnapshotRestored,
+    SnapshotsListed,
+    StopKind,
+    StopRequested,
+    Tick,
+    Tier,
+    WorkerExited,
+    WorkerProgressed,
+)
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.hang import HangSettings
+from resilient.policy.machine import Phase, PolicySettings, RunState, decide
+from resilient.policy.restarts import RestartSettings
+
+FAILURES = st.sampled_from(
+    [
+        Failure(FailureClass.KILLED, "SIGKILL"),
+        Failure(FailureClass.CRASH, "SIGSEGV"),
+        Failure(FailureClass.CODE, "TypeError: bad"),
+        Failure(FailureClass.HOST_OOM, "MemoryError"),
+        Failure(FailureClass.BAD_SNAPSHOT, "SnapshotCorrupt: damaged"),
+        Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone"),
+    ]
+)
+SECONDS = st.sampled_from([0.0, 0.05, 1.0, 4.0, 30.0, 500.0])
+
+
+class Shell(RuleBasedStateMachine):
+    """What surrounds the core: workers, snapshots, a clock, and somebody who may ask it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = RunState()
+        self.now = 0.0
+        self.live: set[int] = set()
+        self.started = False  # one of this round's workers has shown a sign of life
+        self.steps: dict[int, int] = {}
+        self.said_finished: set[int] = set()
+        self.stop_requested = False
+        self.patience = 0  # events before somebody may ask it to stop, so that most runs see many rounds
+        self.killed = False
+        self.memory: int | None = None
+        self.durable: set[int] = set()
+        self.restoring: int | None = None
+        self.flushing = False
+        self.rounds: list[int] = []
+        self.ends: list[EndRun] = []
+        self.incidents: list[int] = []
+        self.had_snapshot = False
+
+    # --- carrying out decisions, as the supervisor does
+
+    def feed(self, event: Event) -> None:
+        self.patience -= 1
+        before, furthest = copy.deepcopy(self.state), self.state.furthest
+        after, decisions = decide(self.state, event, self.now)
+        assert (after, decisions) == decide(before, event, self.now), "the same input must give the same output"
+        assert self.state == before, "the input must not change"
+        assert after.furthest >= furthest
+        self.state = after
+        for decision in decisions:
+            assert not self.ends, "nothing follows the end"
+            self.carry_out(decision)
+
+    def carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, ListSnapshots):
+            assert not self.live
+            self.feed(SnapshotsListed(self.memory, tuple(sorted(self.durable))))
+        elif isinstance(decision, RestoreSnapshot):
+            assert self.restoring is None
+            assert not self.live, "the slots of live workers are theirs"
+            self.restoring, self.memory = decision.step, None
+        elif isinstance(decision, LaunchRound):
+            self.launch(decision)
+        elif isinstance(decision, KillWorkers):
+            self.killed = True
+        elif isinstance(decision, FlushMemory):
+            assert not self.live, "what is flushed must not change any more"
+            self.flushing = True
+        elif isinstance(decision, DiscardMemory):
+            assert not self.live
+            self.memory = None
+        elif isinstance(decision, RecordIncident):
+            self.incidents.append(decision.incident.number)
+        elif isinstance(decision, EndRun):
+            assert not self.live, "a run does not end over living workers"
+            self.ends.append(decision)
+        else:
+            assert isinstance(decision, (AskWorkers, SignalWorkers))
+            assert self.stop_requested
+
+    def launch(self, launch: LaunchRound) -> None:
+        assert not self.live, "nothing is relaunched before every worker of the round is gone"
+        assert not self.stop_requested, "who was asked to stop does not start again"
+        if launch.step is None:
+            assert not self.had_snapshot, "a run that has a snapshot never starts over in silence"
+        else:
+            assert launch.step == self.memory, "the workers resume from what lies in memory"
+            assert launch.step >= max(self.durable, default=0), "nothing newer was passed over"
+        self.rounds.append(launch.round)
+        self.live = set(range(self.state.settings.ranks))
+        self.steps = dict.fromkeys(self.live, launch.step or 0)
+        self.said_finished, self.started, self.killed = set(), False, False
+
+    # --- what can happen
+
+    @initialize(
+        ranks=st.integers(1, 3),
+        takeover=st.booleans(),
+        memory=st.none() | st.integers(1, 20),
+        durable=st.sets(st.integers(1, 20), max_size=3),
+        last_round=st.integers(-1, 3),
+        patience=st.integers(0, 80),
+    )
+    def opened(
+        self, ranks: int, takeover: bool, memory: int | None, durable: set[int], last_round: int, patience: int
+    ) -> None:
+        budget = RestartSettings(max_failures=5, intensity=12, intensity_seconds=300.0)
+        watch = HangSettings(startup_seconds=400.0, min_seconds=3.0, factor=2.0, phase_seconds=20.0)
+        self.state = RunState(settings=PolicySettings(ranks, budget, watch))
+        self.memory, self.durable = memory, durable
+        self.had_snapshot = memory is not None or bool(durable)
+        self.rounds.append(last_round)
+        self.patience = patience
+        self.feed(RunOpened(takeover, last_round=last_round))
+
+    @rule(seconds=SECONDS)
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.feed(Tick())
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), phase=st.sampled_from(["step", "step", "step", "eval", "save"]))
+    def worker_moves(self, data: st.DataObject, phase: str) -> None:
+        rank = data.draw(st.sampled_from(sorted(self.live)))
+        self.started = True
+        if phase == "step":
+            self.steps[rank] += 1
+            complete = min(self.steps.values())
+            if complete > (self.memory or 0):
+                self.memory, self.had_snapshot = complete, True
+        self.feed(WorkerProgressed(rank, self.steps[rank], phase))
+
+    @precondition(lambda self: self.memory is not None)
+    @rule()
+    def snapshot_becomes_durable(self) -> None:
+        assert self.memory is not None
+        self.durable = set(sorted({*self.durable, self.memory})[-3:])
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), failure=FAILURES)
+    def worker_fails(self, data: st.DataObject, failure: Failure) -> None:
+        self.leave(data.draw(st.sampled_from(sorted(self.live))), failure)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def worker_finishes(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from(sorted(self.live)))
+        self.said_finished.add(rank)
+        self.leave(rank, None, finished=True)
+
+    @precondition(lambda self: self.live and self.stop_requested)
+    @rule(data=st.data())
+    def worker_leaves_as_asked(self, data: st.DataObject) -> None:
+        self.leave(data.draw(st.sampled_from(sorted(self.live))), None)
+
+    @precondition(lambda self: self.live and self.killed)
+    @rule()
+    def killed_workers_are_gone(self) -> None:
+        for rank in sorted(self.live):
+            self.leave(rank, Failure(FailureClass.KILLED, "SIGKILL"))
+
+    def leave(self, rank: int, failure: Failure | None, *, finished: bool = False) -> None:
+        self.started = True
+        self.live.remove(rank)
+        self.feed(WorkerExited(rank, self.steps[rank], failure, finished))
+
+    @precondition(lambda self: self.live and not self.started and self.state.phase is Phase.STARTING)
+    @rule()
+    def launch_fails(self) -> None:
+        self.live.clear()
+        self.feed(LaunchFailed("fork: out of memory"))
+
+    @precondition(lambda self: self.restoring is not None)
+    @rule(intact=st.booleans())
+    def restore_ends(self, intact: bool) -> None:
+        assert self.restoring is not None
+        step, self.restoring = self.restoring, None
+        if intact:
+            self.memory = step
+            self.feed(SnapshotRestored(step))
+        else:
+            self.durable.discard(step)
+            self.feed(SnapshotRejected(step, Tier.LOCAL, "checksum mismatch"))
+
+    @precondition(lambda self: self.patience < 0)
+    @rule(kind=st.sampled_from(StopKind), grace=st.sampled_from([0.5, 20.0]))
+    def somebody_asks_to_stop(self, kind: StopKind, grace: float) -> None:
+        self.stop_requested = True
+        self.feed(StopRequested(kind, grace))
+
+    @precondition(lambda self: self.flushing and self.restoring is None)
+    @rule(works=st.booleans())
+    def flush_ends(self, works: bool) -> None:
+        self.flushing = False
+        if works and self.memory is not None:
+            self.durable.add(self.memory)
+        self.feed(FlushEnded(max(self.durable, default=None), None if works else "the disk is full"))
+
+    # --- what always holds
+
+    @invariant()
+    def both_sides_agree_on_who_lives(self) -> None:
+        assert self.state.live == self.live
+
+    @invariant()
+    def rounds_are_counted_one_by_one(self) -> None:
+        assert all(later == earlier + 1 for earlier, later in pairwise(self.rounds))
+
+    @invariant()
+    def incidents_are_numbered_upwards(self) -> None:
+        assert self.incidents == sorted(set(self.incidents))
+
+    @invariant()
+    def the_run_ends_at_most_once_and_then_it_has_ended(self) -> None:
+        assert len(self.ends) <= 1
+        assert bool(self.ends) == (self.state.phase is Phase.ENDED)
+
+    @invariant()
+    def finished_means_that_every_rank_said_so(self) -> None:
+        if self.ends and self.ends[0].exit_code is ExitCode.FINISHED:
+            assert self.said_finished == set(range(self.state.settings.ranks))
+
+    @invariant()
+    def a_group_that_is_cleared_has_been_killed(self) -> None:
+        if self.state.phase is Phase.CLEARING:
+            assert self.killed
+
+    def teardown(self) -> None:
+        """From wherever we are: asked to stop, and with workers that die when they are killed, the run ends."""
+        if self.ends or not self.rounds:
+            return
+        self.somebody_asks_to_stop(StopKind.REQUEST, 1.0)
+        for _ in range(3):
+            self.time_passes(100.0)
+        assert self.killed or not self.live
+        self.killed_workers_are_gone()
+        if self.restoring is not None:
+            self.restore_ends(intact=True)
+        self.flush_ends(works=True)
+        self.both_sides_agree_on_who_lives()
+        self.the_run_ends_at_most_once_and_then_it_has_ended()
+        assert self.ends
+
+
+Shell.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestShell = Shell.TestCase
