@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,17 +36,22 @@ class Benchmark:
         self._runs: int = options.runs
         self._kills_per_launch: int = options.kills_per_launch
         self._workload = Workload(options.save_every, options.workers, options.threads, options.seed)
+        self._overrides: list[str] = options.override
         self._random = random.Random(options.seed)
         self._folder = folder
         self._launches = 0
         self._killed: list[Line] = []  # all steps of the runs whose losses are compared
+
+    @property
+    def _resilient(self) -> Contestant:
+        return resilient(self._overrides)
 
     def measure(self) -> None:
         """The whole of it.
 
         :raises LaunchFailedError: a contestant did not come back.
         """
-        contestants = [resilient(), torchrun(), torchrun("torchrun, monitor 0.01 s", "--monitor-interval=0.01")]
+        contestants = [self._resilient, torchrun(), torchrun("torchrun, monitor 0.01 s", "--monitor-interval=0.01")]
         done = 0
         while done < self._runs:
             kills = min(self._kills_per_launch, self._runs - done)
@@ -69,7 +75,7 @@ class Benchmark:
                     self.figures.problems.append(f"{contestant.name}: {found.problem}")
         steps_done = launch.reader.steps()
         self.figures.step_times.setdefault(contestant.name, []).extend(step_times(steps_done))
-        self.figures.problems += [f"{contestant.name} left a process behind: {left}" for left in launch.left_behind]
+        self.figures.problems += [f"{contestant.name} left behind {left}" for left in launch.left_behind]
         if contestant.under == "resilient":
             self._killed += steps_done
 
@@ -93,7 +99,7 @@ class Benchmark:
     def _compare_losses(self) -> None:
         """Resume is to be bit-exact: run once without a kill, and compare every loss."""
         last = max(line.step for line in self._killed)
-        with self._launch(resilient(), steps=last) as launch:
+        with self._launch(self._resilient, steps=last) as launch:
             code = launch.wait_for_end()
         if code:
             self.figures.problems.append(f"the uninterrupted run ended with exit code {code}")
@@ -104,6 +110,7 @@ class Benchmark:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     surroundings = machine()
     print("; ".join(f"{name}: {value}" for name, value in surroundings.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="recovery-", dir=options.folder) as folder:
@@ -140,6 +147,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the model and of the moments of the kills (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--override", action="append", default=[], metavar="KEY=VALUE", help="of resilient's configuration; repeatable"
     )
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's place for temporary files)")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,9 @@ from typing import Any
 import psutil
 
 from benchmarks.recovery_log import Line, StepReader
+from resilient.protocol.paths import RunPaths
+from resilient.supervisor.journal import read_journal
+from resilient.supervisor.memory import RunMemory
 
 ROOT = Path(__file__).resolve().parent.parent
 _SCRIPT = ROOT / "benchmarks" / "recovery_train.py"
@@ -63,7 +68,7 @@ class Contestant:
     command: Callable[[Path, list[str]], list[str]]
 
 
-def resilient(name: str = "resilient") -> Contestant:
+def resilient(overrides: Sequence[str] = ()) -> Contestant:
     """``resilient train`` with its own defaults, except for a budget of restarts that lets a benchmark kill at will."""
 
     def command(folder: Path, arguments: list[str]) -> list[str]:
@@ -74,9 +79,9 @@ def resilient(name: str = "resilient") -> Contestant:
         }
         conf = folder / "recovery.yaml"
         conf.write_text(json.dumps(configuration))  # JSON is YAML
-        return [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}"]
+        return [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", *overrides]
 
-    return Contestant(name, "resilient", command)
+    return Contestant("resilient", "resilient", command)
 
 
 def torchrun(name: str = "torchrun", *options: str) -> Contestant:
@@ -100,6 +105,7 @@ class Launch:
         self.folder = folder
         self.reader = StepReader(folder / "steps.log")
         self.left_behind: list[str] = []
+        self._paths = RunPaths.of(folder / "runs", _RUN)
         self._token = uuid.uuid4().hex
         self._output = folder / "output.log"
         with self._output.open("wb") as output:
@@ -157,14 +163,18 @@ class Launch:
         deadline = time.monotonic() + 10.0  # DataLoader workers look for their parent every 5 s
         while (left := self._processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        self.left_behind = [f"{process.pid} {' '.join(process.cmdline()[:4])}" for process in left]
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                self.left_behind.append(f"process {process.pid}: {' '.join(process.cmdline()[:4])}")
+                process.kill()
+        memory = RunMemory.place(self._paths, "")
+        if memory.exists():
+            self.left_behind.append(f"shared memory {memory}")
+            shutil.rmtree(memory)
 
     def journal(self) -> list[dict[str, Any]]:
         """What resilient's supervisor wrote down; empty under torchrun."""
-        lines = [path.read_text().splitlines() for path in self.folder.glob(f"runs/{_RUN}/journal/*.jsonl")]
-        return [json.loads(line) for found in lines for line in found]
+        return list(read_journal(self._paths.journal))
 
     def _processes(self) -> list[psutil.Process]:
         """All processes of this launch, in whatever session and under whatever parent."""

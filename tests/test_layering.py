@@ -1,4 +1,4 @@
-"""The direction of dependencies, read from the source: lower layers know nothing of higher ones, and torch stays out."""
+"""The direction of dependencies, read from the source: lower layers know nothing of higher ones, torch stays out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IMPURE = {"time", "os", "io", "random", "logging", "pathlib", "torch", "psutil"}
 
 
 def unit_of(path: Path) -> str:
-    """``policy`` for ``resilient/policy/machine.py``, ``cli`` for ``resilient/cli.py``, ``""`` for the package itself."""
+    """``policy`` for ``policy/machine.py``, ``cli`` for ``cli.py``, nothing for the package itself."""
     first = path.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 

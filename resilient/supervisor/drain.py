@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,10 @@ class Drain:
         module = "resilient.supervisor.drain_process"
         self._helper = Helper(module, arguments, lock=self._lock, log=self._log)
 
-    def fileno(self) -> int:
-        return self._helper.connection.fileno()
+    @property
+    def connection(self) -> socket.socket:
+        """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
+        return self._helper.connection
 
     @property
     def busy(self) -> bool:
@@ -95,7 +98,7 @@ class Drain:
             self._helper.send(request)
 
     def receive(self) -> Answer | None:
-        """The answer to the oldest request; call it when :meth:`fileno` is readable."""
+        """The answer to the oldest request; call it when :attr:`connection` is readable."""
         message = self._helper.receive()
         if message is None:
             return self._died()

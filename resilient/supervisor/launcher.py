@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ class Launcher:
         module = "resilient.worker.forkserver"
         self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=hash_seed)
 
-    def fileno(self) -> int:
-        return self._helper.connection.fileno()
+    @property
+    def connection(self) -> socket.socket:
+        """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
+        return self._helper.connection
 
     def launch(self, specs: Sequence[LaunchSpec]) -> None:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
@@ -74,7 +77,7 @@ class Launcher:
             self._helper.send({"op": "launch", "spec": spec.to_json()})
 
     def receive(self) -> list[Report]:
-        """What has happened; call it when :meth:`fileno` is readable."""
+        """What has happened; call it when :attr:`connection` is readable."""
         message = self._helper.receive()
         if message is None:
             return self._forkserver_died()

@@ -92,6 +92,8 @@ class Supervisor:
         self._metrics = MetricsLog(spec.paths.metrics)
         self._state = RunState(settings=spec.policy)
         self._events: deque[on.Event] = deque()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._watched: set[Any] = set()
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
         self._identity: str | None = None  # of the snapshot this round resumed from
@@ -122,33 +124,34 @@ class Supervisor:
         known = sum(entry["name"] == do.RecordIncident.__name__ for entry in read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._durable or 0)
         self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), known, newest))
-        with selectors.DefaultSelector() as selector:
-            sources: dict[int, Callable[[], None]] = {}
-            while self._state.phase is not Phase.ENDED:
-                self._register(selector, sources)
-                for key, _ in selector.select(_POLL_SECONDS):
-                    sources[key.fd]()
-                self._poll()
+        while self._state.phase is not Phase.ENDED:
+            for key, _ in self._watch().select(_POLL_SECONDS):
+                key.data()
+            self._poll()
+        self._selector.close()
         ending = self._state.ending
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
         return ending.exit_code
 
-    def _register(self, selector: selectors.BaseSelector, sources: dict[int, Callable[[], None]]) -> None:
-        """Watch the helpers' present connections; a helper that was started again has a new one."""
-        wanted = {
-            self._signals.fileno(): self._on_signal,
-            self._launcher.fileno(): self._on_launcher,
-            self._drain.fileno(): self._on_drain,
+    def _watch(self) -> selectors.BaseSelector:
+        """The selector over signals and helpers.
+
+        A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections are
+        compared and not their numbers.
+        """
+        handlers: dict[Any, Callable[[], None]] = {
+            self._signals: self._on_signal,
+            self._launcher.connection: self._on_launcher,
+            self._drain.connection: self._on_drain,
         }
-        if wanted.keys() == sources.keys() == selector.get_map().keys():
-            return
-        for descriptor in list(selector.get_map()):
-            selector.unregister(descriptor)
-        for descriptor in wanted:
-            selector.register(descriptor, selectors.EVENT_READ)
-        sources.clear()
-        sources.update(wanted)
+        if self._watched != set(handlers):
+            self._selector.close()
+            self._selector = selectors.DefaultSelector()
+            for source, handler in handlers.items():
+                self._selector.register(source, selectors.EVENT_READ, handler)
+            self._watched = set(handlers)
+        return self._selector
 
     # --- events
 

@@ -56,6 +56,7 @@ KILLED = Failure(FailureClass.KILLED, "SIGKILL")
 SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")
 CODE = Failure(FailureClass.CODE, "TypeError: bad")
 CORRUPT = Failure(FailureClass.BAD_SNAPSHOT, "SnapshotCorrupt: the image is damaged")
+NO_FORK = Failure(FailureClass.CRASH, "fork: Cannot allocate memory")
 ALONE = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
 
 PREEMPT = StopRequested(StopKind.PREEMPTION, grace=20.0)
@@ -126,9 +127,16 @@ def test_a_fresh_run_starts_from_the_beginning() -> None:
     story = Story()
     assert story.on(RunOpened()) == (ListSnapshots(),)
     assert story.on(SnapshotsListed()) == (LaunchRound(0),)
-    assert story.phase is Phase.STARTING
+
+
+def test_a_round_is_running_with_its_first_step_and_not_before() -> None:
+    story = Story()
+    story.on(RunOpened())
+    story.launch()
+    story.on(WorkerProgressed(0, 0, "startup"))
+    assert [story.phase] == [Phase.STARTING]
     story.steps(1)
-    assert story.phase is Phase.RUNNING
+    assert [story.phase] == [Phase.RUNNING]
 
 
 def test_a_newer_memory_image_is_resumed_from_without_the_disk() -> None:
@@ -314,11 +322,11 @@ def test_workers_that_cannot_be_started_are_tried_again_and_then_given_up() -> N
     story = Story(PolicySettings(restarts=RestartSettings(crash_loop=2)))
     story.on(RunOpened())
     story.launch()
-    decisions = story.on(LaunchFailed("fork: out of memory"))
+    decisions = story.on(LaunchFailed(NO_FORK))
     assert kinds(decisions) == [RecordIncident, ListSnapshots]
     assert story.state.live == frozenset()
     assert story.launch().round == 1
-    assert kinds(story.on(LaunchFailed("fork: out of memory"))) == [RecordIncident, FlushMemory]
+    assert kinds(story.on(LaunchFailed(NO_FORK))) == [RecordIncident, FlushMemory]
     assert ending(story.on(FlushEnded())).exit_code is ExitCode.CRASH_LOOP
 
 
@@ -610,7 +618,7 @@ def test_nothing_moves_a_run_that_has_ended() -> None:
         (_choosing(), SnapshotRestored(1)),
         (_choosing(), RunOpened()),
         (_restoring(), WorkerExited(0, 1)),
-        (running(), LaunchFailed("late")),
+        (running(), LaunchFailed(NO_FORK)),
         (running(), FlushEnded()),
         (_waiting(), WorkerProgressed(0, 1)),
     ],
@@ -623,7 +631,7 @@ def test_an_event_that_the_table_does_not_foresee_is_a_bug(story: Story, event: 
 
 def test_a_rule_that_leads_where_its_row_does_not_list_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     row = TABLE[Phase.NEW][RunOpened]
-    monkeypatch.setitem(TABLE[Phase.NEW], RunOpened, Row(row.rule, frozenset({Phase.ENDED})))  # type: ignore[arg-type]
+    monkeypatch.setitem(TABLE[Phase.NEW], RunOpened, Row(row.rule, frozenset({Phase.ENDED})))
     with pytest.raises(UnlistedTransition, match="new → choosing is not listed"):
         _new().on(RunOpened())
 
@@ -638,10 +646,10 @@ def test_every_phase_can_be_reached_from_the_first_and_every_one_but_the_last_ca
     leads_to = {
         phase: frozenset[Phase]().union(*(row.targets for row in rows.values())) for phase, rows in TABLE.items()
     }
-    reached, frontier = {Phase.NEW}, {Phase.NEW}
+    reached, frontier = frozenset[Phase](), frozenset({Phase.NEW})
     while frontier:
-        frontier = frozenset[Phase]().union(*(leads_to[phase] for phase in frontier)) - reached
         reached |= frontier
+        frontier = frozenset[Phase]().union(*(leads_to[phase] for phase in frontier)) - reached
     assert reached == set(Phase)
     assert leads_to[Phase.ENDED] == {Phase.ENDED}
     assert all(targets - {phase} for phase, targets in leads_to.items() if phase is not Phase.ENDED)

@@ -82,11 +82,13 @@ class Shell(RuleBasedStateMachine):
         self.ends: list[EndRun] = []
         self.incidents: list[int] = []
         self.had_snapshot = False
+        self.sound = True  # no check has failed yet
 
     # --- carrying out decisions, as the supervisor does
 
     def feed(self, event: Event) -> None:
         self.patience -= 1
+        self.sound = False
         before, furthest = copy.deepcopy(self.state), self.state.furthest
         after, decisions = decide(self.state, event, self.now)
         assert (after, decisions) == decide(before, event, self.now), "the same input must give the same output"
@@ -96,6 +98,7 @@ class Shell(RuleBasedStateMachine):
         for decision in decisions:
             assert not self.ends, "nothing follows the end"
             self.carry_out(decision)
+        self.sound = True
 
     def carry_out(self, decision: Decision) -> None:
         if isinstance(decision, ListSnapshots):
@@ -148,7 +151,7 @@ class Shell(RuleBasedStateMachine):
         patience=st.integers(0, 80),
     )
     def opened(
-        self, ranks: int, takeover: bool, memory: int | None, durable: set[int], last_round: int, patience: int
+        self, *, ranks: int, takeover: bool, memory: int | None, durable: set[int], last_round: int, patience: int
     ) -> None:
         budget = RestartSettings(max_failures=5, intensity=12, intensity_seconds=300.0)
         watch = HangSettings(startup_seconds=400.0, min_seconds=3.0, factor=2.0, phase_seconds=20.0)
@@ -214,7 +217,7 @@ class Shell(RuleBasedStateMachine):
     @rule()
     def launch_fails(self) -> None:
         self.live.clear()
-        self.feed(LaunchFailed("fork: out of memory"))
+        self.feed(LaunchFailed(Failure(FailureClass.CRASH, "fork: out of memory")))
 
     @precondition(lambda self: self.restoring is not None)
     @rule(intact=st.booleans())
@@ -273,7 +276,7 @@ class Shell(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """From wherever we are: asked to stop, and with workers that die when they are killed, the run ends."""
-        if self.ends or not self.rounds:
+        if self.ends or not self.rounds or not self.sound:
             return
         self.somebody_asks_to_stop(StopKind.REQUEST, 1.0)
         for _ in range(3):
