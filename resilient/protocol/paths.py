@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,15 @@ class RunPaths:
         """
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return f"resilient-{os.getuid()}-{digest}"
+
+    def identity(self) -> str:
+        """A name that no other run has had, made with the run directory; one made anew under the same name is another run."""
+        file = self.root / "identity"
+        if not file.exists():
+            fresh = self.root / f".identity-{os.getpid()}"
+            fresh.write_text(uuid.uuid4().hex)
+            fresh.replace(file)
+        return file.read_text()
 
     def create(self) -> None:
         """Create the directories of the run.

@@ -137,8 +137,8 @@ class Supervisor:
     def _watch(self) -> selectors.BaseSelector:
         """The selector over signals and helpers.
 
-        A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections are
-        compared and not their numbers.
+        A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections
+        are compared and not their numbers.
         """
         handlers: dict[Any, Callable[[], None]] = {
             self._signals: self._on_signal,

@@ -21,9 +21,11 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in 
 class RunMemory:
     """Boards and arenas of ``ranks`` workers."""
 
-    def __init__(self, directory: Path, ranks: int, slots: int) -> None:
+    def __init__(self, directory: Path, ranks: int, slots: int, identity: str) -> None:
         """Open what is there, make what is not.
 
+        :param identity: of the run. What is there of another run, whose directory was deleted and made anew, is thrown away:
+            it would bring back a state that somebody wanted to be rid of.
         :raises StorageFull: shared memory has not even room for the boards.
         """
         self.directory = directory
@@ -34,6 +36,7 @@ class RunMemory:
                 raise ConfigurationError(
                     f"{directory} belongs to another user", "set snapshot.memory_dir to a directory of your own"
                 )
+            self._claim(identity)
             self.boards = {rank: self._board(rank) for rank in self._ranks}
         except OSError as error:
             raise StorageFull(
@@ -46,6 +49,14 @@ class RunMemory:
         """The directory for this run's memory."""
         parent = Path(memory_dir) if memory_dir else _SHARED_MEMORY
         return (parent if parent.is_dir() else paths.root) / paths.memory_name
+
+    def _claim(self, identity: str) -> None:
+        mark = self.directory / "identity"
+        if mark.exists() and mark.read_text() == identity:
+            return
+        for path in self.directory.iterdir():
+            path.unlink()
+        mark.write_text(identity)
 
     def _board(self, rank: int) -> Board:
         path = self._board_path(rank)

@@ -78,7 +78,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         drain = Drain(paths.snapshots, lock=lock_file, log=logs / "drain.log")
         stack.callback(drain.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
-        memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots)
+        memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity())
         spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
         supervisor = Supervisor(
             spec,

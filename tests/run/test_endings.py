@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resilient.drill.faults import KillWorker, Preempt, flip_bit
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, flip_bit
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
 from tests.run.harness import RunCase, Workspace
@@ -235,3 +236,13 @@ def test_module_that_cannot_be_preloaded_stops_with_its_name(workspace: Workspac
     case = workspace.run("preload", "worker.preload=[a_module_nobody_has]")
     assert case.finish() == ExitCode.WORKER_ERROR
     assert "No module named 'a_module_nobody_has'" in case.output()
+
+
+def test_deleted_run_directory_means_a_new_beginning_whatever_memory_still_holds(workspace: Workspace) -> None:
+    case = workspace.run("deleted")
+    running = case.start().wait_for_step(15)
+    KillSupervisor().inject(running.target)
+    running.wait()
+    shutil.rmtree(case.paths.root)
+    assert case.finish() == 0, case.output()
+    assert case.journal("LaunchRound") == [{"round": 0, "step": None, "source": None}]

@@ -120,7 +120,7 @@ def fill(slot: Slot, step: int, sequence: int, *, hold: bool = False) -> None:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> RunMemory:
-    return RunMemory(tmp_path / "memory", ranks=2, slots=3)
+    return RunMemory(tmp_path / "memory", ranks=2, slots=3, identity="this run")
 
 
 def test_only_a_step_that_every_rank_holds_counts(memory: RunMemory) -> None:
@@ -158,13 +158,21 @@ def test_a_successor_finds_everything_by_name(memory: RunMemory, tmp_path: Path)
     fill(memory.arenas[1].slots[1], 5, 1)
     memory.boards[1][Word.COMMAND] = Command.LEAVE
     memory.close()
-    successor = RunMemory(tmp_path / "memory", ranks=2, slots=3)
+    successor = RunMemory(tmp_path / "memory", ranks=2, slots=3, identity="this run")
     assert successor.newest_step() == 5
     assert successor.boards[1][Word.COMMAND] == Command.LEAVE
     successor.renew_boards()
     assert successor.boards[1][Word.COMMAND] == Command.NONE
     successor.remove()
     assert not (tmp_path / "memory").exists()
+
+
+def test_memory_of_another_run_under_the_same_name_is_thrown_away(memory: RunMemory, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        fill(memory.arenas[rank].slots[1], 5, 1)
+    memory.close()
+    other = RunMemory(tmp_path / "memory", ranks=2, slots=3, identity="made anew")
+    assert other.newest_step() is None
 
 
 def test_memory_names_differ_by_run_directory(tmp_path: Path) -> None:
