@@ -73,6 +73,7 @@ class Benchmark:
                 print(f"{contestant.name}, run {done + number + 1}: {seconds} {found.problem}", flush=True)
                 if found.problem:
                     self.figures.problems.append(f"{contestant.name}: {found.problem}")
+            self.figures.memory.setdefault(contestant.name, []).append(launch.memory() / 2**20)
         steps_done = launch.reader.steps()
         self.figures.step_times.setdefault(contestant.name, []).extend(step_times(steps_done))
         self.figures.problems += [f"{contestant.name} left behind {left}" for left in launch.left_behind]

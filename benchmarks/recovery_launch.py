@@ -172,6 +172,14 @@ class Launch:
             self.left_behind.append(f"shared memory {memory}")
             shutil.rmtree(memory)
 
+    def memory(self) -> int:
+        """Bytes held by all processes of this launch; what they share is counted once (PSS)."""
+        held = 0
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                held += process.memory_full_info().pss
+        return held
+
     def journal(self) -> list[dict[str, Any]]:
         """What resilient's supervisor wrote down; empty under torchrun."""
         return list(read_journal(self._paths.journal))

@@ -25,6 +25,7 @@ class Figures:
     :param step_times: between two steps in the loop, by contestant.
     :param floors: what :mod:`benchmarks.recovery_floor` found, fork by fork.
     :param cold_starts: of ``python -c "import torch"``.
+    :param memory: MiB held by supervisor or agent and all its processes, by contestant, once for each launch.
     :param compared: losses of killed runs that were compared with an uninterrupted one's.
     :param problems: whatever should not have happened.
     """
@@ -33,6 +34,7 @@ class Figures:
     step_times: dict[str, list[float]] = field(default_factory=dict)
     floors: list[dict[str, float]] = field(default_factory=list)
     cold_starts: list[float] = field(default_factory=list)
+    memory: dict[str, list[float]] = field(default_factory=dict)
     compared: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -61,7 +63,7 @@ class Summary:
 
 
 def summaries(figures: Figures) -> dict[str, Summary]:
-    """Every printed figure by its row's name; seconds, but for repeated steps."""
+    """The rows of the first table by name; seconds."""
     found: dict[str, Summary] = {}
     for name in figures.contestants():
         recoveries = figures.of(name)
@@ -105,6 +107,8 @@ def _ratios(figures: Figures, found: dict[str, Summary]) -> Iterator[str]:
     for name in figures.contestants():
         repeated = [recovery.repeated for recovery in figures.of(name)]
         yield f"{name}: steps repeated per kill: mean {statistics.mean(repeated):.1f}, most {max(repeated)}"
+    for name, held in figures.memory.items():
+        yield f"{name}: memory of all its processes, shared pages counted once: {statistics.median(held):.0f} MiB"
 
 
 def _stages(name: str, recoveries: Sequence[Recovery]) -> Iterator[str]:

@@ -15,6 +15,7 @@ import errno
 import json
 import mmap
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -146,6 +147,24 @@ class Slot:
         if HEADER + size > len(self.memory):
             raise SnapshotCorrupt(f"{self.path} is shorter than the {size} bytes its header promises")
         return memoryview(self.memory)[HEADER : HEADER + size]
+
+    def keep_linked(self) -> None:
+        """If somebody has removed the file (some systems clear shared memory when a user logs out), write it anew.
+
+        Call it only while no worker has the slot mapped: one that has would go on writing to the file that is gone.
+        """
+        try:
+            if self.path.stat().st_ino == os.fstat(self._descriptor).st_ino:
+                return
+        except FileNotFoundError:
+            pass
+        fresh = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(self._descriptor, "rb", closefd=False) as source, open(fresh, "wb", closefd=False) as target:
+            source.seek(0)
+            shutil.copyfileobj(source, target, 1 << 24)
+        os.close(self._descriptor)
+        self._descriptor = fresh
+        self._remap()
 
     def close(self) -> None:
         self._words.release()

@@ -87,7 +87,9 @@ class RunPaths:
         return f"resilient-{os.getuid()}-{digest}"
 
     def identity(self) -> str:
-        """A name that no other run has had, made with the run directory; one made anew under the same name is another run."""
+        """A name that no other run has had, made with the run directory; one made anew under the same name is another
+        run.
+        """
         file = self.root / "identity"
         if not file.exists():
             fresh = self.root / f".identity-{os.getpid()}"

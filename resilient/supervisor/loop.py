@@ -165,11 +165,11 @@ class Supervisor:
             self._state, decisions = decide(self._state, event, now)
             if not isinstance(event, (on.Tick, on.WorkerProgressed)) or self._state.phase is not before:
                 self._journal.record("event", event, now)
-            if self._state.phase is not before:
-                self._write_status(self._state.phase.value)
             for decision in decisions:
                 self._journal.record("decision", decision, now)
                 self._handlers[type(decision)](decision)
+            if self._state.phase is not before and self._state.phase is not Phase.ENDED:
+                self._write_status(self._state.phase.value)
             self._events.popleft()
 
     def _on_signal(self) -> None:
@@ -282,6 +282,7 @@ class Supervisor:
         self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
 
     def _list_snapshots(self, decision: do.ListSnapshots) -> None:
+        self._memory.keep_linked()
         durable = catalog.committed_steps(self._spec.paths.snapshots)
         self._feed(on.SnapshotsListed(self._memory.newest_step(), durable))
 
@@ -342,6 +343,7 @@ class Supervisor:
         self._launcher.kill()
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
+        self._memory.keep_linked()
         newest = self._memory.newest_step()
         if newest is not None and (self._durable is None or newest > self._durable):
             self._memory.hold(newest)

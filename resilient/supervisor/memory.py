@@ -24,19 +24,15 @@ class RunMemory:
     def __init__(self, directory: Path, ranks: int, slots: int, identity: str) -> None:
         """Open what is there, make what is not.
 
-        :param identity: of the run. What is there of another run, whose directory was deleted and made anew, is thrown away:
-            it would bring back a state that somebody wanted to be rid of.
+        :param identity: of the run. What is there of another run, whose directory was deleted and made anew, is
+            thrown away: it would bring back a state that somebody wanted to be rid of.
         :raises StorageFull: shared memory has not even room for the boards.
         """
         self.directory = directory
+        self._identity = identity
         self._ranks = range(ranks)
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            if directory.stat().st_uid != os.getuid():
-                raise ConfigurationError(
-                    f"{directory} belongs to another user", "set snapshot.memory_dir to a directory of your own"
-                )
-            self._claim(identity)
+            self._claim()
             self.boards = {rank: self._board(rank) for rank in self._ranks}
         except OSError as error:
             raise StorageFull(
@@ -50,13 +46,25 @@ class RunMemory:
         parent = Path(memory_dir) if memory_dir else _SHARED_MEMORY
         return (parent if parent.is_dir() else paths.root) / paths.memory_name
 
-    def _claim(self, identity: str) -> None:
+    def _claim(self) -> None:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if self.directory.stat().st_uid != os.getuid():
+            raise ConfigurationError(
+                f"{self.directory} belongs to another user", "set snapshot.memory_dir to a directory of your own"
+            )
         mark = self.directory / "identity"
-        if mark.exists() and mark.read_text() == identity:
+        if mark.exists() and mark.read_text() == self._identity:
             return
         for path in self.directory.iterdir():
             path.unlink()
-        mark.write_text(identity)
+        mark.write_text(self._identity)
+
+    def keep_linked(self) -> None:
+        """Bring back what somebody has removed from the directory while we had it open. Only while no worker is up."""
+        self._claim()
+        for arena in self.arenas.values():
+            for slot in arena.slots:
+                slot.keep_linked()
 
     def _board(self, rank: int) -> Board:
         path = self._board_path(rank)

@@ -49,12 +49,12 @@ def run_script(spec: LaunchSpec) -> int:
 def _execute(spec: LaunchSpec) -> None:
     if spec.module is not None:
         sys.argv = [spec.module, *spec.arguments]
-        sys.path.insert(0, spec.directory)
+        sys.path[0] = spec.directory
         runpy.run_module(spec.module, run_name="__main__", alter_sys=True)
         return
     script = str(spec.script)
     sys.argv = [script, *spec.arguments]
-    sys.path.insert(0, str(Path(script).parent))
+    sys.path[0] = str(Path(script).parent)  # in place of the forkserver's, as `python script.py` has it
     # Not runpy.run_path: it takes `__main__` away again at the end, while atexit handlers and threads may still need
     # it.
     main = types.ModuleType("__main__")

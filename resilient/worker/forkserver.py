@@ -92,6 +92,7 @@ class Forkserver:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(ended.si_pid, signal.SIGKILL)
             _, status = os.waitpid(ended.si_pid, 0)
+            _remove_torch_shared_memory(ended.si_pid)
             if rank is not None:
                 if not self._workers:
                     self._kill_orphans()
@@ -122,6 +123,12 @@ class Forkserver:
             wire.send(self._connection, message)
 
 
+def _remove_torch_shared_memory(pid: int) -> None:
+    """Remove the batches that a killed DataLoader worker was just handing over; torch names them after the process."""
+    for path in Path("/dev/shm").glob(f"torch_{pid}_*"):  # noqa: S108  torch's choice of place
+        path.unlink(missing_ok=True)
+
+
 def _children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
@@ -133,7 +140,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     adopt_orphans()
     connection = wire.own_end(arguments)
-    for name in arguments[2:]:
+    # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
+    for name in (*arguments[2:], "resilient.worker.attach"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages

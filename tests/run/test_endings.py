@@ -246,3 +246,18 @@ def test_deleted_run_directory_means_a_new_beginning_whatever_memory_still_holds
     shutil.rmtree(case.paths.root)
     assert case.finish() == 0, case.output()
     assert case.journal("LaunchRound") == [{"round": 0, "step": None, "source": None}]
+
+
+def test_shared_memory_removed_behind_our_back_costs_nothing(workspace: Workspace, reference: RunCase) -> None:
+    """As systemd's RemoveIPC does when a user logs out."""
+    case = workspace.run("unlinked", "snapshot.every_steps=50")
+    running = case.start().wait_for_step(15)
+    shutil.rmtree(Path("/dev/shm") / case.paths.memory_name)
+    worker = next(
+        p for p in workspace.processes() if p.ppid() != running.process.pid and "forkserver" in str(p.cmdline())
+    )
+    worker.kill()
+    assert running.wait() == 0, case.output()
+    launched = case.journal("LaunchRound")[1]
+    assert launched["source"] == "memory"
+    case.assert_equal_to(reference)
