@@ -11,7 +11,7 @@ from pathlib import Path
 from resilient import __version__
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.errors import ExitCode, ResilientError, UsageError
-from resilient.policy.machine import PolicySettings
+from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal

@@ -28,8 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.hang import HangSettings
-from resilient.policy.machine import StopSettings
 from resilient.policy.restarts import RestartSettings
+from resilient.policy.state import StopSettings
 from resilient.protocol.settings import SnapshotSettings
 from resilient.supervisor.settings import RunSettings, WorkerSettings
 

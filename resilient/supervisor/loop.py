@@ -20,7 +20,8 @@ from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
-from resilient.policy.machine import Phase, PolicySettings, RunState, decide
+from resilient.policy.machine import decide
+from resilient.policy.state import Phase, PolicySettings, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError

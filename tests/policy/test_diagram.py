@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from resilient.policy.diagram import mermaid
-from resilient.policy.machine import TABLE, Phase
+from resilient.policy.machine import TABLE
+from resilient.policy.state import Phase
 
 EDGE = re.compile(r" {4}(\w+) --> (\w+): ([\w, ]+)")
 

@@ -40,17 +40,9 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings
-from resilient.policy.machine import (
-    TABLE,
-    Phase,
-    PolicySettings,
-    Row,
-    RunState,
-    StopSettings,
-    UnlistedTransition,
-    decide,
-)
+from resilient.policy.machine import TABLE, Row, UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
+from resilient.policy.state import Phase, PolicySettings, RunState, StopSettings
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
 SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")

@@ -44,8 +44,9 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings
-from resilient.policy.machine import Phase, PolicySettings, RunState, decide
+from resilient.policy.machine import decide
 from resilient.policy.restarts import RestartSettings
+from resilient.policy.state import Phase, PolicySettings, RunState
 
 FAILURES = st.sampled_from(
     [

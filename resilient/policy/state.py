@@ -1,0 +1,95 @@
+"""The memory of the decision core: where a run is in its life, and the settings that its rules read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from resilient.errors import ConfigurationError
+from resilient.policy.decisions import EndRun
+from resilient.policy.events import Incident, SnapshotRejected, StopRequested
+from resilient.policy.hang import HangSettings, HangWatch
+from resilient.policy.restarts import History, RestartSettings
+
+
+class Phase(str, Enum):
+    """Where a run is in its life."""
+
+    NEW = "new"
+    CHOOSING = "choosing"
+    RESTORING = "restoring"
+    STARTING = "starting"
+    RUNNING = "running"
+    CLEARING = "clearing"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+    FLUSHING = "flushing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class StopSettings:
+    """How a run is brought to a stop; the section ``stop`` of the configuration.
+
+    :param ask_fraction: part of the grace given to the workers to reach a step boundary, before SIGTERM.
+    :param term_fraction: part of the grace after which the process trees are killed. What is left of the grace is for
+        making the last snapshot durable.
+    :param grace_seconds: the grace of a SIGTERM whose deadline nobody told us. SLURM's ``KillWait`` is 30 s by default.
+    :param requeue_on_sigterm: SIGTERM is a preemption and the exit code asks for a requeue; otherwise it is a request
+        to stop.
+    """
+
+    ask_fraction: float = 0.5
+    term_fraction: float = 0.6
+    grace_seconds: float = 25.0
+    requeue_on_sigterm: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ask_fraction <= self.term_fraction <= 1:
+            raise ConfigurationError(
+                "stop.ask_fraction and stop.term_fraction must be 0 ≤ ask_fraction ≤ term_fraction ≤ 1, "
+                f"not {self.ask_fraction} and {self.term_fraction}"
+            )
+        if self.grace_seconds <= 0:
+            raise ConfigurationError(f"stop.grace_seconds must be more than 0, not {self.grace_seconds}")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Everything the decision core can be told."""
+
+    ranks: int = 1
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    hang: HangSettings = field(default_factory=HangSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The whole memory of the decision core. Times are those of the events.
+
+    :param round: the current or last round; -1 before the first.
+    :param step: the last step the slowest rank has completed.
+    :param furthest: the furthest step an earlier round reached.
+    :param live: ranks that have not exited in this round.
+    :param finished: ranks that said in this round that the run is finished.
+    """
+
+    settings: PolicySettings = field(default_factory=PolicySettings)
+    phase: Phase = Phase.NEW
+    round: int = -1
+    step: int = 0
+    furthest: int = 0
+    live: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
+    watches: Mapping[int, HangWatch] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    incidents: int = 0
+    failure: Incident | None = None
+    stop: StopRequested | None = None
+    stop_asked_at: float = 0.0
+    escalation: int = 0
+    relaunch_at: float = 0.0
+    rejected: tuple[SnapshotRejected, ...] = ()
+    ending: EndRun | None = None
