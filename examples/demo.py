@@ -31,7 +31,7 @@ METRICS = ("loss", "grad_norm", "val_loss")
 COMPARED = ("model", "optimizer", "scheduler", "position")
 MARKER = "made-by-demo"
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=max(Console().width, 120))  # tables must not wrap in a log
 
 
 @dataclass(frozen=True)

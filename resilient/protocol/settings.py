@@ -14,6 +14,7 @@ class SnapshotSettings:
     :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these.
     :param every_steps: make every so many steps' snapshot durable.
     :param keep_last: committed snapshots kept on disk.
+    :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
     :param memory_dir: directory for the slots; empty for shared memory (or the run directory, where that is too small).
@@ -23,6 +24,7 @@ class SnapshotSettings:
     memory_every_steps: int = 1
     every_steps: int = 100
     keep_last: int = 3
+    overlap: bool = True
     slots: int = 3
     memory_dir: str = ""
     allow_pickle: bool = False

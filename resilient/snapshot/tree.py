@@ -24,6 +24,7 @@ Decode = Callable[[str, Any], Any]
 """``(tag, payload)`` → the value."""
 
 _MAX_DEPTH = 200
+_EXACT = frozenset({bool, int, str})
 
 
 def dumps(tree: Any) -> bytes:
@@ -47,21 +48,23 @@ class _Encoder:
         if depth > _MAX_DEPTH:
             raise StateError(f"the state at {path or 'the root'} is nested deeper than {_MAX_DEPTH} levels")
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if kind in _EXACT or value is None:
             return value
+        if kind is dict:
+            return self._dict(value, path, depth + 1)
         if kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
-        if kind is dict:
-            return self._dict(value, path, depth)
         if kind is list:
             return [self.encode(item, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
         tagged = self.leaf(path, value)
         return tagged if tagged is not None else self._tagged(value, path, depth)
 
     def _dict(self, value: dict[Any, Any], path: str, depth: int) -> Any:
-        if all(type(key) is str and not key.startswith("$") for key in value):
-            return {key: self.encode(item, _join(path, key), depth + 1) for key, item in value.items()}
-        return {"$dict": self._pairs(value, path, depth)}
+        for key in value:
+            if type(key) is not str or key.startswith("$"):
+                return {"$dict": self._pairs(value, path, depth)}
+        prefix = f"{path}." if path else ""
+        return {key: self.encode(item, prefix + key, depth) for key, item in value.items()}
 
     def _pairs(self, value: dict[Any, Any], path: str, depth: int) -> list[Any]:
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from resilient.snapshot import tree
 from resilient.snapshot.image import Layout, TensorSpec, read_state
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
+from resilient.worker.overlap import Copier, Done, copy_all, owned_by_optimizers
 
 
 def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
@@ -50,6 +52,7 @@ class Capture:
         self._objects = objects
         self._allow_pickle = allow_pickle
         self._layout: Layout | None = None
+        self._signature: list[Any] = []
         self._specs: tuple[TensorSpec, ...] = ()
         self._views: dict[int, tuple[Layout, Any, list[torch.Tensor]]] = {}
 
@@ -59,6 +62,21 @@ class Capture:
         :raises StateError: something cannot be captured; the message names its path.
         :raises StorageFull: no room for the image.
         """
+        copy_all(*self._stage(slot, step))
+
+    def write_overlapped(self, slot: Slot, step: int, copier: Copier, done: Done) -> None:
+        """Like :meth:`write`, but what the optimizers own is copied by ``copier`` after this returns; then ``done``
+        is called.
+        """
+        targets, sources = self._stage(slot, step)
+        owned = owned_by_optimizers(self._objects)
+        later = [source.data_ptr() in owned for source in sources]
+        now = [not is_later for is_later in later]
+        copy_all(list(compress(targets, now)), list(compress(sources, now)))
+        copier.start(list(compress(targets, later)), list(compress(sources, later)), done)
+
+    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Write all of the image but its tensors; returns where each of these goes, and the tensors."""
         collector = TensorCollector()
         encoded = {
             name: tree.encode(item.state_dict(), collector, path=name, allow_pickle=self._allow_pickle)
@@ -70,14 +88,14 @@ class Capture:
         image = slot.image
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
-        with torch.no_grad():
-            torch._foreach_copy_(self._views_of(slot, layout), _filled(collector))
+        return self._views_of(slot, layout), _filled(collector)
 
     def _layout_for(self, collector: TensorCollector, state: bytes) -> tuple[Layout, bytes]:
-        specs = collector.specs()
-        padded = self._layout.encode_state(state) if self._layout is not None and specs == self._specs else None
+        same = self._layout is not None and collector.signature == self._signature
+        padded = self._layout.encode_state(state) if self._layout is not None and same else None
         if self._layout is None or padded is None:
-            self._layout, self._specs = Layout.plan(specs, len(state)), specs
+            self._signature, self._specs = collector.signature, collector.specs()
+            self._layout = Layout.plan(self._specs, len(state))
             padded = self._layout.encode_state(state)
         assert padded is not None  # noqa: S101  the layout was planned for a state of this size
         return self._layout, padded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from resilient.protocol.board import Command, WorkerPhase
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.host import Host
+from resilient.worker.overlap import Copier
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 
@@ -41,6 +43,8 @@ class Run:
         self._durable_due = False
         self._durable_step: int | None = None
         self._entered = False
+        self._copier = Copier()
+        self._overlap = host.settings.overlap
 
     def steps(self, total: int) -> Iterator[tuple[int, Any]]:
         """Yield ``(step, batch)`` for every step that is still to be done; steps are numbered 1 to ``total``.
@@ -95,6 +99,7 @@ class Run:
         """
         if self.finished:
             return
+        self._copier.close()
         self._publish(flush=True)
         self._host.finished()
         self.finished = True
@@ -116,6 +121,7 @@ class Run:
 
     def _complete_step(self, step: int, total: int) -> None:
         self.step = step
+        self._wait_for_copy()
         settings = self._host.settings
         command = self._host.command()
         last = step == total or command is Command.LEAVE
@@ -130,6 +136,7 @@ class Run:
         if self._host.command() is not Command.LEAVE:
             return False
         self.left_early = True
+        self._wait_for_copy()
         self._publish(flush=True)
         self._make_step_durable()
         self._host.beat(WorkerPhase.STOPPING)
@@ -148,6 +155,16 @@ class Run:
             self._durable_due = True
             self._snapshot(self.step, last=True)
 
+    def _wait_for_copy(self) -> None:
+        overlapped = self._overlap
+        self._copier.wait()
+        if overlapped and not self._overlap:
+            warnings.warn(
+                "a parameter was changed between two optimizer steps while it was being copied; that snapshot is void, "
+                "and from now on everything is copied before the next step begins (as with snapshot.overlap=false)",
+                stacklevel=2,
+            )
+
     def _snapshot(self, step: int, *, last: bool) -> None:
         slot = self._host.arena.next_free()
         if slot is None:
@@ -155,11 +172,23 @@ class Run:
         # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
         # then is made durable at the first boundary after that.
         hold = self._durable_due and (last or not self._host.arena.held())
-        self._capture.write(slot, step)
-        slot.complete(self._host.arena.next_sequence(), {"metrics": self._latest}, hold=hold)
-        if hold:
-            self._durable_due, self._durable_step = False, step
-            self._host.durable_requested(slot)
+        sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
+
+        def done(unchanged: bool) -> None:
+            if not unchanged:
+                slot.void()
+                self._overlap = False
+                return
+            slot.complete(sequence, meta, hold=hold)
+            if hold:
+                self._durable_due, self._durable_step = False, step
+                self._host.durable_requested(slot)
+
+        if self._overlap and not last:
+            self._capture.write_overlapped(slot, step, self._copier, done)
+        else:
+            self._capture.write(slot, step)
+            done(True)
 
     def _publish(self, *, flush: bool) -> None:
         ready = self._reporter.ready(before=self.step + (1 if flush else 0))

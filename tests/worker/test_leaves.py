@@ -45,12 +45,16 @@ def round_trip(value: Any) -> Any:
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
 def stored(value: Any) -> list[str]:
-    """Names of the tensors in the image of ``value``."""
-    return sorted(set(Layout.parse(image_of(value)).tensors) - {"resilient.state"})
+    """Names of the tensors that the image of ``value`` would hold."""
+    collector = TensorCollector()
+    tree.encode(value, collector, path="x")
+    assert [spec.name for spec in collector.specs()] == list(collector.tensors)
+    return list(collector.tensors)
 
 
 def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
@@ -140,10 +144,8 @@ def test_equal_values_in_different_memory_are_not_tied() -> None:
     assert stored([torch.zeros(2), torch.zeros(2)]) == ["x.0", "x.1"]
 
 
-def test_two_names_for_one_empty_tensor_are_not_tied() -> None:
-    """Empty tensors share the null address with all others."""
-    found = round_trip({"a": torch.empty(0, 3), "b": torch.empty(4, 0, dtype=torch.int64)})
-    assert [tuple(found[name].shape) for name in "ab"] == [(0, 3), (4, 0)]
+def test_empty_tensors_which_share_the_null_address_are_not_tied() -> None:
+    assert stored([torch.empty(0, 3), torch.ones(1), torch.empty(0, 3, dtype=torch.int64)]) == ["x.0", "x.1", "x.2"]
 
 
 # --- whose memory
@@ -165,11 +167,13 @@ def test_copies_outlive_the_image_and_views_follow_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8"], ids=lambda name: f"numpy-{name}"
+    "dtype",
+    ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8"],
+    ids=lambda name: f"np-{name}",
 )
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,)], ids=str)
 def test_arrays_come_back_bit_for_bit(dtype: str, shape: tuple[int, ...]) -> None:
-    array: npt.NDArray[Any] = np.ones(shape, dtype) * 3 if dtype != "?" else np.ones(shape, dtype)
+    array: npt.NDArray[Any] = np.full(shape, 3, dtype)
     found = round_trip({"a": array})["a"]
     assert type(found) is np.ndarray
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
@@ -246,7 +250,6 @@ class Subclass(torch.Tensor):
     ("value", "words"),
     [
         (torch.eye(3).to_sparse(), "sparse_coo"),
-        (torch.eye(3).to_sparse_csr(), "sparse_csr"),
         (torch.ones(2).as_subclass(Subclass), "Subclass"),
         (torch.ones(2, dtype=torch.complex128), "complex128"),
         (np.array([None]), "object"),
@@ -254,7 +257,7 @@ class Subclass(torch.Tensor):
         (np.zeros(2, [("field", "f4")]), "field"),
         (np.array(["2026-01-01"], "M8[D]"), "datetime64"),
     ],
-    ids=["sparse", "csr", "subclass", "complex128", "objects", "text", "records", "dates"],
+    ids=["sparse", "subclass", "complex128", "objects", "text", "records", "dates"],
 )
 def test_what_has_no_form_in_the_image_is_refused_by_its_path(value: Any, words: str) -> None:
     with pytest.raises(StateError, match=rf"optimizer\.state\.0\.m.*{words}"):
