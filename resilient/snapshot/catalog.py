@@ -5,14 +5,18 @@ The directory itself is the list; there is no index that could disagree with it 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from resilient.errors import SnapshotCorrupt
 from resilient.protocol import names
 from resilient.snapshot import manifest as manifests
-from resilient.snapshot.hashing import CHUNK, checksum, digest
+from resilient.snapshot.direct import open_direct, read_exactly
+from resilient.snapshot.hashing import CHUNK, checksum, chunks_of, digest
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.storage import Storage
 
@@ -56,17 +60,29 @@ def read_image(snapshot: Path, file: ImageFile, into: memoryview) -> None:
             raise SnapshotCorrupt(
                 f"{snapshot.name}/{file.name} has {path.stat().st_size} bytes, the manifest says {file.checksum.size}"
             )
-        with path.open("rb", buffering=0) as stream:
-            for number, expected in enumerate(file.checksum.chunks):
-                chunk = into[number * CHUNK : (number + 1) * CHUNK]
-                _read_exactly(stream, chunk)
-                if digest(chunk) != expected:
-                    raise SnapshotCorrupt(
-                        f"{snapshot.name}/{file.name}: checksum mismatch in bytes "
-                        f"{number * CHUNK} to {number * CHUNK + len(chunk)}"
-                    )
+        _read_verified(path, file, into)
     except OSError as error:
         raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+    except EOFError as error:
+        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
+
+
+def _read_verified(path: Path, file: ImageFile, into: memoryview) -> None:
+    """Read chunk after chunk, and hash each in a thread while the next is being read."""
+    with ExitStack() as stack:
+        hasher = stack.enter_context(ThreadPoolExecutor(1, "resilient-hash"))
+        descriptor = open_direct(path, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        hashed: list[Future[str]] = []
+        for chunk in chunks_of(into):
+            read_exactly(descriptor, chunk)
+            hashed.append(hasher.submit(digest, chunk))
+        for number, (found, expected) in enumerate(zip(hashed, file.checksum.chunks, strict=True)):
+            if found.result() != expected:
+                raise SnapshotCorrupt(
+                    f"{path.parent.name}/{file.name}: checksum mismatch in bytes "
+                    f"{number * CHUNK} to {min((number + 1) * CHUNK, file.checksum.size)}"
+                )
 
 
 def verify(snapshot: Path) -> Manifest:
@@ -75,17 +91,16 @@ def verify(snapshot: Path) -> Manifest:
     :raises SnapshotCorrupt: naming the file and the place.
     """
     manifest = read_manifest(snapshot)
-    buffer = memoryview(bytearray(CHUNK))
     for file in manifest.files:
         path = snapshot / file.name
         try:
             if path.stat().st_size != file.checksum.size:
                 raise SnapshotCorrupt(f"{snapshot.name}/{file.name} has not the size its manifest says")
-            with path.open("rb", buffering=0) as stream:
-                remaining = [min(CHUNK, file.checksum.size - at) for at in range(0, file.checksum.size, CHUNK)]
-                found = checksum(_read_exactly(stream, buffer[:size]) for size in remaining)
+            found = checksum(_read_chunks(path, file.checksum.size))
         except OSError as error:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+        except EOFError as error:
+            raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
         if found != file.checksum:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name}: checksum mismatch")
     return manifest
@@ -102,14 +117,17 @@ def quarantine(storage: Storage, snapshot: Path) -> Path:
     return target
 
 
-def _read_exactly(stream: io.FileIO, into: memoryview) -> memoryview:
-    view = into
-    while view:
-        count = stream.readinto(view)
-        if not count:
-            raise SnapshotCorrupt("the file ended early")
-        view = view[count:]
-    return into
+def _read_chunks(path: Path, size: int) -> Iterator[memoryview]:
+    """The file's chunks, one after the other in the same memory."""
+    buffer = memoryview(mmap.mmap(-1, CHUNK))  # aligned to pages, unlike a bytearray
+    descriptor = open_direct(path, os.O_RDONLY)
+    try:
+        for at in range(0, size, CHUNK):
+            chunk = buffer[: min(CHUNK, size - at)]
+            read_exactly(descriptor, chunk)
+            yield chunk
+    finally:
+        os.close(descriptor)
 
 
 def newest_manifests(directory: Path) -> Sequence[Manifest]:

@@ -6,6 +6,7 @@ Not cryptographic: it finds accidents, not forgeries. https://xxhash.com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
@@ -33,11 +34,17 @@ def chunks_of(data: memoryview) -> Iterator[memoryview]:
 
 
 def checksum(chunks: Iterator[memoryview], sink: Callable[[memoryview], object] = lambda _chunk: None) -> Checksum:
-    """Hash the chunks on their way into ``sink``."""
+    """Hash the chunks on their way into ``sink``: a thread hashes each chunk while this one waits for the disk."""
     whole, digests, size = xxhash.xxh3_128(), [], 0
-    for chunk in chunks:
+
+    def hash_chunk(chunk: memoryview) -> None:
         whole.update(chunk)
         digests.append(digest(chunk))
-        size += len(chunk)
-        sink(chunk)
+
+    with ThreadPoolExecutor(1, "resilient-hash") as hasher:
+        for chunk in chunks:
+            hashed = hasher.submit(hash_chunk, chunk)
+            sink(chunk)
+            size += len(chunk)
+            hashed.result()
     return Checksum(size, str(whole.hexdigest()), tuple(digests))

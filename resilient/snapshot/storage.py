@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from resilient.errors import StorageFull
+from resilient.snapshot.direct import open_direct, write_all
 
 Writer = Callable[[memoryview], None]
 
@@ -37,7 +38,7 @@ class Storage:
 
         :raises StorageFull: the disk or the quota is full.
         """
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = open_direct(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             produce(lambda data: self.append(descriptor, data))
             self.sync(descriptor)
@@ -49,8 +50,7 @@ class Storage:
             os.close(descriptor)
 
     def append(self, descriptor: int, data: memoryview) -> None:
-        while data:
-            data = data[os.write(descriptor, data) :]
+        write_all(descriptor, data)
 
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)

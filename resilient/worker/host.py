@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 import sys
 import threading
@@ -148,7 +149,7 @@ class StandaloneHost:
         manifest = catalog.read_manifest(path)
         if len(manifest.files) != 1:
             raise SnapshotCorrupt(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
-        image = memoryview(bytearray(manifest.files[0].checksum.size))
+        image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
         catalog.read_image(path, manifest.files[0], image)
         self._parent = manifest.identity
         return image
