@@ -12,18 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilient.protocol.settings import RetentionSettings as RetentionSettings
     from resilient.protocol.settings import SnapshotSettings as SnapshotSettings
     from resilient.worker.attach import attach as attach
     from resilient.worker.attach import config as config
     from resilient.worker.run import Run as Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "SnapshotSettings", "__version__", "attach", "config"]
+__all__ = ["RetentionSettings", "Run", "SnapshotSettings", "__version__", "attach", "config"]
 
 _HOME = {
     "attach": "resilient.worker.attach",
     "config": "resilient.worker.attach",
     "Run": "resilient.worker.run",
+    "RetentionSettings": "resilient.protocol.settings",
     "SnapshotSettings": "resilient.protocol.settings",
 }
 

@@ -101,6 +101,7 @@ def _train_one(composed: Composed) -> ExitCode:
         paths=paths,
         worker=config.worker,
         snapshot=config.snapshot,
+        retention=config.retention,
         policy=PolicySettings(restarts=config.restarts, hang=config.hang, stop=config.stop),
         train=config.train,
         directory=Path.cwd(),

@@ -30,7 +30,7 @@ from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.hang import HangSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
@@ -48,6 +48,7 @@ class Config:
     worker: WorkerSettings
     run: RunSettings = field(default_factory=RunSettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)

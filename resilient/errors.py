@@ -23,7 +23,9 @@ class ExitCode(IntEnum):
     FINISHED = 0, "the run is finished: every step was done and its last snapshot is durable"
     USAGE = 2, "the command line could not be understood"
     NO_ENTRY_POINT = 66, "the script or module to train does not exist"
-    NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded"
+    NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded, or the one asked for is corrupt"
+    NOT_FOUND = 68, "there is no such run or snapshot"
+    NOT_RUNNING = 69, "no supervisor on this machine is running that run"
     INTERNAL = 70, "a bug in resilient itself"
     NOT_WRITABLE = 73, "the run directory cannot be created or written"
     DISK_FULL = 74, "the disk is full, and the state could not be made durable"
@@ -36,6 +38,7 @@ class ExitCode(IntEnum):
     BUDGET_SPENT = 82, "more failures than the restart budget allows"
     HUNG = 83, "the workers hang again and again"
     DIVERGED = 84, "the loss diverged and could not be brought back"
+    TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
 
 
@@ -111,6 +114,30 @@ class SnapshotCorrupt(SnapshotError):
 
 class NoLoadableSnapshot(SnapshotError):
     """Snapshots exist, but every one of them fails verification."""
+
+
+class RunNotFound(ResilientError):
+    """There is no run of that name in that directory."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class SnapshotNotFound(SnapshotError):
+    """The run has no snapshot of that step."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class RunNotUp(ResilientError):
+    """Something is asked of a run that nobody supervises on this machine."""
+
+    exit_code = ExitCode.NOT_RUNNING
+
+
+class NotInTime(ResilientError):
+    """Something was asked for, and did not happen within the time given for it."""
+
+    exit_code = ExitCode.TIMED_OUT
 
 
 class StorageFull(ResilientError):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 from resilient.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """When snapshots are taken and how many are kept; the section ``snapshot`` of the configuration.
+    """When snapshots are taken, and where they lie in memory; the section ``snapshot`` of the configuration.
 
     :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these.
     :param every_steps: make every so many steps' snapshot durable.
-    :param keep_last: committed snapshots kept on disk.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
@@ -23,14 +26,13 @@ class SnapshotSettings:
 
     memory_every_steps: int = 1
     every_steps: int = 100
-    keep_last: int = 3
     overlap: bool = True
     slots: int = 3
     memory_dir: str = ""
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("memory_every_steps", 1), ("every_steps", 1), ("keep_last", 1), ("slots", 2)):
+        for name, least in (("memory_every_steps", 1), ("every_steps", 1), ("slots", 2)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"snapshot.{name} must be at least {least}, not {getattr(self, name)}")
         if self.every_steps % self.memory_every_steps:
@@ -39,3 +41,54 @@ class SnapshotSettings:
                 f"snapshot.memory_every_steps={self.memory_every_steps}, so some durable ones would never be taken",
                 "make snapshot.every_steps a multiple of snapshot.memory_every_steps",
             )
+
+
+class BestMode(str, Enum):
+    """Which end of a metric is the better one."""
+
+    min = "min"  # members are what the configuration file says, and OmegaConf goes by their names
+    max = "max"
+
+
+@dataclass(frozen=True)
+class RetentionSettings:
+    """Which durable snapshots are kept; the section ``retention`` of the configuration.
+
+    A snapshot stays when any of these wants it. The newest one and the pinned ones stay in any case.
+
+    :param last: the newest so many.
+    :param best: the so many with the best value of ``best_metric``, as it was last reported before the snapshot.
+    :param best_metric: name of a reported metric. A snapshot without it, or where it is not finite, is never best.
+    :param best_mode: whether ``min`` or ``max`` of it is best.
+    :param every_steps: those whose step is a multiple of this; 0 for none.
+    :param every_seconds: a chain of snapshots at least so many seconds apart, beginning with the oldest; 0 for none.
+    """
+
+    last: int = 3
+    best: int = 0
+    best_metric: str = ""
+    best_mode: BestMode = BestMode.min
+    every_steps: int = 0
+    every_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("last", 1), ("best", 0), ("every_steps", 0), ("every_seconds", 0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigurationError(f"retention.{name} must be at least {least}, not {value}")
+        if self.best and not self.best_metric:
+            raise ConfigurationError(
+                f"retention.best={self.best} needs retention.best_metric",
+                "name a metric that the script reports, for example retention.best_metric=loss",
+            )
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> RetentionSettings:
+        """From plain values, as in JSON or YAML.
+
+        :raises ConfigurationError: a key is not known, or a value cannot be used.
+        """
+        try:
+            return cls(**{**body, "best_mode": BestMode(body.get("best_mode", cls.best_mode))})
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"the section retention cannot be read: {error}") from error

@@ -22,10 +22,11 @@ from resilient.errors import SnapshotCorrupt, StorageFull
 from resilient.protocol import names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
+from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot import catalog
-from resilient.snapshot.commit import Draft, commit, remove_leftovers, retire
+from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.manifest import Manifest
-from resilient.snapshot.retention import removable
+from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
 
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
@@ -34,6 +35,7 @@ _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, 
 def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
     """Make the images in the named slots a durable snapshot, then delete what retention no longer wants."""
     began, step = time.monotonic(), int(request["step"])
+    retention = RetentionSettings.of(request["retention"])
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
@@ -49,8 +51,8 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
                 metrics=slots[0].meta.get("metrics", {}),
                 versions=request["versions"],
             )
-            manifest = _commit(storage, directory, draft, request["keep_last"])
-        removed = prune(storage, directory, request["keep_last"], keep=step)
+            manifest = _commit(storage, directory, draft, retention)
+        removed = prune(storage, directory, retention)
     except (StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     seconds = time.monotonic() - began
@@ -64,7 +66,7 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     }
 
 
-def _commit(storage: Storage, directory: Path, draft: Draft, keep_last: int) -> Manifest:
+def _commit(storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
@@ -74,17 +76,9 @@ def _commit(storage: Storage, directory: Path, draft: Draft, keep_last: int) -> 
     try:
         return retry(commit, storage, directory, draft)
     except StorageFull:
-        if not prune(storage, directory, keep_last, keep=draft.step):
+        if not prune(storage, directory, retention):
             raise
         return retry(commit, storage, directory, draft)
-
-
-def prune(storage: Storage, directory: Path, keep_last: int, *, keep: int) -> list[int]:
-    """Delete what retention does not want; returns the steps."""
-    steps = removable(catalog.committed_steps(directory), keep_last=keep_last, protected=(keep,))
-    for step in steps:
-        retire(storage, directory / names.snapshot_name(step))
-    return list(steps)
 
 
 def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:

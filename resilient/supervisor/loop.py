@@ -12,7 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.supervisor.console import Console, LogTail
 from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored
@@ -61,6 +61,7 @@ class RunSpec:
     worker: WorkerSettings
     snapshot: SnapshotSettings
     policy: PolicySettings
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False
@@ -250,7 +251,7 @@ class Supervisor:
                 "round": max(self._state.round, 0),
                 "parent": self._identity,
                 "versions": dict(self._spec.versions),
-                "keep_last": self._spec.snapshot.keep_last,
+                "retention": asdict(self._spec.retention),
             }
             self._drain.persist(step, slots, details)
 

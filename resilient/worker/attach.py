@@ -17,7 +17,7 @@ from resilient.errors import ConfigurationError, UsageError
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
@@ -37,6 +37,7 @@ def attach(
     data: Any = None,
     run_id: str | None = None,
     snapshot: SnapshotSettings | None = None,
+    retention: RetentionSettings | None = None,
     **others: Any,
 ) -> Run:
     """Make the training state part of the run, and restore it if there is something to restore.
@@ -49,6 +50,7 @@ def attach(
         its batches.
     :param run_id: name of the run without a supervisor; by default the script's. Under a supervisor it is set already.
     :param snapshot: when to take snapshots without a supervisor; its configuration decides otherwise.
+    :param retention: which snapshots are kept without a supervisor; likewise.
     :param others: further objects, such as ``ema=`` or ``scaler=``.
     :raises StateError: an object has no state, or the snapshot does not fit the objects.
     :raises SnapshotCorrupt: snapshots exist and none can be loaded.
@@ -59,7 +61,7 @@ def attach(
     random = GlobalRandomState()
     position = positioned(data, torch.initial_seed())
     objects = flatten_objects({"model": model, "optimizer": optimizer, "scheduler": scheduler, **others})
-    host = _host(run_id, snapshot)
+    host = _host(run_id, snapshot, retention)
     run = Run(host, {**objects, "position": position, "rng": random}, position, random)
     image = host.image()
     if image is not None:
@@ -83,7 +85,7 @@ class _Held:
         self.state = state
 
 
-def _host(run_id: str | None, snapshot: SnapshotSettings | None) -> Host:
+def _host(run_id: str | None, snapshot: SnapshotSettings | None, retention: RetentionSettings | None) -> Host:
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("resilient.attach() must be called from the main thread")
     environment = WorkerEnvironment.read()
@@ -91,7 +93,8 @@ def _host(run_id: str | None, snapshot: SnapshotSettings | None) -> Host:
         return SupervisedHost(environment, RoundPlan.read(environment.plan))
     main = getattr(sys.modules["__main__"], "__file__", None)
     name = run_id or (Path(main).stem if main else "run")
-    return StandaloneHost(RunPaths.of(default_run_directory(), name), snapshot or SnapshotSettings())
+    paths = RunPaths.of(default_run_directory(), name)
+    return StandaloneHost(paths, snapshot or SnapshotSettings(), retention or RetentionSettings())
 
 
 def config(schema: type[Settings]) -> Settings:

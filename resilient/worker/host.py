@@ -21,10 +21,10 @@ from resilient.protocol.lock import RunLock
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
-from resilient.snapshot.commit import Draft, commit, remove_leftovers, retire
-from resilient.snapshot.retention import removable
+from resilient.snapshot.commit import Draft, commit, remove_leftovers
+from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
 from resilient.worker.signals import sigterm
 
@@ -119,13 +119,14 @@ class SupervisedHost:
 class StandaloneHost:
     """A plain ``python train.py``: snapshots on disk, written by a thread; SIGTERM ends the loop at a step boundary."""
 
-    def __init__(self, paths: RunPaths, settings: SnapshotSettings) -> None:
+    def __init__(self, paths: RunPaths, settings: SnapshotSettings, retention: RetentionSettings) -> None:
         paths.create()
         self._paths = paths
         self._lock = RunLock(paths.lock, hostname())
         self._storage = Storage()
         remove_leftovers(self._storage, paths.snapshots)
         self.settings = settings
+        self._retention = retention
         self.arena = Arena.private(settings.slots)
         self._metrics = MetricsLog(paths.metrics)
         self._writer: threading.Thread | None = None
@@ -193,9 +194,7 @@ class StandaloneHost:
         )
         try:
             commit(self._storage, self._paths.snapshots, draft)
-            steps = catalog.committed_steps(self._paths.snapshots)
-            for old in removable(steps, keep_last=self.settings.keep_last, protected=(step,)):
-                retire(self._storage, self._paths.snapshot(old))
+            prune(self._storage, self._paths.snapshots, self._retention)
         except (StorageFull, OSError) as error:
             _say(f"WARNING: step {step} could not be made durable: {error}")
         finally:

@@ -71,6 +71,9 @@ def test_groups_of_the_user(here: Path) -> None:
         ("snapshot.every_steps=often", "snapshot.every_steps", "could not be converted to Integer"),
         ("snapshot.slots=1", "snapshot.slots", "at least 2"),
         ("snapshot.memory_every_steps=7", "no multiple of", "make snapshot.every_steps a multiple"),
+        ("retention.last=0", "retention.last", "at least 1"),
+        ("retention.best=2", "retention.best=2 needs retention.best_metric", "retention.best_metric=loss"),
+        ("retention.best_mode=least", "retention.best_mode", "max"),
         ("worker.module=x", "both worker.script and worker.module", "set worker.script"),
         ("worker.script=''", "nothing to train is named", "set worker.script"),
         ("worker.finished_by=luck", "worker.finished_by", "exit_code"),
@@ -126,11 +129,11 @@ def test_enumerations_by_name(here: Path) -> None:
 
 
 def test_sweep_gives_every_combination_a_run_of_its_own(here: Path) -> None:
-    jobs = list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "snapshot.keep_last=2"]))
+    jobs = list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "retention.last=2"]))
     ids = [load("mine", overrides, suffix=name).config.run.id for name, overrides in jobs]
     assert len(set(ids)) == 4
     assert ids[0] == "mine-train.lr=0.001,train.model.width=8"
-    assert jobs == list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "snapshot.keep_last=2"]))
+    assert jobs == list(expand_sweep(["train.lr=1e-3,1e-4", "train.model.width=8,16", "retention.last=2"]))
 
 
 def test_drift(here: Path, tmp_path: Path) -> None:

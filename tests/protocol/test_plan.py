@@ -34,7 +34,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 def test_a_plan_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, train: dict[str, Any], restore_step: int | None, lineage: str | None
 ) -> None:
-    snapshot = SnapshotSettings(memory_every_steps=2, every_steps=10, keep_last=7, slots=4, allow_pickle=True)
+    snapshot = SnapshotSettings(memory_every_steps=2, every_steps=10, slots=4, allow_pickle=True)
     plan = RoundPlan("x", "/runs/x", 3, "/dev/shm/x", restore_step, lineage, snapshot, train)
     path = tmp_path_factory.getbasetemp() / "plan.json"
     plan.write(path)
@@ -54,9 +54,7 @@ def test_a_plan_with_a_setting_that_contradicts_itself_is_refused(tmp_path: Path
 # --- the settings in it
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("memory_every_steps", 0), ("every_steps", 0), ("keep_last", 0), ("slots", 1)]
-)
+@pytest.mark.parametrize(("field", "value"), [("memory_every_steps", 0), ("every_steps", 0), ("slots", 1)])
 def test_a_setting_below_its_least_value_is_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"snapshot\.{field}"):
         SnapshotSettings(**{field: value})  # type: ignore[arg-type]  # one of the numbers, by name
