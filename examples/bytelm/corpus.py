@@ -1,8 +1,8 @@
 """Real text that every machine already has: the sources of Python's own standard library, as bytes.
 
-Walking seven hundred files takes about a second, which a relaunch after a crash must not pay. So the walk
-happens once: its result stands as `train.bin` and `val.bin` in a cache directory named after the interpreter,
-and `corpus.json`, written last, marks them complete. With a valid mark, `load` maps two files and no more.
+Walking seven hundred files takes about a second, which a relaunch after a crash must not pay. So the walk happens
+once: its result stands as `train.bin` and `val.bin` in a cache directory named after the interpreter, and
+`corpus.json`, written last, marks them complete. With a valid mark, `load` maps two files and no more.
 """
 
 import hashlib
@@ -98,8 +98,8 @@ def read_mark(folder: Path) -> Mark | None:
 def build(folder: Path) -> Mark:
     """Walk the library and write the cache; raises FileNotFoundError where the library has no sources.
 
-    Two builders at once write the same bytes to files of their own, and the last rename wins. A reader that
-    finds the file of one beside the mark of another sees either equal bytes or a wrong size, and rebuilds.
+    Two builders at once write the same bytes to files of their own, and the last rename wins. A reader that finds the
+    file of one beside the mark of another sees either equal bytes or a wrong size, and rebuilds.
     """
     digest = hashlib.sha256()
     parts: dict[str, list[bytes]] = {"train": [], "val": []}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 def best_interval(save_seconds: float, failure_seconds: float, restart_seconds: float) -> float:
     """Seconds of work between two saves that lose the least time in the long run.
 
-    ``T = T_s + sqrt(2 (T_f + T_r) T_s + T_s²)``: the interval of Young (1974) and Daly (2006), with
-    the save itself counted in.
+    ``T = T_s + sqrt(2 (T_f + T_r) T_s + T_s²)``: the interval of Young (1974) and Daly (2006), with the save itself
+    counted in.
 
     :param save_seconds: how long a save stops the training, T_s.
     :param failure_seconds: mean time between failures, T_f.

@@ -3,11 +3,9 @@
 Theory of operation
 -------------------
 A run moves through a few phases. The supervisor feeds events in; :func:`decide` looks the pair *(phase, event type)*
-up in
-:data:`TABLE` and applies the rule it finds there, which returns the next state and the decisions to carry out. A pair
-    that is
-not in the table is a bug and raises :class:`UnlistedTransition`; a rule may only lead to the phases that its row lists,
-which is checked at every step and from which the diagram in the documentation is drawn.
+up in :data:`TABLE` and applies the rule it finds there, which returns the next state and the decisions to carry out.
+A pair that is not in the table is a bug and raises :class:`UnlistedTransition`; a rule may only lead to the phases
+that its row lists, which is checked at every step and from which the diagram in the documentation is drawn.
 
 * ``NEW → CHOOSING``: the supervisor owns the run; it lists what could be resumed from.
 * ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
