@@ -1,6 +1,7 @@
 """The board: one small shared-memory file per worker, through which worker and supervisor talk without blocking.
 
-Upwards go the heartbeat, the completed step, the phase and a ring of metrics; downwards goes one command. Every field
+Upwards go the heartbeat, the completed step, the phase and a ring of metrics; downwards go one command and the number
+of snapshots asked for, which the command line leaves on rank 0's board for the supervisor to pass on. Every field
 has a single writer and is one aligned 8-byte word, so no locks are needed, and a reader never waits for a writer that
 died. The file outlives both sides: the successor of a killed supervisor reads the metrics that its predecessor had
 not yet collected.
@@ -47,6 +48,9 @@ class Word(IntEnum):
     # written by the supervisor alone
     COMMAND = 32
     READ = 33  # metric records collected
+    SNAPSHOTS = 34  # durable snapshots asked for; a change means one, at the next step boundary
+    # written by the command line alone, on rank 0's board
+    REQUESTS = 48  # durable snapshots asked for
 
 
 class WorkerPhase(IntEnum):
@@ -73,7 +77,6 @@ class Command(IntEnum):
 
     NONE = 0
     LEAVE = 1  # take a snapshot that will be made durable, then end the loop
-    SNAPSHOT = 2  # take a snapshot that will be made durable
 
 
 @dataclass(frozen=True)

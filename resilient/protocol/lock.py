@@ -11,6 +11,8 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,6 +45,46 @@ class Owner:
             return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    @classmethod
+    def read(cls, path: Path) -> Owner | None:
+        """Who has the lock file's lock, or was killed while having it; None after an orderly release."""
+        try:
+            return cls.parse(path.read_bytes())
+        except OSError:
+            return None
+
+    @classmethod
+    def parse(cls, data: bytes) -> Owner | None:
+        try:
+            body = json.loads(data)
+            return cls(int(body["pid"]), float(body["started"]), str(body["host"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@contextmanager
+def kept_idle(locks: Iterable[Path]) -> Iterator[None]:
+    """While inside, no supervisor can start on these locks. What is written in them stays: it is the successor's.
+
+    :raises RunLocked: one of them is taken.
+    """
+    with ExitStack() as stack:
+        for path in locks:
+            stream = stack.enter_context(path.open("rb"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise _locked(path, Owner.read(path)) from None
+        yield
+
+
+def _locked(path: Path, owner: Owner | None) -> RunLocked:
+    who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+    return RunLocked(
+        f"the run in {path.parent} is owned by {who}",
+        "wait for it to end, or stop it with SIGTERM; a second run needs another run.id",
+    )
 
 
 class RunLock:
@@ -85,11 +127,7 @@ class RunLock:
         while not self._try():
             owner = self._read()
             if owner is None or owner.is_alive(host) or time.monotonic() > deadline:
-                who = f"process {owner.pid} on {owner.host}" if owner else "another process"
-                raise RunLocked(
-                    f"the run in {self._path.parent} is owned by {who}",
-                    "wait for it to end, or stop it with SIGTERM; a second run needs another run.id",
-                )
+                raise _locked(self._path, owner)
             time.sleep(self._POLL_SECONDS)
 
     def _try(self) -> bool:
@@ -100,11 +138,7 @@ class RunLock:
         return True
 
     def _read(self) -> Owner | None:
-        try:
-            body = json.loads(os.pread(self._descriptor, 1 << 16, 0))
-            return Owner(int(body["pid"]), float(body["started"]), str(body["host"]))
-        except (ValueError, KeyError, TypeError):
-            return None
+        return Owner.parse(os.pread(self._descriptor, 1 << 16, 0))
 
     def _write(self, owner: Owner) -> None:
         os.ftruncate(self._descriptor, 0)

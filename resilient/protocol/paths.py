@@ -44,6 +44,10 @@ class RunPaths:
     def lock(self) -> Path:
         return self.root / f"supervisor-{hostname()}.lock"
 
+    def locks(self) -> list[Path]:
+        """The locks of all hosts that have ever supervised this run."""
+        return sorted(self.root.glob("supervisor-*.lock"))
+
     @property
     def journal(self) -> Path:
         return self.root / "journal" / f"{hostname()}.jsonl"

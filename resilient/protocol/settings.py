@@ -10,13 +10,17 @@ from typing import Any
 
 from resilient.errors import ConfigurationError
 
+_SNAPSHOT_LEAST = (("memory_every_steps", 1), ("every_steps", 0), ("every_seconds", 0), ("slots", 2))
+
 
 @dataclass(frozen=True)
 class SnapshotSettings:
     """When snapshots are taken, and where they lie in memory; the section ``snapshot`` of the configuration.
 
     :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these.
-    :param every_steps: make every so many steps' snapshot durable.
+    :param every_steps: make every so many steps' snapshot durable; 0 to go by time alone.
+    :param every_seconds: make a snapshot durable at the first step boundary so many seconds after the last durable one
+        was taken; 0 to go by steps alone.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
@@ -26,15 +30,21 @@ class SnapshotSettings:
 
     memory_every_steps: int = 1
     every_steps: int = 100
+    every_seconds: float = 0.0
     overlap: bool = True
     slots: int = 3
     memory_dir: str = ""
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("memory_every_steps", 1), ("every_steps", 1), ("slots", 2)):
-            if getattr(self, name) < least:
+        for name, least in _SNAPSHOT_LEAST:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
                 raise ConfigurationError(f"snapshot.{name} must be at least {least}, not {getattr(self, name)}")
+        if not self.every_steps and not self.every_seconds:
+            raise ConfigurationError(
+                "snapshot.every_steps and snapshot.every_seconds are both 0: nothing would be durable before the end",
+                "set one of them",
+            )
         if self.every_steps % self.memory_every_steps:
             raise ConfigurationError(
                 f"snapshot.every_steps={self.every_steps} is no multiple of "
@@ -89,6 +99,9 @@ class RetentionSettings:
         :raises ConfigurationError: a key is not known, or a value cannot be used.
         """
         try:
+            for name in ("last", "best", "every_steps"):
+                if type(body.get(name, 0)) is not int:
+                    raise TypeError(f"{name}={body[name]!r} must be a whole number")
             return cls(**{**body, "best_mode": BestMode(body.get("best_mode", cls.best_mode))})
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the section retention cannot be read: {error}") from error

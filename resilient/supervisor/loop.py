@@ -1,8 +1,7 @@
 """The supervisor: gathers events, asks the policy core, carries out its decisions.
 
 One thread, one loop, no blocking call: what could block is done by the forkserver and the drain. Nothing is decided
-here; the rules are in
-:mod:`resilient.policy.machine`.
+here; the rules are in :mod:`resilient.policy.machine`.
 """
 
 from __future__ import annotations
@@ -224,6 +223,7 @@ class Supervisor:
                 self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
         if self._tail is not None:
             self._pass_on_output()
+        self._pass_on_requests()
         self._persist_held()
         if self._flushing and not self._drain.busy:
             self._flushing = False
@@ -240,6 +240,17 @@ class Supervisor:
     def _pass_on_output(self) -> None:
         if self._tail is not None and (text := self._tail.read()):
             self._console.pass_on(text)
+
+    def _pass_on_requests(self) -> None:
+        """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
+        boards = self._memory.boards
+        asked = boards[0][Word.REQUESTS]
+        if asked == boards[0][Word.SNAPSHOTS]:
+            return
+        for board in boards.values():
+            board[Word.SNAPSHOTS] = asked
+        self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
+        self._console.say("a durable snapshot was asked for")
 
     def _persist_held(self) -> None:
         for step in self._memory.held_steps():

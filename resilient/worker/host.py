@@ -45,6 +45,10 @@ class Host(Protocol):
         """What is wanted at this step boundary."""
         ...
 
+    def snapshots_asked(self) -> int:
+        """How many durable snapshots have been asked for since the round began."""
+        ...
+
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
 
     def attached(self, start_step: int) -> None: ...
@@ -87,6 +91,9 @@ class SupervisedHost:
         if sigterm.received:  # somebody signalled this process alone, or the whole group before the supervisor asked
             return Command.LEAVE
         return Command(self._board[Word.COMMAND])
+
+    def snapshots_asked(self) -> int:
+        return self._board[Word.SNAPSHOTS]
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         self._board.beat(phase, step)
@@ -157,6 +164,10 @@ class StandaloneHost:
 
     def command(self) -> Command:
         return Command.LEAVE if sigterm.received else Command.NONE
+
+    def snapshots_asked(self) -> int:
+        """Nobody can ask."""
+        return 0
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         """Nobody watches."""

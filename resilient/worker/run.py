@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from resilient.worker.host import Host
 from resilient.worker.overlap import Copier
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
+from resilient.worker.schedule import Schedule
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
 
@@ -27,7 +29,14 @@ class Run:
     :ivar left_early: the loop ended before the last step because the run is being preempted or stopped.
     """
 
-    def __init__(self, host: Host, objects: Mapping[str, Stateful], data: Data, random: GlobalRandomState) -> None:
+    def __init__(
+        self,
+        host: Host,
+        objects: Mapping[str, Stateful],
+        data: Data,
+        random: GlobalRandomState,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.step = 0
         self.finished = False
         self.left_early = False
@@ -40,6 +49,7 @@ class Run:
         self._latest: dict[str, float] = {}
         self._start_step = 0
         self._body: int | None = None  # the step whose loop body is running
+        self._schedule = Schedule(host.settings, clock)
         self._durable_due = False
         self._durable_step: int | None = None
         self._entered = False
@@ -123,9 +133,8 @@ class Run:
         self.step = step
         self._wait_for_copy()
         settings = self._host.settings
-        command = self._host.command()
-        last = step == total or command is Command.LEAVE
-        self._durable_due |= last or step % settings.every_steps == 0 or command is Command.SNAPSHOT
+        last = step == total or self._host.command() is Command.LEAVE
+        self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
         due = self._durable_due or step % settings.memory_every_steps == 0
         self._publish(flush=due)
         if due:
@@ -182,6 +191,7 @@ class Run:
             slot.complete(sequence, meta, hold=hold)
             if hold:
                 self._durable_due, self._durable_step = False, step
+                self._schedule.taken()
                 self._host.durable_requested(slot)
 
         if self._overlap and not last:

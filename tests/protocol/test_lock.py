@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from resilient.errors import RunDirectoryNotWritable, RunLocked
-from resilient.protocol.lock import Owner, RunLock
+from resilient.protocol.lock import Owner, RunLock, kept_idle
 
 HOLDER = """
 import subprocess, sys
@@ -142,6 +142,34 @@ def test_a_lock_file_that_names_nobody_is_as_good_as_new(path: Path, text: str) 
 def test_a_lock_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryNotWritable, match=r"none/x\.lock"):
         RunLock(tmp_path / "none" / "x.lock", "node")
+
+
+# --- keeping a run idle without owning it
+
+
+def test_what_is_kept_idle_cannot_be_started_and_can_be_afterwards(path: Path) -> None:
+    RunLock(path, "node").release()
+    with kept_idle([path]), pytest.raises(RunLocked, match="another process"):
+        RunLock(path, "node")
+    RunLock(path, "node").release()
+
+
+def test_what_is_owned_cannot_be_kept_idle(path: Path, holder: Holder) -> None:
+    with pytest.raises(RunLocked, match=f"process {holder.pid} on node"), kept_idle([path]):
+        raise AssertionError("not to be reached")
+    holder.kill()
+    before = path.read_bytes()
+    with kept_idle([path]):
+        pass
+    assert path.read_bytes() == before, "the successor is still to learn who was killed"
+
+
+def test_who_owns_it_can_be_read_by_anybody(path: Path) -> None:
+    assert Owner.read(path) is None
+    lock = RunLock(path, "node")
+    assert Owner.read(path) == Owner.current("node")
+    lock.release()
+    assert Owner.read(path) is None
 
 
 # --- who is alive

@@ -54,10 +54,17 @@ def test_a_plan_with_a_setting_that_contradicts_itself_is_refused(tmp_path: Path
 # --- the settings in it
 
 
-@pytest.mark.parametrize(("field", "value"), [("memory_every_steps", 0), ("every_steps", 0), ("slots", 1)])
-def test_a_setting_below_its_least_value_is_refused_by_name(field: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory_every_steps", 0), ("every_steps", -1), ("every_steps", 0), ("every_seconds", -0.5), ("slots", 1)],
+)
+def test_a_setting_below_its_least_value_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"snapshot\.{field}"):
         SnapshotSettings(**{field: value})  # type: ignore[arg-type]  # one of the numbers, by name
+
+
+def test_time_alone_may_decide() -> None:
+    assert SnapshotSettings(every_steps=0, every_seconds=60).every_seconds == 60
 
 
 def test_durable_snapshots_that_would_never_be_taken_are_refused() -> None:

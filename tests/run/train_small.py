@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def main() -> None:
     first_round = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if settings.daemon:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "daemon"], start_new_session=True)
-    arguments = {"run_id": sys.argv[1]} if len(sys.argv) > 1 else {}
+    arguments: dict[str, Any] = {"run_id": sys.argv[1]} if len(sys.argv) > 1 else {}
     run = resilient.attach(
         model=model,
         optimizer=optimizer,
