@@ -1,4 +1,4 @@
-"""The command line: ``resilient train conf=NAME key=value …``."""
+"""The command line: ``resilient train conf=NAME key=value …``, ``resilient snapshot``, ``resilient snapshots …``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilient import __version__
+from resilient import __version__, snapshots_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.policy.state import PolicySettings
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="conf=NAME and changes to the configuration")
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
+    snapshots_cli.add_parsers(commands)
     return parser
 
 
@@ -127,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parse(arguments)
     try:
+        if options.command != "train":
+            return int(snapshots_cli.run(options))
         conf, overrides = _conf_of(options.overrides)
         return int(train(conf, overrides, multirun=options.multirun, show=options.cfg is not None))
     except UsageError as error:

@@ -79,10 +79,12 @@ def _read_verified(path: Path, file: ImageFile, into: memoryview) -> None:
             hashed.append(hasher.submit(digest, chunk))
         for number, (found, expected) in enumerate(zip(hashed, file.checksum.chunks, strict=True)):
             if found.result() != expected:
-                raise SnapshotCorrupt(
-                    f"{path.parent.name}/{file.name}: checksum mismatch in bytes "
-                    f"{number * CHUNK} to {min((number + 1) * CHUNK, file.checksum.size)}"
-                )
+                raise _mismatch(path, file, number)
+
+
+def _mismatch(path: Path, file: ImageFile, chunk: int) -> SnapshotCorrupt:
+    begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, file.checksum.size)
+    return SnapshotCorrupt(f"{path.parent.name}/{file.name}: checksum mismatch in bytes {begin} to {end}")
 
 
 def verify(snapshot: Path) -> Manifest:
@@ -101,6 +103,9 @@ def verify(snapshot: Path) -> Manifest:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
         except EOFError as error:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
+        for number, (chunk, expected) in enumerate(zip(found.chunks, file.checksum.chunks, strict=True)):
+            if chunk != expected:
+                raise _mismatch(path, file, number)
         if found != file.checksum:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name}: checksum mismatch")
     return manifest

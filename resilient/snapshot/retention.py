@@ -55,12 +55,11 @@ def judge(candidates: Collection[Candidate], settings: RetentionSettings, *, in_
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.step)
     wanted = {reason: frozenset(rule(ordered, settings)) for reason, rule in _RULES.items()}
-    wanted[Reason.IN_USE] = frozenset(in_use)
     kept: dict[int, tuple[Reason, ...]] = {}
     for candidate in ordered:
         reasons = tuple(reason for reason, steps in wanted.items() if candidate.step in steps)
-        if reasons:
-            kept[candidate.step] = reasons
+        if reasons or candidate.step in in_use:
+            kept[candidate.step] = reasons or (Reason.IN_USE,)
     return Verdict(tuple(candidate.step for candidate in ordered if candidate.step not in kept), kept)
 
 
