@@ -10,14 +10,16 @@ from typing import Any
 
 from resilient.errors import ConfigurationError
 
-_SNAPSHOT_LEAST = (("memory_every_steps", 1), ("every_steps", 0), ("every_seconds", 0), ("slots", 2))
+_SNAPSHOT_LEAST = (("memory_every_steps", 0), ("every_steps", 0), ("every_seconds", 0), ("slots", 2))
 
 
 @dataclass(frozen=True)
 class SnapshotSettings:
     """When snapshots are taken, and where they lie in memory; the section ``snapshot`` of the configuration.
 
-    :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these.
+    :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these. 0
+        takes them as often as ``overhead`` allows, measured while training.
+    :param overhead: what memory snapshots may cost then, as a fraction of the step time.
     :param every_steps: make every so many steps' snapshot durable; 0 to go by time alone.
     :param every_seconds: make a snapshot durable at the first step boundary so many seconds after the last durable one
         was taken; 0 to go by steps alone.
@@ -29,6 +31,7 @@ class SnapshotSettings:
     """
 
     memory_every_steps: int = 1
+    overhead: float = 0.01
     every_steps: int = 100
     every_seconds: float = 0.0
     overlap: bool = True
@@ -45,7 +48,9 @@ class SnapshotSettings:
                 "snapshot.every_steps and snapshot.every_seconds are both 0: nothing would be durable before the end",
                 "set one of them",
             )
-        if self.every_steps % self.memory_every_steps:
+        if not 0 < self.overhead <= 1:
+            raise ConfigurationError(f"snapshot.overhead must be above 0 and at most 1, not {self.overhead}")
+        if self.memory_every_steps and self.every_steps % self.memory_every_steps:
             raise ConfigurationError(
                 f"snapshot.every_steps={self.every_steps} is no multiple of "
                 f"snapshot.memory_every_steps={self.memory_every_steps}, so some durable ones would never be taken",

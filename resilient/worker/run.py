@@ -49,6 +49,7 @@ class Run:
         self._latest: dict[str, float] = {}
         self._start_step = 0
         self._body: int | None = None  # the step whose loop body is running
+        self._clock = clock
         self._schedule = Schedule(host.settings, clock)
         self._durable_due = False
         self._durable_step: int | None = None
@@ -74,9 +75,10 @@ class Run:
             batch = next(batches)
             if self.step > self._start_step:  # the first step belongs to the start-up: it may compile for minutes
                 self._host.beat(WorkerPhase.STEP)
-            self._body = self.step + 1
+            self._body, began = self.step + 1, self._clock()
             yield self._body, batch
             self._body = None
+            self._schedule.worked(self._clock() - began)
             self._complete_step(self.step + 1, total)
         if self.step >= total:
             self.finish()
@@ -132,13 +134,14 @@ class Run:
     def _complete_step(self, step: int, total: int) -> None:
         self.step = step
         self._wait_for_copy()
-        settings = self._host.settings
         last = step == total or self._host.command() is Command.LEAVE
         self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
-        due = self._durable_due or step % settings.memory_every_steps == 0
+        due = self._durable_due or self._schedule.memory_due(step)
         self._publish(flush=due)
         if due:
+            began = self._clock()
             self._snapshot(step, last=last)
+            self._schedule.imaged(step, self._clock() - began)
         self._host.beat(WorkerPhase.STEP, step)
 
     def _asked_to_leave(self) -> bool:

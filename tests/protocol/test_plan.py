@@ -56,7 +56,14 @@ def test_a_plan_with_a_setting_that_contradicts_itself_is_refused(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("memory_every_steps", 0), ("every_steps", -1), ("every_steps", 0), ("every_seconds", -0.5), ("slots", 1)],
+    [
+        ("memory_every_steps", -1),
+        ("overhead", 0),
+        ("every_steps", -1),
+        ("every_steps", 0),
+        ("every_seconds", -0.5),
+        ("slots", 1),
+    ],
 )
 def test_a_setting_below_its_least_value_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"snapshot\.{field}"):

@@ -61,3 +61,24 @@ def test_what_is_due_and_cannot_be_taken_stays_due_by_time() -> None:
     assert schedule.due(2, 0)
     schedule.taken()
     assert not schedule.due(3, 0)
+
+
+def test_automatic_memory_snapshots_come_as_often_as_their_cost_allows() -> None:
+    schedule = Schedule(SnapshotSettings(memory_every_steps=0, overhead=0.01), lambda: 0.0)
+    taken = []
+    for step in range(1, 201):
+        schedule.worked(0.018)
+        if schedule.memory_due(step):
+            taken.append(step)
+            schedule.imaged(step, 0.0009)
+    assert taken[0] == 1, "nothing is known yet"
+    gaps = [later - earlier for earlier, later in zip(taken, taken[1:], strict=False)]
+    assert set(gaps) == {5}
+    assert len(taken) * 0.0009 <= 0.01 * 200 * 0.018 * 1.05
+
+
+def test_fixed_memory_interval_does_not_look_at_the_cost() -> None:
+    schedule = Schedule(SnapshotSettings(memory_every_steps=2), lambda: 0.0)
+    schedule.worked(0.001)
+    schedule.imaged(2, 10.0)
+    assert [step for step in range(1, 7) if schedule.memory_due(step)] == [2, 4, 6]
