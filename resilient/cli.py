@@ -107,7 +107,10 @@ def _train_one(composed: Composed) -> ExitCode:
         train=config.train,
         directory=Path.cwd(),
     )
-    return supervise(spec, record_config, console)
+    try:
+        return supervise(spec, record_config, console)
+    finally:
+        console.flush()
 
 
 def _keep_old(config: Path) -> None:

@@ -187,8 +187,8 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
         parent, _, name = key.rpartition(".")
         known = _known_keys(parent, path)
         hint = _nearest(name, known, prefix=f"{parent}." if parent else "")
-        if parent.split(".")[0] == "train":
-            hint += f"; to give the script a new key, write +{key}=…"
+        if parent.split(".")[0] == "train" or parent == "worker.env":
+            hint += f"; for a new key, write +{key}=…"
         return ConfigurationError(f"{key} is not a known key", hint)
     return ConfigurationError(f"{key}: {text}")
 

@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     NOT_RUNNING = 69, "no supervisor on this machine is running that run"
     INTERNAL = 70, "a bug in resilient itself"
     NOT_WRITABLE = 73, "the run directory cannot be created or written"
-    DISK_FULL = 74, "the disk is full, and the state could not be made durable"
+    DISK_FULL = 74, "the state could not be made durable: the disk is full, or cannot be written"
     REQUEUE = 75, "preempted: the state is durable; start the same command again to carry on"
     RUN_LOCKED = 76, "another live supervisor owns this run"
     CONFIG = 78, "the configuration is wrong: unknown key, bad value or impossible combination"

@@ -68,6 +68,14 @@ class SnapshotRejected(Event):
 
 
 @dataclass(frozen=True)
+class RestoreFailed(Event):
+    """A snapshot could not be brought into memory, for a reason that says nothing about the snapshot."""
+
+    step: int
+    problem: str
+
+
+@dataclass(frozen=True)
 class WorkerProgressed(Event):
     """A worker completed ``step``, or a phase of it."""
 

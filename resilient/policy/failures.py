@@ -57,6 +57,8 @@ class Failure:
 
 _CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
+
 _CODE_ERRORS = frozenset(
     {
         "TypeError",
@@ -105,7 +107,7 @@ def classify(evidence: Evidence) -> Failure:
         return _classify_exception(evidence)
     if evidence.exit_code < 0:
         return _classify_signal(-evidence.exit_code)
-    if evidence.exit_code > 128:  # a shell between us and the training process reports a signal this way
+    if evidence.exit_code - 128 in _SIGNALS:  # a shell between us and the training process reports a signal this way
         return _classify_signal(evidence.exit_code - 128)
     if evidence.exit_code == 0:
         return Failure(FailureClass.UNFINISHED, "exit 0 without finishing")

@@ -6,6 +6,7 @@ What counts is the progress of the step, not of any thread: a worker stuck in a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from resilient.errors import ConfigurationError
@@ -57,6 +58,8 @@ class HangWatch:
         """Seconds of silence after which the rank is hung."""
         if self.phase == "startup":
             return settings.startup_seconds
+        if self.phase == "finished":
+            return math.inf  # the script's own last work; a preemption's escalation still ends it
         learned = settings.factor * max(self.recent, default=0.0)
         if self.phase != "step":
             return max(settings.phase_seconds, learned)

@@ -45,6 +45,7 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    RestoreFailed,
     RunOpened,
     SnapshotRejected,
     SnapshotRestored,
@@ -134,6 +135,22 @@ def _rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
     return after, (RecordIncident(incident), ListSnapshots())
 
 
+def _restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcome:
+    """Try again a few times: the snapshot itself may be sound, and an older one would fail in the same way."""
+    if state.restore_failures + 1 < _RESTORE_TRIES:
+        after = replace(state, phase=Phase.CHOOSING, restore_failures=state.restore_failures + 1)
+        return after, (ListSnapshots(),)
+    return _end(
+        state,
+        ExitCode.NO_SNAPSHOT,
+        f"The snapshot of step {event.step} could not be brought into memory, {_RESTORE_TRIES} times: {event.problem}. "
+        "Nothing is lost: when the cause is gone, start the same command again.",
+    )
+
+
+_RESTORE_TRIES = 3
+
+
 def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
     ranks = range(state.settings.ranks)
     after = replace(
@@ -146,6 +163,7 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         finished=frozenset(),
         watches={rank: HangWatch(since=now) for rank in ranks},
         failure=None,
+        restore_failures=0,
     )
     return after, (launch,)
 
@@ -389,6 +407,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     Phase.RESTORING: {
         SnapshotRestored: _row(_restored, Phase.STARTING),
         SnapshotRejected: _row(_rejected, Phase.CHOOSING),
+        RestoreFailed: _row(_restore_failed, Phase.CHOOSING, Phase.ENDED),
         StopRequested: _row(_stop_at_once, Phase.FLUSHING),
         Tick: _row(_ignore, Phase.RESTORING),
     },
@@ -426,6 +445,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         StopRequested: _row(_ignore, Phase.FLUSHING),
         SnapshotRestored: _row(_ignore, Phase.FLUSHING),
         SnapshotRejected: _row(_ignore, Phase.FLUSHING),
+        RestoreFailed: _row(_ignore, Phase.FLUSHING),
         Tick: _row(_ignore, Phase.FLUSHING),
     },
     Phase.ENDED: {

@@ -91,5 +91,6 @@ class RunState:
     stop_asked_at: float = 0.0
     escalation: int = 0
     relaunch_at: float = 0.0
+    restore_failures: int = 0
     rejected: tuple[SnapshotRejected, ...] = ()
     ending: EndRun | None = None

@@ -62,6 +62,7 @@ class WorkerPhase(IntEnum):
     SAVE = 3
     RESTORE = 4
     STOPPING = 5
+    FINISHED = 6
 
 
 class Flag(IntEnum):
@@ -154,7 +155,7 @@ class Board:
         """
         if len(metrics.values) > _VALUES:
             raise ValueError(f"at most {_VALUES} metrics fit in one report, not {len(metrics.values)}")
-        indexes = [self._name_index(name) for name in metrics.values]
+        indexes = [self.register(name) for name in metrics.values]
         padding = _VALUES - len(indexes)
         written = self._words[Word.WRITTEN]
         _RECORD.pack_into(
@@ -171,7 +172,11 @@ class Board:
         )
         self._words[Word.WRITTEN] = written + 1  # last, so that a record is visible only when it is whole
 
-    def _name_index(self, name: str) -> int:
+    def register(self, name: str) -> int:
+        """The index of a metric's name, which is given one if it has none.
+
+        :raises ValueError: the name is too long, or there are too many.
+        """
         index = self._index.get(name)
         if index is not None:
             return index

@@ -11,7 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from resilient.protocol.append import AppendOnly
 from resilient.protocol.board import Metrics
+
+RESERVED = frozenset({"round", "rank", "step", "time"})
+"""Keys of a line that no metric can have."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,15 @@ class MetricsLog:
     """Appends entries; every line is written whole, so readers and crashes see whole lines or none."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("ab", buffering=0)
+        self._file = AppendOnly(path)
 
     def write(self, entries: Iterable[Entry]) -> None:
         lines = b"".join(_line(entry) for entry in entries)
         if lines:
-            self._stream.write(lines)
+            self._file.write(lines)
 
     def close(self) -> None:
-        self._stream.close()
+        self._file.close()
 
 
 def read_metrics(path: Path) -> Iterator[Entry]:
@@ -65,7 +69,7 @@ def _line(entry: Entry) -> bytes:
     values = {
         name: value if math.isfinite(value) else repr(value)
         for name, value in entry.metrics.values.items()
-        if name not in _RESERVED
+        if name not in RESERVED
     }
     place = {
         "round": entry.round,
@@ -74,6 +78,3 @@ def _line(entry: Entry) -> bytes:
         "time": round(entry.metrics.time, 6),
     }
     return json.dumps({**place, **values}).encode() + b"\n"
-
-
-_RESERVED = frozenset({"round", "rank", "step", "time"})

@@ -26,7 +26,7 @@ class SnapshotSettings:
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
-    :param memory_dir: directory for the slots; empty for shared memory (or the run directory, where that is too small).
+    :param memory_dir: directory for the slots; empty for /dev/shm (the run directory, where there is none).
     :param allow_pickle: state that has no other form may be pickled. A pickle can run code when it is loaded.
     """
 

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 
 class Console:
-    """Writes the supervisor's own lines to stderr, and workers' output to stdout, so that the two can be told apart."""
+    """Writes the supervisor's own lines to stderr, and workers' output to stdout, so that the two can be told apart.
+
+    A thread does the writing: a pager at rest or a pipe that nobody reads blocks its writer, and must not block the
+    supervisor. What does not fit the queue meanwhile is dropped; the logs have everything.
+    """
+
+    _WAITING = 1000  # pieces of output
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out = out if out is not None else sys.stdout
         self._err = err if err is not None else sys.stderr
+        self._queue: queue.Queue[tuple[TextIO, str]] = queue.Queue(self._WAITING)
+        self._thread: threading.Thread | None = None
 
     def say(self, message: str) -> None:
-        self._write(self._err, f"{time.strftime('%H:%M:%S')} resilient │ {message}\n")
+        self._put(self._err, f"{time.strftime('%H:%M:%S')} resilient │ {message}\n")
 
     def pass_on(self, text: str) -> None:
-        self._write(self._out, text)
+        self._put(self._out, text)
 
-    @staticmethod
-    def _write(stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError:  # the terminal is gone; the run is not, and the logs have everything
-            return
+    def flush(self, seconds: float = 2.0) -> None:
+        """Wait until everything is written, but not for ever."""
+        deadline = time.monotonic() + seconds
+        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _put(self, stream: TextIO, text: str) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="resilient-console", daemon=True)
+            self._thread.start()
+        with suppress(queue.Full):
+            self._queue.put_nowait((stream, text))
+
+    def _write_all(self) -> None:
+        while True:
+            stream, text = self._queue.get()
+            with suppress(OSError, ValueError):  # the terminal is gone; the run is not
+                stream.write(text)
+                stream.flush()
+            self._queue.task_done()
 
 
 class LogTail:

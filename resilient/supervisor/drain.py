@@ -51,7 +51,15 @@ class Rejected:
     kept_as: str
 
 
-Answer = Persisted | PersistFailed | Restored | Rejected
+@dataclass(frozen=True)
+class RestoreFailed:
+    """A snapshot could not be read into the slots, though nothing is known to be wrong with it."""
+
+    step: int
+    problem: str
+
+
+Answer = Persisted | PersistFailed | Restored | Rejected | RestoreFailed
 _MAX_DEATHS = 3
 
 
@@ -64,9 +72,11 @@ class Drain:
         self._log = log
         self._queue: deque[dict[str, Any]] = deque()
         self._deaths = 0
+        self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
         self._start()
 
     def _start(self) -> None:
+        self._up = True
         arguments = [str(self._snapshots), str(os.getpid())]
         module = "resilient.supervisor.drain_process"
         self._helper = Helper(module, arguments, lock=self._lock, log=self._log)
@@ -74,7 +84,7 @@ class Drain:
     @property
     def connection(self) -> socket.socket:
         """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
-        return self._helper.connection
+        return self._helper.connection if self._up else self._idle[0]
 
     @property
     def busy(self) -> bool:
@@ -95,7 +105,7 @@ class Drain:
     def _ask(self, request: dict[str, Any]) -> None:
         self._queue.append(request)
         if len(self._queue) == 1:
-            self._helper.send(request)
+            self._send()
 
     def receive(self) -> Answer | None:
         """The answer to the oldest request; call it when :attr:`connection` is readable."""
@@ -117,34 +127,46 @@ class Drain:
         if message["event"] == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
         if message.get("op") == "restore":
-            return Rejected(message["step"], message["problem"], "")
+            return RestoreFailed(message["step"], message["problem"])
         return PersistFailed(message["step"], message["problem"])
 
     def _died(self) -> Answer | None:
         self._deaths += 1
         words = self._helper.last_words(400)
         self._helper.close()
-        self._start()
+        self._up = False
         if not self._queue:
-            return None
+            return None  # the next request starts it again; a drain that cannot live must not be respawned for ever
         if self._deaths < _MAX_DEATHS:
-            self._helper.send(self._queue[0])
+            self._send()
             return None
         self._deaths = 0
         request = self._queue[0]
         self._next()
         problem = f"the drain died {_MAX_DEATHS} times over it: {words}"
         if request["op"] == "restore":
-            return Rejected(request["step"], problem, "")
+            return RestoreFailed(request["step"], problem)
         return PersistFailed(request["step"], problem)
 
     def _next(self) -> None:
         self._queue.popleft()
         if self._queue:
-            self._helper.send(self._queue[0])
+            self._send()
+
+    def _send(self) -> None:
+        """Send the oldest request; a drain that dies of it is found out by the next :meth:`receive`."""
+        if not self._up:
+            self._start()
+        self._helper.send(self._queue[0])
+
+    @property
+    def pid(self) -> int:
+        """Process number of the drain."""
+        return self._helper.pid
 
     def close(self) -> None:
-        self._helper.close()
+        if self._up:
+            self._helper.close()
 
 
 def _paths(slots: Mapping[int, Slot]) -> dict[str, str]:

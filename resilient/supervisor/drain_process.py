@@ -98,7 +98,9 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
             for slot in slots.values():
                 slot.complete(request["sequence"], {"metrics": dict(manifest.metrics)}, hold=False)
     except SnapshotCorrupt as error:
-        kept = catalog.quarantine(storage, snapshot) if snapshot.exists() else snapshot
+        if not snapshot.exists():
+            return {"event": "failed", "op": "restore", "step": step, "problem": f"{snapshot} has disappeared"}
+        kept = catalog.quarantine(storage, snapshot)  # where that fails too, `main` reports it, and nothing is rejected
         return {"event": "rejected", "step": step, "reason": error.problem, "kept_as": kept.name}
     return {
         "event": "restored",
@@ -121,7 +123,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = wire.own_end(arguments)
     die_with_parent(int(arguments[3]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     storage, directory = Storage(), Path(arguments[2])
+    directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(storage, directory)
     answers = {"persist": persist, "restore": restore}
     while (request := wire.receive(connection)) is not None:

@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resilient.protocol import wire
@@ -32,8 +32,9 @@ class Helper:
         :param lock: descriptor of the run's lock, which the helper and all its children keep locked while they live.
         """
         self.log = log
+        self._log_start = log.stat().st_size if log.exists() else 0
         self.connection, theirs = wire.socket_pair()
-        with log.open("ab") as output:
+        with log.open("ab") as output, _signals_held_back():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno()), str(lock), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -61,11 +62,15 @@ class Helper:
         return wire.receive(self.connection)
 
     def last_words(self, limit: int = 2000) -> str:
-        """The end of what the helper wrote to its log."""
+        """The end of what this helper, and none before it, wrote to its log."""
         with suppress(OSError), self.log.open("rb") as stream:
-            stream.seek(max(0, self.log.stat().st_size - limit))
+            stream.seek(max(self._log_start, self.log.stat().st_size - limit))
             return stream.read().decode(errors="replace").strip()
         return ""
+
+    def kill(self) -> None:
+        """SIGKILL it; its end of the connection reads as closed."""
+        self._process.kill()
 
     def close(self, timeout: float = 10.0) -> None:
         """Let it end: close our end, wait for ``timeout`` seconds, then kill it."""
@@ -76,3 +81,13 @@ class Helper:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A child inherits the mask: until it has said what SIGTERM means to it, one sent to the whole job waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

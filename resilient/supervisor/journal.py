@@ -9,31 +9,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from resilient.protocol.append import AppendOnly
+
 
 class Journal:
     """Appends entries. ``at`` is the supervisor's monotonic clock, ``time`` seconds since the epoch."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._file = AppendOnly(path)
 
     def write(self, kind: str, name: str, at: float, **fields: Any) -> None:
         """One line: ``kind`` is ``event``, ``decision`` or ``note``."""
         entry = {"time": round(time.time(), 6), "at": round(at, 6), "kind": kind, "name": name, **fields}
-        os.write(self._descriptor, json.dumps(plain(entry)).encode() + b"\n")
+        self._file.write(json.dumps(plain(entry)).encode() + b"\n")
 
     def record(self, kind: str, item: Any, at: float) -> None:
         """A frozen event or decision, field by field."""
         self.write(kind, type(item).__name__, at, data=plain(item))
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,31 +45,41 @@ Report = Launched | Exited | Failed
 class Launcher:
     """Owns the forkserver. It is started early, so that it is warm when it is needed, and again should it die."""
 
-    def __init__(self, preload: Sequence[str], *, lock: int, log: Path) -> None:
+    def __init__(
+        self, preload: Sequence[str], *, lock: int, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start the forkserver.
+
+        :param environment: variables for the workers; some, such as ``OMP_NUM_THREADS``, are read when torch is
+            imported.
+        """
         self._preload = tuple(preload)
         self._lock = lock
         self._log = log
+        # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it
+        # saw before.
+        self._environment = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"), **(environment or {})}
         self._live: dict[int, int | None] = {}  # None: asked for, not launched yet
         self._doomed: set[int] = set()
-        self._ready = False
+        self._ready = self._up = False
+        self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
         self._start()
 
     def _start(self) -> None:
-        self._ready = False
-        # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it
-        # saw before.
-        hash_seed = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
+        self._ready, self._up = False, True
         module = "resilient.worker.forkserver"
-        self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=hash_seed)
+        self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=self._environment)
 
     @property
     def connection(self) -> socket.socket:
         """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
-        return self._helper.connection
+        return self._helper.connection if self._up else self._idle[0]
 
     def launch(self, specs: Sequence[LaunchSpec]) -> None:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
         self._doomed.clear()
+        if not self._up:
+            self._start()
         for spec in specs:
             self._live[spec.rank] = None
             # A dead forkserver is found out by the next `receive`, which reports its workers, these among them, as
@@ -101,11 +111,13 @@ class Launcher:
         self._live.clear()
         words = self._helper.last_words()
         self._helper.close()
-        self._start()
-        if not was_ready:
-            reason = words.splitlines()[-1] if words else "the forkserver ended before it was ready, without a word"
-            return [Failed(reason)]
-        return [Exited(rank, -signal.SIGKILL) for rank in lost]  # its workers died with it
+        if was_ready:
+            self._start()
+            return [Exited(rank, -signal.SIGKILL) for rank in lost]  # its workers died with it
+        # It may never become ready, so the next one is started only when it is needed.
+        self._up = self._ready = False
+        reason = words.splitlines()[-1] if words else "the forkserver ended before it was ready, without a word"
+        return [Failed(reason)]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the workers themselves, not to what they started."""
@@ -116,6 +128,8 @@ class Launcher:
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
         self._doomed.update(rank for rank, pid in self._live.items() if pid is None)
+        if self._doomed and self._up and not self._ready:
+            self._helper.kill()  # it is still importing, and may do so for ever
         for pid in self._pids():
             for process in _tree(pid):
                 with suppress(psutil.NoSuchProcess):
@@ -126,8 +140,16 @@ class Launcher:
     def _pids(self) -> list[int]:
         return [pid for pid in self._live.values() if pid is not None]
 
+    @property
+    def pid(self) -> int:
+        """Process number of the forkserver."""
+        return self._helper.pid
+
     def close(self) -> None:
-        self._helper.close()
+        if self._up:
+            if not self._ready:
+                self._helper.kill()  # it would not see that we are gone before its imports are done
+            self._helper.close()
 
 
 def _tree(pid: int) -> list[psutil.Process]:

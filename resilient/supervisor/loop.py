@@ -30,10 +30,11 @@ from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.supervisor.console import Console, LogTail
-from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored
+from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.orphans import kill_orphans
 from resilient.supervisor.settings import FinishedBy, WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.status import Status
@@ -46,6 +47,7 @@ _PHASE_NAMES = {
     WorkerPhase.EVALUATION: "eval",
     WorkerPhase.SAVE: "save",
     WorkerPhase.STOPPING: "stopping",
+    WorkerPhase.FINISHED: "finished",
 }
 
 
@@ -182,14 +184,26 @@ class Supervisor:
             self._feed(on.StopRequested(kind, grace))
 
     def _on_launcher(self) -> None:
-        for report in self._launcher.receive():
+        forkserver = self._launcher.pid
+        reports = self._launcher.receive()
+        if self._launcher.pid != forkserver:  # it died, and what its workers had started is ours to end
+            kill_orphans({self._launcher.pid, self._drain.pid})
+        for report in reports:
             if isinstance(report, Launched):
                 self._journal.write("note", "worker launched", self._clock(), rank=report.rank, pid=report.pid)
             elif isinstance(report, Exited):
                 self._feed(self._worker_exited(report))
-            elif isinstance(report, Failed) and self._state.phase is Phase.STARTING:
-                kind, _, message = report.reason.partition(": ")
-                self._feed(on.LaunchFailed(classify(Evidence(1, (kind,), message))))
+            elif isinstance(report, Failed):
+                self._launch_failed(report.reason)
+
+    def _launch_failed(self, reason: str) -> None:
+        kind, _, message = reason.partition(": ")
+        failure = classify(Evidence(1, (kind,), message))
+        if self._state.phase is Phase.STARTING:
+            self._feed(on.LaunchFailed(failure))
+            return
+        for rank in sorted(self._state.live):  # asked for, and then the run was to stop before they were there
+            self._feed(on.WorkerExited(rank, self._memory.boards[rank][Word.STEP], failure))
 
     def _on_drain(self) -> None:
         answer = self._drain.receive()
@@ -207,9 +221,12 @@ class Supervisor:
             self._identity = answer.identity
             self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
             self._feed(on.SnapshotRestored(answer.step))
+        elif isinstance(answer, RestoreFailed):
+            self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
+            self._feed(on.RestoreFailed(answer.step, answer.problem))
         elif isinstance(answer, Rejected):
-            kept = f"; kept as {answer.kept_as}" if answer.kept_as else ""
-            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}{kept}")
+            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}; kept as {answer.kept_as}")
+            self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
             self._feed(on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason))
 
     def _poll(self) -> None:
@@ -273,10 +290,13 @@ class Supervisor:
         step = board[Word.STEP]
         attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
-        if report.code == 0 and (finished or self._spec.worker.finished_by is FinishedBy.exit_code):
+        asked = self._state.stop is not None
+        if report.code == 0 and finished:
             return on.WorkerExited(report.rank, step, finished=True)
+        if report.code == 0 and self._spec.worker.finished_by is FinishedBy.exit_code and not attached:
+            # a script that ends with 0 because it was asked to stop has not finished
+            return on.WorkerExited(report.rank, step, finished=not asked)
         if report.code == 0 and board.has_flag(Flag.LEFT_EARLY):
-            asked = self._state.stop is not None
             alone = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
             return on.WorkerExited(report.rank, step, None if asked else alone)
         if report.code == 0 and not attached:
@@ -309,6 +329,8 @@ class Supervisor:
         source = f"step {decision.step} in {decision.source.value}" if decision.source is not None else "the beginning"
         self._console.say(f"round {decision.round}: starting from {source}")
         self._memory.renew_boards()
+        for board in self._memory.boards.values():
+            board[Word.STEP] = decision.step or 0
         self._beats.clear()
         paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
         plan_file = self._memory.directory / "plan.json"

@@ -19,7 +19,10 @@ class SignalQueue:
         self._wake, self._wake_in = socket.socketpair()
         self._wake.setblocking(False)
         self._wake_in.setblocking(False)
-        self._previous = {number: signal.signal(number, self._enqueue) for number in WATCHED}
+        # One that is ignored is to stay so: `nohup` wants SIGHUP ignored, a shell SIGINT in what it runs in the
+        # background.
+        watched = [number for number in WATCHED if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._enqueue) for number in watched}
         signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
 
     def _enqueue(self, number: int, _frame: FrameType | None) -> None:

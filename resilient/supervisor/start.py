@@ -14,6 +14,7 @@ from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
 from resilient.protocol.lock import RunLock
+from resilient.protocol.parent import adopt_orphans
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -21,6 +22,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import RunSpec, Supervisor
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.orphans import kill_orphans
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.status import Status
@@ -32,11 +34,9 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
     :raises EntryPointMissing: there is no such script or module.
     """
     if worker.module:
-        root = worker.module.split(".")[0]
-        beside = (directory / root).is_dir() or (directory / f"{root}.py").is_file()
-        if not beside and importlib.util.find_spec(root) is None:
+        if not _module_exists(worker.module, directory):
             raise EntryPointMissing(
-                f"worker.module={worker.module}: there is no module {root}", "check the name, or install the package"
+                f"worker.module={worker.module}: there is no such module", "check the name, or install the package"
             )
         return worker
     script = (directory / worker.script).resolve()
@@ -46,6 +46,21 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
             "check the path; it is relative to this directory",
         )
     return replace(worker, script=str(script))
+
+
+def _module_exists(module: str, directory: Path) -> bool:
+    """Look for it without importing anything: a package's own code may import torch, or whatever else it likes."""
+    root, *parts = module.split(".")
+    places = [directory / root] if (directory / root).is_dir() else []
+    if not places:
+        if (directory / f"{root}.py").is_file():
+            return not parts
+        spec = importlib.util.find_spec(root)
+        if spec is None or not spec.submodule_search_locations:
+            return spec is not None and not parts
+        places = [Path(place) for place in spec.submodule_search_locations]
+    paths = [place.joinpath(*parts) for place in places]
+    return any(path.is_dir() or any(path.parent.glob(f"{path.name}.*")) for path in paths)
 
 
 def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
@@ -58,8 +73,10 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
     """
     spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
     paths = spec.paths
-    paths.create()
     with ExitStack() as stack:
+        signals = SignalQueue()
+        stack.callback(signals.close)
+        paths.create()
         lock = RunLock(paths.lock, hostname())
         stack.callback(lock.release)
         journal = _open_journal(paths)
@@ -70,16 +87,22 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
-        signals = SignalQueue()
-        stack.callback(signals.close)
-        lock_file, logs = lock.fileno(), paths.root / "logs"
-        launcher = Launcher(spec.worker.preload, lock=lock_file, log=logs / "forkserver.log")
-        stack.callback(launcher.close)
-        drain = Drain(paths.snapshots, lock=lock_file, log=logs / "drain.log")
-        stack.callback(drain.close)
-        place = RunMemory.place(paths, spec.snapshot.memory_dir)
-        memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity())
         spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
+        return _supervise_owned(spec, lock.fileno(), signals, journal, console)
+
+
+def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Journal, console: Console) -> ExitCode:
+    """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
+    paths, logs = spec.paths, spec.paths.root / "logs"
+    place = RunMemory.place(paths, spec.snapshot.memory_dir)
+    memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity())
+    with ExitStack() as stack:
+        adopt_orphans()
+        stack.callback(kill_orphans, keep=())
+        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=spec.worker.env)
+        stack.callback(launcher.close)
+        drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
+        stack.callback(drain.close)
         supervisor = Supervisor(
             spec,
             memory=memory,
@@ -91,12 +114,12 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             clock=time.monotonic,
         )
         exit_code = supervisor.run()
-        if supervisor.memory_is_durable:
-            memory.remove()
-        else:
-            console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
-            memory.close()
-        return exit_code
+    if supervisor.memory_is_durable:
+        memory.remove()
+    else:
+        console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
+        memory.close()
+    return exit_code
 
 
 def _open_journal(paths: RunPaths) -> Journal:

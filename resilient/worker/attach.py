@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import difflib
 import sys
@@ -23,7 +24,7 @@ from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
-from resilient.worker.signals import sigterm
+from resilient.worker.signals import kill_data_loading, sigterm
 
 _RESERVED = frozenset({"rng", "position"})
 Settings = TypeVar("Settings")
@@ -58,6 +59,7 @@ def attach(
     for name in _RESERVED & set(others):
         raise UsageError(f"{name}= is a name that resilient uses itself", "choose another name")
     sigterm.install()
+    atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     random = GlobalRandomState()
     position = positioned(data, torch.initial_seed())
     objects = flatten_objects({"model": model, "optimizer": optimizer, "scheduler": scheduler, **others})

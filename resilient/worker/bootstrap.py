@@ -12,7 +12,7 @@ from pathlib import Path
 
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
-from resilient.worker.signals import sigterm, tie_children_to_this_process
+from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
 
 
 def become_worker(spec: LaunchSpec, parent: int) -> None:
@@ -43,6 +43,8 @@ def run_script(spec: LaunchSpec) -> int:
         WorkerError.of(error).write(Path(spec.error_file))
         sys.excepthook(type(error), error, _without_ours(error))
         return 1
+    finally:
+        kill_data_loading()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from itertools import compress
 from typing import Any
@@ -132,9 +133,7 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
     _compare_names(body["objects"], objects)
     for name, item in objects.items():
-        # A module copies what it is given into its own parameters; other objects may keep the tensors, and these must
-        # not be views of a slot that the next snapshots overwrite.
-        source = TensorSource(image, layout, copy=not isinstance(item, torch.nn.Module))
+        source = TensorSource(image, layout, views=_copied_by_loading(name, item))
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
         try:
             item.load_state_dict(state)
@@ -146,6 +145,17 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
                 "undo the change to the script, or begin a new run with another run.id",
             ) from error
     return int(body["step"])
+
+
+def _copied_by_loading(name: str, item: Stateful) -> frozenset[str]:
+    """Tensors that ``load_state_dict`` copies from: a module's parameters and buffers. They may be views of the slot.
+
+    Anything else may be kept as it is given, and must not change with the snapshots that come to lie in the slot later.
+    """
+    if not isinstance(item, torch.nn.Module):
+        return frozenset()
+    own = itertools.chain(item.named_parameters(), item.named_buffers())
+    return frozenset(f"{name}.{key}" for key, _ in own)
 
 
 def _compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:

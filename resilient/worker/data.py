@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torch.utils.data import get_worker_info as current_worker
 
 from resilient.errors import StateError, UsageError
-from resilient.worker.rng import mix, seed_cpu, seeded
+from resilient.worker.rng import PrivateRandom, mix, seed_cpu, seeded
 
 
 @runtime_checkable
@@ -67,6 +67,12 @@ class SeededDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_inner":
+            object.__setattr__(self, name, value)
+        else:  # a `worker_init_fn` that configures `get_worker_info().dataset` means the user's dataset
+            setattr(self._inner, name, value)
+
     def __getitem__(self, ticket: Ticket) -> Any:
         return self._seeded(ticket, lambda: self._inner[ticket.index])
 
@@ -90,15 +96,20 @@ class SeededDataset(Dataset[Any]):
 class PositionedSampler:
     """Yields tickets from any position of an epoch on.
 
-    The order of the known samplers is computed, and resuming is O(1). A sampler of the user's own is iterated with
-    the generators seeded for the epoch and the first indexes are dropped: indexes only, no data is read.
+    The order of the plain samplers is computed from (seed, epoch), and resuming is O(1). A sampler of the user's own is
+    iterated: each epoch with global generators of its own, seeded for the epoch, and after a resume once more from the
+    beginning of the run, which brings whatever generators it has itself to where they were. Indexes only; no data is
+    read.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
-        self._inner: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        inner: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        self._inner = inner
         self._random, self._in_order = _is_plain_random(self._inner), _is_plain_sequential(self._inner)
         self._size = len(loader.dataset) if self._random or self._in_order else 0  # type: ignore[arg-type]
-        self.seed = seed
+        self._begun = 0  # epochs for which the user's own sampler has been asked
+        generator: torch.Generator | None = inner.sampler.generator if self._random else None
+        self.seed = seed if generator is None else mix(seed, generator.initial_seed())
         self.epoch = 0
         self.start = 0
 
@@ -107,24 +118,40 @@ class PositionedSampler:
 
     def __iter__(self) -> Iterator[Ticket]:
         epoch, start = self.epoch, self.start
-        for position, index in enumerate(self._indexes(epoch, start), start):
+        known = self._random or self._in_order
+        indexes = self._computed(epoch, start) if known else self._asked(epoch, start)
+        for position, index in enumerate(indexes, start):
             yield Ticket(mix(self.seed, epoch, position), index)
 
-    def _indexes(self, epoch: int, start: int) -> Iterator[Any]:
-        if not (self._random or self._in_order):
-            if hasattr(self._inner, "set_epoch"):
-                self._inner.set_epoch(epoch)
-            with seeded(mix(self.seed, epoch)):
-                inner = iter(self._inner)
-                first = list(islice(inner, start + 1))  # the first draw happens under the epoch's seed
-            yield from first[start:]
-            yield from inner
-            return
+    def _computed(self, epoch: int, start: int) -> Iterator[Any]:
         batch, keep_short = self._inner.batch_size, not self._inner.drop_last
         order = self._order(epoch)
         stop = self._size if keep_short else self._size - self._size % batch
         for at in range(start * batch, stop, batch):
             yield [int(index) for index in order[at : at + batch]]
+
+    def _asked(self, epoch: int, start: int) -> Iterator[Any]:
+        while self._begun < epoch:  # only after a resume
+            for _ in self._epoch_of_sampler(self._begun):
+                pass
+        return islice(self._epoch_of_sampler(epoch), start, None)
+
+    def _epoch_of_sampler(self, epoch: int) -> Iterator[Any]:
+        self._begun = epoch + 1
+        for sampler in (self._inner, getattr(self._inner, "sampler", None)):
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+        private = PrivateRandom(mix(self.seed, epoch))
+        with private.active():
+            iterator = iter(self._inner)
+        while True:
+            with private.active():
+                try:
+                    index = next(iterator)
+                except StopIteration:
+                    return
+            yield index
 
     def _order(self, epoch: int) -> Any:
         if self._in_order:
@@ -237,6 +264,11 @@ def positioned(data: Any, seed: int) -> Data:
             raise UsageError(
                 f"the position in the IterableDataset {type(data.dataset).__name__} cannot be restored",
                 "pass a torchdata StatefulDataLoader, or a map-style dataset",
+            )
+        if type(data).__iter__ is not DataLoader.__iter__:
+            raise UsageError(
+                f"{type(data).__name__} iterates in its own way, which would be lost with its position",
+                "give it state_dict() and load_state_dict(), or pass the DataLoader inside it",
             )
         return LoaderData(data, seed)
     if isinstance(data, Iterable):

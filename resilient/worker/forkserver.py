@@ -24,7 +24,7 @@ from pathlib import Path
 
 from resilient.protocol import wire
 from resilient.protocol.launch import LaunchSpec
-from resilient.protocol.parent import adopt_orphans
+from resilient.protocol.parent import adopt_orphans, die_with_parent, outlive_parent
 from resilient.worker.bootstrap import become_worker, run_script
 
 
@@ -100,11 +100,17 @@ class Forkserver:
                 self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
 
     def _kill_orphans(self) -> None:
-        """Kill what outlived its worker: having adopted it, we find it among our own children."""
-        for pid in _children():
-            if pid not in self._workers:
+        """Kill what outlived its worker: having adopted it, we find it among our own children.
+
+        Each that dies may leave us children of its own, so look again until there are none.
+        """
+        while orphans := [pid for pid in _children() if pid not in self._workers]:
+            for pid in orphans:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                _remove_torch_shared_memory(pid)
 
     def _kill_everything(self) -> None:
         while _children():
@@ -138,13 +144,16 @@ def main(arguments: list[str]) -> int:
     # A scheduler's SIGTERM reaches every process of the job; this one ends with the supervisor, and not before.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     adopt_orphans()
+    die_with_parent(os.getppid())  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
     for name in (*arguments[2:], "resilient.worker.attach"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
+    outlive_parent()  # from here on we notice, and have workers to take along
     spec = Forkserver(connection).serve()
     return 0 if spec is None else run_script(spec)
 

@@ -7,13 +7,14 @@ import mmap
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from resilient.errors import ExitCode, SnapshotCorrupt, StorageFull
+from resilient.errors import ExitCode, SnapshotCorrupt, StorageFull, UsageError
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
@@ -76,7 +77,10 @@ class SupervisedHost:
         self.settings = plan.snapshot
         memory = Path(plan.memory_dir)
         self._board = Board.open(memory / f"rank-{environment.rank:05d}.board")
+        if self._board.has_flag(Flag.ATTACHED):
+            raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
+        self._refused: set[str] = set()
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots)
 
     def image(self) -> memoryview | None:
@@ -108,10 +112,21 @@ class SupervisedHost:
 
     def publish(self, metrics: Iterable[Metrics]) -> None:
         for record in metrics:
-            names = list(record.values)
+            names = [name for name in record.values if self._admits(name)]
             for at in range(0, len(names), _RECORD_LIMIT):
                 part = {name: record.values[name] for name in names[at : at + _RECORD_LIMIT]}
                 self._board.write_metrics(Metrics(record.step, record.time, part))
+
+    def _admits(self, name: str) -> bool:
+        """Whether the board has room for a metric of this name; training goes on without it if not."""
+        try:
+            self._board.register(name)
+        except ValueError as error:
+            if name not in self._refused:
+                self._refused.add(name)
+                warnings.warn(f"{error}; it is not recorded", stacklevel=2)
+            return False
+        return True
 
     def durable_requested(self, slot: Slot) -> None:
         """Nothing to do: the supervisor sees the held slot."""
@@ -121,6 +136,7 @@ class SupervisedHost:
 
     def finished(self) -> None:
         self._board.raise_flag(Flag.FINISHED)
+        self._board.beat(WorkerPhase.FINISHED)  # what the script does now takes as long as it takes
 
 
 class StandaloneHost:
@@ -229,6 +245,8 @@ class StandaloneHost:
 def _exit_asking_for_requeue() -> None:
     """Turn the script's exit 0 into "requeue me": a scheduler takes 0 for finished, and a preempted run is not."""
     atexit.unregister(_exit_asking_for_requeue)
+    if getattr(sys, "last_value", None) is not None:
+        return  # the script ended with an error after all, and its own exit code says so
     atexit._run_exitfuncs()  # noqa: SLF001  the other handlers still have to run, and nothing runs after os._exit
     sys.stdout.flush()
     sys.stderr.flush()

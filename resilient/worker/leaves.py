@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -110,13 +111,13 @@ def _same_view(one: torch.Tensor, other: torch.Tensor) -> bool:
 class TensorSource:
     """Gives the leaves of a tree back from an image.
 
-    :param copy: return tensors that own their memory; otherwise views of the image, for callers that copy themselves.
+    :param views: names of tensors that are given as views of the image; all others own their memory.
     """
 
-    def __init__(self, image: memoryview, layout: Layout, *, copy: bool) -> None:
+    def __init__(self, image: memoryview, layout: Layout, *, views: Collection[str] = ()) -> None:
         self._image = image
         self._layout = layout
-        self._copy = copy
+        self._views = views
 
     def __call__(self, tag: str, payload: Any) -> Any:
         try:
@@ -145,7 +146,7 @@ class TensorSource:
         if count == 0:
             return torch.empty(shape, dtype=dtype)
         view = torch.frombuffer(self._image, dtype=dtype, count=count, offset=place.offset).reshape(shape)
-        return view.clone() if self._copy else view
+        return view if name in self._views else view.clone()
 
     def _strided(self, name: str, strides: list[int]) -> torch.Tensor:
         source = self._tensor(name)

@@ -17,6 +17,7 @@ import torch
 
 from resilient.errors import UsageError
 from resilient.protocol.board import Metrics
+from resilient.protocol.metrics_log import RESERVED
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Reporter:
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Take values after ``step``; a name reported twice in one step keeps the last value."""
+        for name in RESERVED & values.keys():
+            raise UsageError(f"{name} is not free as the name of a metric", "report it under another name")
         if not self._pending or self._pending[-1].step != step:
             self._pending.append(_Pending(step))
         pending = self._pending[-1]

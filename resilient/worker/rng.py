@@ -34,17 +34,50 @@ class GlobalRandomState:
             torch.cuda.set_rng_state_all(state["cuda"])
 
 
+class PrivateRandom:
+    """A second set of the CPU generators: what is drawn inside :meth:`active` does not touch the global ones."""
+
+    def __init__(self, seed: int) -> None:
+        with _kept():
+            seed_cpu(seed)
+            self._state = _states()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the global generators are these; they go on where they were left the last time."""
+        with _kept():
+            _set_states(self._state)
+            try:
+                yield
+            finally:
+                self._state = _states()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, the CPU generators start from ``seed``; afterwards they are as before, as if nothing had been drawn."""
-    python, legacy, cpu = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()  # noqa: NPY002
-    seed_cpu(seed)
+    with _kept():
+        seed_cpu(seed)
+        yield
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    before = _states()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
+        _set_states(before)
+
+
+def _states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()  # noqa: NPY002
+
+
+def _set_states(states: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
 
 
 def seed_cpu(seed: int) -> None:

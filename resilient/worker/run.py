@@ -53,6 +53,7 @@ class Run:
         self._schedule = Schedule(host.settings, clock)
         self._durable_due = False
         self._durable_step: int | None = None
+        self._phase = WorkerPhase.STEP
         self._entered = False
         self._copier = Copier()
         self._overlap = host.settings.overlap
@@ -73,8 +74,7 @@ class Run:
         batches = self._data.batches(self._restore_random)
         while self.step < total and not self._asked_to_leave():
             batch = next(batches)
-            if self.step > self._start_step:  # the first step belongs to the start-up: it may compile for minutes
-                self._host.beat(WorkerPhase.STEP)
+            self._beat(WorkerPhase.STEP)
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
             self._body = None
@@ -99,11 +99,18 @@ class Run:
         """
         if name not in _PHASES:
             raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
-        self._host.beat(_PHASES[name])
+        outer, self._phase = self._phase, _PHASES[name]
+        self._beat(self._phase)
         try:
             yield
         finally:
-            self._host.beat(WorkerPhase.STEP)
+            self._phase = outer
+            self._beat(outer)
+
+    def _beat(self, phase: WorkerPhase) -> None:
+        """Until the first step is complete everything is start-up: it may compile for minutes."""
+        if self.step > self._start_step and not self.finished:
+            self._host.beat(phase)
 
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on

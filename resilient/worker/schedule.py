@@ -24,8 +24,8 @@ class Schedule:
     def due(self, step: int, asked: int) -> bool:
         """Whether the snapshot of ``step`` has to become durable.
 
-        :param asked: how many have been asked for so far. Each change of it counts once; those asked for between
-            two boundaries are the same snapshot.
+        :param asked: how many have been asked for so far. Each change of it counts once; those asked for between two
+            boundaries are the same snapshot.
         """
         requested, self._answered = asked != self._answered, asked
         by_step = self._settings.every_steps > 0 and step % self._settings.every_steps == 0

@@ -1,15 +1,16 @@
 """SIGTERM in a worker: noted, never acted upon before the next step boundary.
 
 The handler sets a flag and nothing else; saving inside a handler deadlocks and corrupts. The processes that a worker
-forks need care of their own. DataLoader workers block SIGTERM by mask: torch gives them a handler that ends them, so
-a SIGTERM to the whole process group, which is how schedulers send it, would kill them and with them the step that is
-to be snapshot. All others get the default action back, so that ``Pool.terminate()`` and the like work as ever.
-Blocking in the worker itself would not do: programs it starts would inherit the mask through ``exec`` and could not
-be terminated.
+forks need care of their own. Torch gives its DataLoader workers a handler that ends them, so a SIGTERM to the whole
+process group, which is how schedulers send it, would kill them and with them the step that is to be snapshot; they
+get one that does nothing. All others get the default action back, so that ``Pool.terminate()`` and the like work as
+ever. Blocking the signal by mask instead, here or there, would not do: programs that are started inherit a mask
+through ``exec``, and could then not be terminated.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,7 +18,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+from torch.utils.data._utils import signal_handling as torch_signals
+
 from resilient.protocol.parent import die_with_parent
+
+_TORCH: Any = torch_signals  # its stubs do not show what its workers call
 
 
 class SigtermWatch:
@@ -51,12 +56,41 @@ class SigtermWatch:
         if not self._installed:
             return
         if _forked_for_data_loading():
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            _survive_sigterm()
         else:
             signal.signal(signal.SIGTERM, self._previous)
 
 
 sigterm = SigtermWatch()
+
+
+def _survive_sigterm() -> None:
+    """In a new DataLoader worker: a SIGTERM does nothing, before and after torch has installed its own handler."""
+    install = _TORCH._set_worker_signal_handlers  # noqa: SLF001  called by name at the start of every worker
+
+    def install_and_cover() -> None:
+        install()
+        signal.signal(signal.SIGTERM, _do_nothing)
+
+    signal.signal(signal.SIGTERM, _do_nothing)
+    _TORCH._set_worker_signal_handlers = install_and_cover  # noqa: SLF001  in this process alone
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Not SIG_IGN, which programs started by a dataset would inherit."""
+
+
+def kill_data_loading() -> None:
+    """SIGKILL the DataLoader workers of this process, at the end of its script.
+
+    They would not heed the SIGTERM by which ``multiprocessing`` ends what is still there at exit, and it would wait
+    for ever.
+    """
+    loading = [process for process in multiprocessing.active_children() if _is_data_loading(process)]
+    if loading:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as an error
+    for process in loading:
+        process.kill()
 
 
 def tie_children_to_this_process() -> None:
@@ -86,6 +120,10 @@ def _forked_for_data_loading() -> bool:
     while frame is not None:
         process = frame.f_locals.get("process_obj") if frame.f_code.co_name == "_launch" else None
         if process is not None:
-            return str(getattr(getattr(process, "_target", None), "__module__", "")).startswith("torch.utils.data")
+            return _is_data_loading(process)
         frame = frame.f_back
     return False
+
+
+def _is_data_loading(process: Any) -> bool:
+    return str(getattr(getattr(process, "_target", None), "__module__", "")).startswith("torch.utils.data")

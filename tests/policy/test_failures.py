@@ -98,6 +98,12 @@ def test_exit_zero_alone_is_not_finished() -> None:
     assert classify(Evidence(0)) == Failure(FailureClass.UNFINISHED, "exit 0 without finishing")
 
 
+@pytest.mark.parametrize("code", [193, 200, 255])
+def test_an_exit_code_beyond_the_last_signal_is_the_scripts_own(code: int) -> None:
+    """``sys.exit(-1)`` is 255, and no shell's word for a signal."""
+    assert classify(Evidence(code)) == Failure(FailureClass.APPLICATION, f"exit {code}")
+
+
 def test_another_exit_code_without_exception_is_the_scripts_own() -> None:
     assert classify(Evidence(3)) == Failure(FailureClass.APPLICATION, "exit 3")
 

@@ -27,6 +27,7 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    RestoreFailed,
     RunOpened,
     SnapshotRejected,
     SnapshotRestored,
@@ -171,6 +172,29 @@ def test_when_no_snapshot_is_left_the_run_ends_and_never_starts_over_in_silence(
         assert word in end.diagnosis
 
 
+def test_a_restore_that_fails_for_no_fault_of_the_snapshot_is_tried_again_and_then_left_to_a_person() -> None:
+    story = Story()
+    story.on(RunOpened())
+    for _ in range(2):
+        assert story.on(SnapshotsListed(None, (40, 50))) == (RestoreSnapshot(50),)
+        assert story.on(RestoreFailed(50, "no room in shared memory")) == (ListSnapshots(),)
+    story.on(SnapshotsListed(None, (40, 50)))
+    end = ending(story.on(RestoreFailed(50, "no room in shared memory")))
+    assert end.exit_code is ExitCode.NO_SNAPSHOT
+    for words in ("step 50", "no room in shared memory", "Nothing is lost"):
+        assert words in end.diagnosis
+
+
+def test_every_round_has_its_own_tries_to_restore() -> None:
+    story = Story()
+    story.on(RunOpened())
+    for _ in range(5):
+        story.on(SnapshotsListed(None, (50,)))
+        story.on(RestoreFailed(50, "the drain died"))
+        assert story.launch(durable=(50,)).step == 50
+        story.lose(ALONE, 50)
+
+
 def test_a_rejected_snapshot_is_charged_to_no_budget() -> None:
     story = Story()
     story.on(RunOpened())
@@ -226,6 +250,15 @@ def test_the_first_failure_of_a_group_is_the_one_that_is_judged() -> None:
     story.lose(SEGFAULT, 10, rank=1)
     story.lose(KILLED, 10, rank=0)
     assert [failed.failure for failed in story.state.history.rounds] == [SEGFAULT]
+
+
+def test_a_relaunched_round_starts_without_the_failure_of_the_last() -> None:
+    story = running(ranks=2)
+    story.lose(SEGFAULT, 10, rank=1)
+    story.lose(KILLED, 10, rank=0)
+    story.launch(memory=10)
+    assert story.state.failure is None
+    assert story.state.finished == frozenset()
 
 
 def test_progress_reported_while_the_group_is_cleared_still_counts() -> None:
@@ -371,10 +404,10 @@ def test_a_silent_group_is_killed_and_relaunched() -> None:
 
 def test_a_start_that_takes_too_long_is_a_hang() -> None:
     story = Story(PolicySettings(hang=WATCHFUL))
-    story.on(RunOpened())
+    story.on(RunOpened(), at=50.0)
     story.launch()
-    assert story.on(Tick(), at=100.0) == ()
-    assert kinds(story.on(Tick(), at=100.1)) == [RecordIncident, KillWorkers]
+    assert story.on(Tick(), at=150.0) == ()
+    assert kinds(story.on(Tick(), at=150.1)) == [RecordIncident, KillWorkers]
 
 
 def test_a_declared_evaluation_may_take_longer_than_a_step() -> None:
@@ -488,7 +521,7 @@ def test_a_run_that_finishes_while_it_is_asked_to_stop_is_finished() -> None:
 def test_a_stop_while_a_lost_group_is_cleared_ends_the_run_instead_of_relaunching() -> None:
     story = running(ranks=2)
     story.lose(SEGFAULT, 10, rank=0)
-    story.on(PREEMPT)
+    assert incident_in(story.on(PREEMPT)).failure.failure_class is FailureClass.PREEMPTION
     assert story.phase is Phase.CLEARING
     assert story.lose(KILLED, 10, rank=1) == (FlushMemory(),)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
@@ -536,7 +569,7 @@ def test_a_stop_while_nothing_runs_flushes_at_once(story: Story, phase: Phase) -
 
 
 def test_a_restore_that_ends_after_the_stop_launches_nothing() -> None:
-    for late in (SnapshotRestored(50), SnapshotRejected(50, Tier.LOCAL, "truncated")):
+    for late in (SnapshotRestored(50), SnapshotRejected(50, Tier.LOCAL, "truncated"), RestoreFailed(50, "died")):
         story = _restoring()
         story.on(STOP)
         assert story.on(late) == ()

@@ -31,6 +31,7 @@ from resilient.policy.events import (
     Event,
     FlushEnded,
     LaunchFailed,
+    RestoreFailed,
     RunOpened,
     SnapshotRejected,
     SnapshotRestored,
@@ -221,11 +222,13 @@ class Shell(RuleBasedStateMachine):
         self.feed(LaunchFailed(Failure(FailureClass.CRASH, "fork: out of memory")))
 
     @precondition(lambda self: self.restoring is not None)
-    @rule(intact=st.booleans())
-    def restore_ends(self, intact: bool) -> None:
+    @rule(outcome=st.sampled_from(["restored", "rejected", "failed"]))
+    def restore_ends(self, outcome: str) -> None:
         assert self.restoring is not None
         step, self.restoring = self.restoring, None
-        if intact:
+        if outcome == "failed":
+            self.feed(RestoreFailed(step, "no room in shared memory"))
+        elif outcome == "restored":
             self.memory = step
             self.feed(SnapshotRestored(step))
         else:
@@ -285,7 +288,7 @@ class Shell(RuleBasedStateMachine):
         assert self.killed or not self.live
         self.killed_workers_are_gone()
         if self.restoring is not None:
-            self.restore_ends(intact=True)
+            self.restore_ends("restored")
         self.flush_ends(works=True)
         self.both_sides_agree_on_who_lives()
         self.the_run_ends_at_most_once_and_then_it_has_ended()

@@ -151,6 +151,16 @@ def test_the_only_complete_image_is_never_given_away() -> None:
     arena.close()
 
 
+def test_the_only_complete_image_is_not_given_away_even_if_nothing_else_is_left() -> None:
+    arena = Arena.private(2)
+    write(arena, 1, b"kept")
+    arena.slots[1].begin(2, 5)
+    arena.slots[1].hold()
+    assert arena.next_free() is None
+    assert content(arena.newest()) == b"kept"
+    arena.close()
+
+
 def test_held_slots_are_never_given_away() -> None:
     arena = Arena.private(2)
     held = write(arena, 1, hold=True)
@@ -373,6 +383,25 @@ def test_a_foreign_file_in_a_slots_place_is_an_empty_slot(tmp_path: Path) -> Non
 
 def test_slots_are_readable_by_their_owner_alone(arena: Arena) -> None:
     assert all(slot.path.stat().st_mode & 0o077 == 0 for slot in arena.slots)
+
+
+def test_a_slot_whose_file_was_removed_is_written_anew_with_what_it_held(arena: Arena, tmp_path: Path) -> None:
+    """Some systems clear shared memory when a user logs out."""
+    write(arena, 1, b"one")
+    kept = write(arena, 2, b"two" * 10_000, hold=True)
+    kept.path.unlink()
+    arena.slots[0].path.unlink()
+    arena.slots[0].path.write_bytes(b"somebody else's")
+    for slot in arena.slots:
+        slot.keep_linked()
+    successor = Arena.shared(tmp_path, 0, 3)
+    for found in (arena, successor):
+        assert content(found.find(1)) == b"one"
+        assert content(found.find(2)) == b"two" * 10_000
+        assert [slot.info().step for slot in found.held()] == [2]
+    write(successor, 3, b"three")
+    assert content(arena.newest()) == b"three"
+    successor.close()
 
 
 def test_a_private_arena_works_alike_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Pat
     with pytest.raises(RunDirectoryNotWritable, match="runs/x") as raised:
         RunPaths.of(tmp_path / "runs", "x").create()
     assert "run.dir" in raised.value.remedy
+
+
+def test_a_run_has_an_identity_that_ends_with_its_directory(tmp_path: Path) -> None:
+    paths = RunPaths.of(tmp_path, "x")
+    paths.create()
+    identity = paths.identity()
+    assert identity
+    assert RunPaths.of(tmp_path, "x").identity() == identity
+    shutil.rmtree(paths.root)
+    paths.create()
+    assert paths.identity() != identity
 
 
 def test_the_last_round_is_found_by_its_logs(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ train:
   raise_once_at: 0
   stop_quietly_at: 0
   hang_at: 0
+  hang_always: false
   daemon: false
 """
 

@@ -28,6 +28,7 @@ class Settings:
     raise_once_at: int = 0  # only in the first round
     stop_quietly_at: int = 0  # leave with exit 0 without saying that the run is finished
     hang_at: int = 0  # stop moving in this step of the first round
+    hang_always: bool = False  # in every round
     daemon: bool = False  # start a process that detaches itself
 
 
@@ -85,7 +86,7 @@ def main() -> None:
             raise RuntimeError(f"a bug in step {step}")
         if step == settings.stop_quietly_at:
             return
-        if step == settings.hang_at and first_round:
+        if step == settings.hang_at and (first_round or settings.hang_always):
             time.sleep(600)
     print(f"left the loop at step {run.step}, finished: {run.finished}")
 

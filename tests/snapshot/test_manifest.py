@@ -164,7 +164,7 @@ def test_another_format_or_version_is_refused(key: str, value: Any) -> None:
         pytest.param(lambda body: body["metrics"].update(loss="low"), id="metric is text"),
         pytest.param(lambda body: body["metrics"].update(loss=None), id="metric is null"),
         pytest.param(lambda body: body["files"][0].pop("checksum"), id="no checksum"),
-        pytest.param(lambda body: body["files"][0]["checksum"].update(size=-1), id="negative size"),
+        pytest.param(lambda body: body["files"][0]["checksum"].update(size=-1, chunks=[]), id="negative size"),
         pytest.param(lambda body: body["files"][0]["checksum"].update(size=CHUNK + 1), id="too few chunks"),
         pytest.param(lambda body: body["files"][0]["checksum"].update(chunks=[]), id="no chunks"),
         pytest.param(lambda body: body["files"][0]["checksum"].update(chunks=[HASH[:-1]]), id="short hash"),

@@ -212,9 +212,11 @@ def _nested(depth: int) -> list[Any]:
 
 
 def test_nesting_is_bounded_with_an_error_that_names_the_path() -> None:
-    assert round_trip(_nested(200)) == _nested(200)
-    with pytest.raises(StateError, match=r"x\.0\.0.*deeper than 200"):
-        tree.encode(_nested(201), no_leaf, path="x")
+    limit = tree._MAX_DEPTH
+    assert limit >= 50
+    assert round_trip(_nested(limit)) == _nested(limit)
+    with pytest.raises(StateError, match=rf"x\.0\.0.*deeper than {limit}"):
+        tree.encode(_nested(limit + 1), no_leaf, path="x")
 
 
 def test_a_tree_that_contains_itself_is_an_error() -> None:

@@ -257,6 +257,30 @@ def test_what_is_restored_does_not_look_at_the_slot(arena: Arena) -> None:
     assert same([resumed.model.state_dict(), resumed.optimizer.state_dict(), other.state], before)
 
 
+class WithExtraState(nn.Module):
+    """A module with a state that is neither parameter nor buffer, and that it keeps as it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.average = torch.ones(3)
+
+    def get_extra_state(self) -> Any:
+        return {"average": self.average}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.average = state["average"]
+
+
+def test_nor_does_the_extra_state_of_a_module(arena: Arena) -> None:
+    slot = take(arena, {"model": WithExtraState()})
+    model = WithExtraState()
+    restore(slot.image, {"model": model}, allow_pickle=False)
+    slot.image[:] = bytes(len(slot.image))
+    assert model.average.tolist() == [1.0] * 3
+    assert model.weight.tolist() == [1.0] * 2
+
+
 def test_what_is_captured_does_not_change_with_the_objects(arena: Arena) -> None:
     training = Training()
     training.step()

@@ -91,6 +91,17 @@ class ByEpoch(Sampler[int]):
         return iter([(index + 3 * self.epoch) % SIZE for index in range(SIZE)])
 
 
+class Lazy(Sampler[int]):
+    """A sampler of the user's own that draws each index when it is asked for it."""
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(SIZE):
+            yield random.randrange(SIZE)
+
+
 class Uneven(Sampler[list[int]]):
     """A batch sampler of the user's own: batches of growing size, shuffled."""
 
@@ -197,6 +208,26 @@ LOADERS: dict[str, Loader] = {
         sampler=RandomSampler(Numbers(), replacement=True, num_samples=100),
         num_workers=workers,
     ),
+    "weighted, own generator": lambda workers: DataLoader(
+        Numbers(),
+        batch_size=3,
+        sampler=WeightedRandomSampler([1.0] * SIZE, SIZE, generator=torch.Generator().manual_seed(3)),
+        num_workers=workers,
+    ),
+    "with replacement, own generator": lambda workers: DataLoader(
+        Numbers(),
+        batch_size=3,
+        sampler=RandomSampler(Numbers(), replacement=True, generator=torch.Generator().manual_seed(3)),
+        num_workers=workers,
+    ),
+    "one by one, own generator": lambda workers: DataLoader(
+        Numbers(),
+        batch_size=None,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(3),
+        num_workers=workers,
+    ),
+    "lazy sampler": lambda workers: DataLoader(Numbers(), batch_size=3, sampler=Lazy(), num_workers=workers),
     "part of an epoch": lambda workers: DataLoader(
         Numbers(), batch_size=3, sampler=RandomSampler(Numbers(), num_samples=7), num_workers=workers
     ),
@@ -273,6 +304,8 @@ def test_every_epoch_has_an_order_of_its_own_and_so_has_every_seed(name: str) ->
 def test_an_order_that_is_a_function_of_the_epoch_is_told_the_epoch() -> None:
     batches, _ = consume(LOADERS["own sampler, one by one"](0), 3 * SIZE)
     assert [batches[0], batches[SIZE], batches[2 * SIZE]] == [0, 3, 6]
+    batches, _ = consume(DataLoader(Numbers(), batch_size=SIZE, sampler=ByEpoch()), 3)
+    assert [batch[0] for batch in batches] == [0, 3, 6]
     batches, _ = consume(LOADERS["own batch sampler by epoch"](0), 9)
     assert [batches[0], batches[4], batches[8]] == [[0], [1], [2]]
 
@@ -280,6 +313,13 @@ def test_an_order_that_is_a_function_of_the_epoch_is_told_the_epoch() -> None:
 def test_the_last_short_batch_is_dropped_only_if_it_is_to_be() -> None:
     assert [len(batch) for batch in consume(LOADERS["shuffled"](0), 8)[0]] == [3, 3, 3, 1] * 2
     assert [len(batch) for batch in consume(LOADERS["drop_last"](0), 6)[0]] == [3] * 6
+
+
+def test_a_random_sampler_that_is_not_a_plain_permutation_is_asked_for_its_order() -> None:
+    part, _ = consume(LOADERS["part of an epoch"](0), 6)
+    assert [len(batch) for batch in part] == [3, 3, 1] * 2
+    repeated, _ = consume(DataLoader(Numbers(), batch_size=SIZE, sampler=RandomSampler(Numbers(), replacement=True)), 3)
+    assert any(len(set(batch)) < SIZE for batch in repeated)
 
 
 def test_resuming_far_into_an_epoch_reads_no_sample_that_is_not_wanted() -> None:
@@ -307,7 +347,7 @@ def test_augmentation_does_not_touch_the_generators_of_the_main_process(workers:
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == expected
 
 
-@pytest.mark.parametrize("name", ["own random sampler", "weighted", "own batch sampler", "one by one, shuffled"])
+@pytest.mark.parametrize("name", ["own random sampler", "lazy sampler", "weighted", "own batch sampler"])
 def test_nor_does_the_order_of_a_sampler_that_draws_from_them(name: str) -> None:
     seed_cpu(7)
     expected = (random.random(), np.random.rand(), torch.rand(2).tolist())

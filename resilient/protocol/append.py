@@ -1,0 +1,33 @@
+"""Append-only files that survive a full disk: what cannot be written now is kept, and written before the rest."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MOST_KEPT = 64 << 20  # bytes; a disk that stays full for longer than that loses the log, not the training
+
+
+class AppendOnly:
+    """A file to which whole lines are appended, each in one ``write`` where possible."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._kept = b""
+
+    def write(self, lines: bytes) -> None:
+        """Append ``lines``; on a full disk, keep them for later."""
+        data = self._kept + lines
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        self._kept = data if len(data) <= _MOST_KEPT else b""
+
+    def close(self) -> None:
+        self.write(b"")
+        os.close(self._descriptor)

@@ -1,0 +1,118 @@
+"""Dying with one's parent, as generations of real processes. Each says what it has to say through a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+FAMILY = """
+import os, sys
+from resilient.protocol.parent import die_with_parent, outlive_parent
+
+report, watched, held = map(int, sys.argv[1:])
+
+def say(words):
+    os.write(report, words + b"\\n")
+
+def wait_until_parent_is_gone():  # which alone holds the other end
+    os.close(held)
+    os.read(watched, 1)
+
+parent = os.getpid()
+if os.fork() == 0:
+    {child}
+    os._exit(0)
+os.close(watched)
+os.read(0, 1)
+"""
+
+ADOPTION = """
+import os, sys
+from resilient.protocol.parent import adopt_orphans
+
+if sys.argv[1] == "adopts":
+    adopt_orphans()
+watched, held = os.pipe()
+reports, report = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.close(held)
+        os.read(watched, 1)  # until the child in between is gone
+        os.write(report, str(os.getppid()).encode())
+    os._exit(0)
+os.wait()
+os.close(held)
+print(int(os.read(reports, 100)) == os.getpid())
+"""
+
+
+class Family:
+    """A parent that lives until it is killed, and a child that reports."""
+
+    def __init__(self, child: str) -> None:
+        (reports, report), (watched, held) = os.pipe(), os.pipe()
+        self._reports = os.fdopen(reports, "rb")
+        passed = (report, watched, held)
+        command = [sys.executable, "-c", FAMILY.format(child=child), *map(str, passed)]
+        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=passed)
+        for descriptor in passed:
+            os.close(descriptor)
+
+    def hear(self) -> bytes:
+        """The next report, or nothing when all who could make one are gone."""
+        return self._reports.readline().strip()
+
+    def kill_parent(self) -> None:
+        self._parent.kill()
+        self._parent.wait()
+
+    def close(self) -> None:
+        self.kill_parent()
+        assert self._parent.stdin is not None
+        self._parent.stdin.close()
+        self._reports.close()
+
+
+@contextmanager
+def family(child: str) -> Iterator[Family]:
+    made = Family(child)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("tie", "last_words"),
+    [
+        ("die_with_parent(parent)", b""),
+        ("pass", b"alive"),
+        ("die_with_parent(parent); outlive_parent()", b"alive"),
+    ],
+    ids=["tied", "not tied", "tied and untied"],
+)
+def test_a_child_dies_with_a_killed_parent_as_long_as_it_is_tied_to_it(tie: str, last_words: bytes) -> None:
+    with family(f"{tie}; say(b'up'); wait_until_parent_is_gone(); say(b'alive')") as one:
+        assert one.hear() == b"up"
+        one.kill_parent()
+        assert one.hear() == last_words
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    """Else the signal would never come."""
+    script = "from resilient.protocol.parent import die_with_parent\ndie_with_parent(1 << 22)\nprint('alive')"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGKILL, b"")
+
+
+@pytest.mark.parametrize("adopts", [True, False], ids=["adopts", "does not"])
+def test_an_orphan_becomes_the_child_of_an_ancestor_that_adopts(adopts: bool) -> None:
+    command = [sys.executable, "-c", ADOPTION, "adopts" if adopts else "does not"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(adopts)
