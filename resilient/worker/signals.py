@@ -10,11 +10,11 @@ through ``exec``, and could then not be terminated.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
+import weakref
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.data._utils import signal_handling as torch_signals
 
 from resilient.protocol.parent import die_with_parent
 
+_loading: weakref.WeakSet[Any] = weakref.WeakSet()  # the DataLoader workers of this process
 _TORCH: Any = torch_signals  # its stubs do not show what its workers call
 
 
@@ -39,7 +40,7 @@ class SigtermWatch:
             return
         self._installed = True
         self._previous = signal.signal(signal.SIGTERM, self._note)
-        os.register_at_fork(after_in_child=self._in_child)
+        os.register_at_fork(after_in_child=self._in_child, after_in_parent=_remember_data_loading)
 
     def uninstall(self) -> None:
         """The state is safe: a SIGTERM from now on may do what it does to any process."""
@@ -55,13 +56,19 @@ class SigtermWatch:
     def _in_child(self) -> None:
         if not self._installed:
             return
-        if _forked_for_data_loading():
+        if _process_for_data_loading() is not None:
             _survive_sigterm()
         else:
             signal.signal(signal.SIGTERM, self._previous)
 
 
 sigterm = SigtermWatch()
+
+
+def _remember_data_loading() -> None:
+    process = _process_for_data_loading()  # it forgets its target once it is started, so now is the time to look
+    if process is not None:
+        _loading.add(process)
 
 
 def _survive_sigterm() -> None:
@@ -83,10 +90,10 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
 def kill_data_loading() -> None:
     """SIGKILL the DataLoader workers of this process, at the end of its script.
 
-    They would not heed the SIGTERM by which ``multiprocessing`` ends what is still there at exit, and it would wait
-    for ever.
+    They would not heed the SIGTERM by which ``multiprocessing`` ends what is still there at exit, and it would wait for
+    ever.
     """
-    loading = [process for process in multiprocessing.active_children() if _is_data_loading(process)]
+    loading = [process for process in _loading if process.is_alive()]
     if loading:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as an error
     for process in loading:
@@ -112,18 +119,15 @@ def tie_children_to_this_process() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def _forked_for_data_loading() -> bool:
-    """Whether this process was just forked as a DataLoader worker: ``multiprocessing``'s frame with the process is on
-    the stack.
+def _process_for_data_loading() -> Any:
+    """The DataLoader worker that is being forked, or None: ``multiprocessing``'s frame with the process is on the
+    stack.
     """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  the way to a caller's locals
     while frame is not None:
         process = frame.f_locals.get("process_obj") if frame.f_code.co_name == "_launch" else None
         if process is not None:
-            return _is_data_loading(process)
+            target = getattr(process, "_target", None)
+            return process if str(getattr(target, "__module__", "")).startswith("torch.utils.data") else None
         frame = frame.f_back
-    return False
-
-
-def _is_data_loading(process: Any) -> bool:
-    return str(getattr(getattr(process, "_target", None), "__module__", "")).startswith("torch.utils.data")
+    return None

@@ -141,7 +141,7 @@ def test_a_loader_that_iterates_in_its_own_way_is_refused() -> None:
 def set_mark(_worker: int) -> None:
     info = get_worker_info()
     assert info is not None
-    info.dataset.mark = 1000
+    info.dataset.mark = 1000  # type: ignore[attr-defined]  # it is a Numbers
 
 
 def test_worker_init_fn_may_configure_the_dataset() -> None:
