@@ -45,10 +45,14 @@ class RunOpened(Event):
 
 @dataclass(frozen=True)
 class SnapshotsListed(Event):
-    """What could be resumed from, now: steps of the newest image all ranks hold in memory, and of committed ones."""
+    """What could be resumed from, now: steps of the newest image all ranks hold in memory, and of committed ones.
+
+    :param quarantined: how many snapshots are set aside as corrupt; with nothing else left, this is no fresh run.
+    """
 
     memory_step: int | None = None
     durable_steps: tuple[int, ...] = ()
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)

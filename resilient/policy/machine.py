@@ -106,13 +106,13 @@ def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
 
 def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
     source = choose_source(event)
-    if source is None and state.rejected:
-        last = state.rejected[-1]
+    if source is None and (state.rejected or event.quarantined):
+        last = f", the last one step {state.rejected[-1].step} ({state.rejected[-1].reason})" if state.rejected else ""
         return _end(
             state,
             ExitCode.NO_SNAPSHOT,
-            f"No snapshot of this run can be loaded: {len(state.rejected)} failed verification, the last one step "
-            f"{last.step} ({last.reason}). They are kept beside the others with the suffix .corrupt. Starting over "
+            f"No snapshot of this run can be loaded: {max(len(state.rejected), event.quarantined)} failed verification"
+            f"{last}. They are kept beside the others with the suffix .corrupt. Starting over "
             "would lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
         )
     if source is None:
@@ -230,6 +230,8 @@ def _judge(state: RunState, now: float) -> Outcome:
     if incident is None:  # every rank left in good order, but not all of them said that the run is finished
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
         state, incident = _incident(state, failure, rank=None, remedy="relaunch")
+        after, decisions = _judge(replace(state, failure=incident), now)
+        return after, (RecordIncident(incident), *decisions)
     if incident.failure.failure_class is FailureClass.PREEMPTION:  # SIGTERM to a worker alone: charged to no budget
         return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
     failed = FailedRound(incident.failure, state.furthest, state.step, now)

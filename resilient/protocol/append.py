@@ -15,7 +15,7 @@ class AppendOnly:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        self._kept = b""
+        self._kept = b"" if _ends_with_a_line(path) else b"\n"  # else the next line would be glued to one cut short
 
     def write(self, lines: bytes) -> None:
         """Append ``lines``; on a full disk, keep them for later."""
@@ -31,3 +31,11 @@ class AppendOnly:
     def close(self) -> None:
         self.write(b"")
         os.close(self._descriptor)
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

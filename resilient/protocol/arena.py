@@ -77,8 +77,8 @@ class Slot:
         self.memory = mmap.mmap(self._descriptor, size)
         self._words = memoryview(self.memory)[:_META_AT].cast("Q")
         if self._words[_Word.MAGIC] != _MAGIC:
-            self._words[_Word.STATE] = SlotState.EMPTY
-            self._words[_Word.HOLD] = 0
+            for word in _Word:
+                self._words[word] = 0
             self._words[_Word.MAGIC] = _MAGIC
 
     def info(self) -> SlotInfo:

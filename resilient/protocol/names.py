@@ -32,7 +32,7 @@ def snapshot_name(step: int) -> str:
 def snapshot_step(name: str) -> int | None:
     """The step of a snapshot directory's name, or None for anything else (temporary, quarantined, foreign)."""
     match = _STEP.fullmatch(name)
-    return int(match[1]) if match else None
+    return int(match[1]) if match and snapshot_name(int(match[1])) == name else None
 
 
 def image_name(rank: int) -> str:

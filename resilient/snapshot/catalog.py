@@ -111,6 +111,15 @@ def verify(snapshot: Path) -> Manifest:
     return manifest
 
 
+def count_quarantined(directory: Path) -> int:
+    """How many snapshots are set aside as corrupt."""
+    if not directory.is_dir():
+        return 0
+    return sum(
+        names.snapshot_step(path.name.partition(CORRUPT)[0]) is not None for path in directory.glob(f"*{CORRUPT}*")
+    )
+
+
 def quarantine(storage: Storage, snapshot: Path) -> Path:
     """Move a corrupt snapshot out of the way; it is kept for whoever wants to know why. Returns its new path."""
     target, number = snapshot.with_name(snapshot.name + CORRUPT), 1
@@ -118,6 +127,9 @@ def quarantine(storage: Storage, snapshot: Path) -> Path:
         number += 1
         target = snapshot.with_name(f"{snapshot.name}{CORRUPT}-{number}")
     storage.rename(snapshot, target)
+    steps = committed_steps(snapshot.parent)
+    if steps and (snapshot.parent / "latest").is_symlink():
+        storage.point(snapshot.parent / "latest", names.snapshot_name(steps[-1]))
     storage.sync_directory(snapshot.parent)
     return target
 

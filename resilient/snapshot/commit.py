@@ -11,6 +11,7 @@ import platform
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
     storage.make_directory(temporary)
     try:
         manifest = _write(storage, temporary, draft, identity)
-    except StorageFull:
-        storage.remove_tree(temporary)
+    except Exception:  # whatever it is: a commit that is tried again must not leave a copy each time
+        with suppress(OSError):
+            storage.remove_tree(temporary)
         raise
     _publish(storage, directory, temporary, draft.step)
     return manifest
@@ -119,9 +121,11 @@ def retire(storage: Storage, snapshot: Path) -> None:
 
 def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:
     """Remove what commits that were cut short have left. Call only while no commit can be under way."""
+    for link in directory.glob(".latest.*"):
+        link.unlink()
     leftovers = sorted(path for path in directory.iterdir() if path.name.startswith(TEMPORARY))
     for path in leftovers:
-        name = path.name.removeprefix(TEMPORARY)[: len(names.snapshot_name(0))]
+        name = "-".join(path.name.removeprefix(TEMPORARY).split("-")[:2])
         if path.name.endswith(ASIDE) and not (directory / name).exists():
             storage.rename(path, directory / name)  # whole and durable: only the last step of a swap was missing
         else:

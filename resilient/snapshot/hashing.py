@@ -43,8 +43,11 @@ def checksum(chunks: Iterator[memoryview], sink: Callable[[memoryview], object] 
 
     with ThreadPoolExecutor(1, "resilient-hash") as hasher:
         for chunk in chunks:
-            hashed = hasher.submit(hash_chunk, chunk)
+            try:
+                hashed = hasher.submit(hash_chunk, chunk)
+            except RuntimeError:  # the interpreter is shutting down and starts no threads, but waits for this one
+                hashed = None
             sink(chunk)
             size += len(chunk)
-            hashed.result()
+            hash_chunk(chunk) if hashed is None else hashed.result()
     return Checksum(size, str(whole.hexdigest()), tuple(digests))

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from resilient.errors import SnapshotCorrupt
+from resilient.errors import SnapshotCorrupt, StateError
 
 PAGE = 4096
 STATE = "resilient.state"
+_RESERVED = frozenset({STATE, "__metadata__"})
 _STATE_HEADROOM = 1.5  # room for numbers that gain digits, so that the layout stays as it is
 _MAX_HEADER = 1 << 28
 
@@ -83,11 +84,15 @@ class Layout:
         return self.tensors[STATE]
 
     @classmethod
-    def plan(cls, specs: Iterable[TensorSpec], state_size: int) -> Layout:
+    def plan(cls, specs: Collection[TensorSpec], state_size: int) -> Layout:
         """Lay out an image for these tensors and a state of about ``state_size`` bytes.
 
         Wide types come first, so every tensor is aligned to its item without gaps, which the format forbids.
         """
+        if any(spec.name in _RESERVED for spec in specs):
+            raise StateError(
+                "a tensor has a name that the image keeps for itself", "register the object as another name"
+            )
         ordered = sorted(specs, key=lambda spec: (-ITEM_SIZE[spec.dtype], spec.name))
         used = sum(spec.size for spec in ordered)
         capacity = -(-(used + int(state_size * _STATE_HEADROOM)) // PAGE) * PAGE - used
@@ -156,11 +161,12 @@ def _specs(text: bytes) -> list[TensorSpec]:
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
-        found = sorted(
-            (int(start), int(end), TensorSpec(name, entry["dtype"], tuple(int(length) for length in entry["shape"])))
+        found = [
+            (_whole(start), _whole(end), TensorSpec(name, entry["dtype"], tuple(map(_whole, entry["shape"]))))
             for name, entry in entries.items()
             for start, end in [entry["data_offsets"]]
-        )
+        ]
+        found.sort(key=lambda place: place[:2])  # tensors without elements share their place
         expected = 0
         for start, end, spec in found:
             if start != expected or end - start != spec.size or any(length < 0 for length in spec.shape):
@@ -169,3 +175,9 @@ def _specs(text: bytes) -> list[TensorSpec]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SnapshotCorrupt(f"the image's header is damaged: {error}") from error
     return [spec for _, _, spec in found]
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int:
+        raise TypeError(f"{number!r} is no whole number")
+    return number

@@ -81,7 +81,8 @@ class Manifest:
             raise SnapshotCorrupt(f"the manifest is no valid JSON object: {error!r}") from error
         if not intact:
             raise SnapshotCorrupt("the manifest does not match its own checksum")
-        if body.pop("format") != FORMAT or body.pop("version") != VERSION or body.pop("chunk_bytes") != CHUNK:
+        written = [body.pop(key, None) for key in ("format", "version", "chunk_bytes")]
+        if written != [FORMAT, VERSION, CHUNK]:
             raise SnapshotCorrupt("the manifest is of a format or version that this release does not read")
         try:
             files = tuple(_file(entry) for entry in body.pop("files"))

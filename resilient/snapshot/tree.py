@@ -23,7 +23,7 @@ Encode = Callable[[str, Any], "dict[str, Any] | None"]
 Decode = Callable[[str, Any], Any]
 """``(tag, payload)`` → the value."""
 
-_MAX_DEPTH = 200
+_MAX_DEPTH = 100
 _EXACT = frozenset({bool, int, str})
 
 
@@ -127,7 +127,7 @@ def decode(tree: Any, leaf: Decode, *, allow_pickle: bool = False) -> Any:
             return _PAIRS[tag]({key: value for key, value in pairs})  # noqa: C416  must be pairs, or it is corrupt
         if tag in _SEQUENCES:
             return _SEQUENCES[tag](decode(payload, leaf, allow_pickle=allow_pickle))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise SnapshotCorrupt(f"the state holds a malformed {tag}: {error}") from error
     return leaf(tag, payload)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import tenacity
 
-from resilient.errors import SnapshotCorrupt, StorageFull
+from resilient.errors import SnapshotCorrupt, SnapshotError, StorageFull
 from resilient.protocol import names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
@@ -91,7 +91,7 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
         with ExitStack() as stack:
             slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
             if images.keys() != slots.keys():
-                raise SnapshotCorrupt(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
+                raise SnapshotError(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
             for rank, slot in slots.items():
                 slot.begin(step, images[rank].checksum.size)
                 catalog.read_image(snapshot, images[rank], slot.image)

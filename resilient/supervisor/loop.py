@@ -317,7 +317,8 @@ class Supervisor:
     def _list_snapshots(self, decision: do.ListSnapshots) -> None:
         self._memory.keep_linked()
         durable = catalog.committed_steps(self._spec.paths.snapshots)
-        self._feed(on.SnapshotsListed(self._memory.newest_step(), durable))
+        quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
+        self._feed(on.SnapshotsListed(self._memory.newest_step(), durable, quarantined))
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
         self._memory.void()  # what memory holds is older, or has been given up

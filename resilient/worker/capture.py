@@ -106,12 +106,13 @@ class Capture:
         if cached is not None and cached[0] is layout and cached[1] is slot.memory:
             return cached[2]
         views = []
+        mapped = memoryview(slot.memory)  # keeps the slot from being unmapped, which a tensor alone does not
         for spec in self._specs:
             place = layout.tensors[spec.name]
             dtype = TORCH_DTYPES[spec.dtype]
             count = spec.size // dtype.itemsize
             if count:
-                flat = torch.frombuffer(slot.memory, dtype=dtype, count=count, offset=HEADER + place.offset)
+                flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=HEADER + place.offset)
                 views.append(flat.reshape(spec.shape))
         self._views[slot.index] = (layout, slot.memory, views)
         return views

@@ -213,16 +213,17 @@ class StatefulData:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._epoch = 0
+        self._resumed = False
 
     def batches(self, opened: Opened) -> Iterator[Any]:
         while True:
-            empty = True
+            empty, resumed, self._resumed = True, self._resumed, False
             iterator = iter(self._loader)
             opened()
             for batch in iterator:
                 empty = False
                 yield batch
-            if empty and self._epoch == 0:
+            if empty and not resumed:  # resumed at the end of an epoch, there is rightly nothing left of it
                 raise UsageError("the data loader yields no batch at all", "check the dataset and its length")
             self._epoch += 1
 
@@ -231,7 +232,7 @@ class StatefulData:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         _expect("stateful", state)
-        self._epoch = state["epoch"]
+        self._epoch, self._resumed = state["epoch"], True
         self._loader.load_state_dict(state["inner"])
 
 

@@ -14,7 +14,14 @@ from typing import Any, Protocol
 
 import torch
 
-from resilient.errors import ExitCode, SnapshotCorrupt, StorageFull, UsageError
+from resilient.errors import (
+    ExitCode,
+    NoLoadableSnapshot,
+    SnapshotCorrupt,
+    SnapshotError,
+    StorageFull,
+    UsageError,
+)
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
@@ -165,14 +172,17 @@ class StandaloneHost:
             except SnapshotCorrupt as error:
                 kept = catalog.quarantine(self._storage, path)
                 _say(f"{error.problem}; kept as {kept.name}, trying an older one")
-        if steps:
-            raise SnapshotCorrupt(f"none of the {len(steps)} snapshots in {self._paths.snapshots} can be loaded")
+        if quarantined := catalog.count_quarantined(self._paths.snapshots):
+            raise NoLoadableSnapshot(
+                f"none of the {quarantined} snapshots in {self._paths.snapshots} can be loaded",
+                "choose another run_id to start from the beginning",
+            )
         return None
 
     def _read(self, path: Path) -> memoryview:
         manifest = catalog.read_manifest(path)
         if len(manifest.files) != 1:
-            raise SnapshotCorrupt(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
+            raise SnapshotError(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
         image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
         catalog.read_image(path, manifest.files[0], image)
         self._parent = manifest.identity
@@ -203,6 +213,9 @@ class StandaloneHost:
 
     def durable_requested(self, slot: Slot) -> None:
         self._wait_for_writer()
+        if not threading.main_thread().is_alive():  # the script has ended: a thread would not be waited for any more
+            self._commit(slot, dict(self._latest))
+            return
         # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's
         # end.
         self._writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")

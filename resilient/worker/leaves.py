@@ -54,6 +54,8 @@ class TensorCollector:
         if isinstance(value, np.ndarray):
             return self._array(path, value)
         if isinstance(value, np.generic):
+            if value.dtype.hasobject or value.dtype.names or not value.dtype.itemsize:
+                raise StateError(f"the scalar at {path} is of type {value.dtype}, which cannot be captured")
             return {"$scalar": [value.dtype.str, base64.b64encode(value.tobytes()).decode()]}
         if isinstance(value, torch.dtype):
             return {"$dtype": str(value).removeprefix("torch.")}
@@ -70,8 +72,9 @@ class TensorCollector:
                 f"the tensor at {path} is a {type(tensor).__name__} of layout {tensor.layout}, not one to capture",
                 "register plain, dense tensors",
             )
-        if tensor.dtype not in DTYPES:
-            raise StateError(f"the tensor at {path} is of type {tensor.dtype}, which safetensors cannot hold")
+        if tensor.dtype not in DTYPES or tensor.is_meta:
+            what = "has no data" if tensor.is_meta else f"is of type {tensor.dtype}, which safetensors cannot hold"
+            raise StateError(f"the tensor at {path} {what}")
         name = self._store(path, tensor)
         if tensor.is_contiguous():
             return {"$tensor": name}
@@ -91,10 +94,16 @@ class TensorCollector:
         return path
 
     def _array(self, path: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+        if type(array) is not np.ndarray:
+            raise StateError(
+                f"the array at {path} is a {type(array).__qualname__}, which cannot be captured", "store its parts"
+            )
         try:
             tensor = torch.from_numpy(np.ascontiguousarray(array))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise StateError(f"the array at {path} is of type {array.dtype}, which cannot be captured") from error
+        if tensor.dtype not in DTYPES:
+            raise StateError(f"the array at {path} is of type {array.dtype}, which safetensors cannot hold")
         # `ascontiguousarray` may have made a copy that only this reference keeps alive
         return {"$array": [self._store(path, tensor), list(array.shape)]}
 
@@ -135,7 +144,7 @@ class TensorSource:
                 return _torch_dtype(payload)
             if tag == "$device":
                 return torch.device(payload)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             raise SnapshotCorrupt(f"the state holds a malformed {tag}: {error!r}") from error
         raise SnapshotCorrupt(f"the state holds an unknown {tag!r}; it was written by a newer release")
 

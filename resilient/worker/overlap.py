@@ -11,6 +11,7 @@ returns. Writes through ``tensor.data`` are not counted by torch and cannot be s
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ class Copier:
             self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step))  # type: ignore[no-untyped-call]
             self._thread = threading.Thread(target=self._run, name="resilient-copy", daemon=True)
             self._thread.start()
+            atexit.register(self._settle)  # a daemon thread inside torch would bring the ending process down
         self._current = _Copy(targets, sources, [tensor._version for tensor in sources], done)  # noqa: SLF001
         self._requests.put(self._current)
 
@@ -78,6 +80,11 @@ class Copier:
             self._requests.put(None)
             self._thread.join()
             self._thread = None
+
+    def _settle(self) -> None:
+        """At the end of the process, whatever ends it: let the copy under way come to its end."""
+        if self._current is not None:
+            self._current.finished.wait()
 
     def _before_step(self, *_: Any) -> None:
         self.wait()

@@ -61,7 +61,7 @@ class Reporter:
         if value.numel() != 1:
             raise UsageError(f"{name} is a tensor of shape {tuple(value.shape)}, a metric is one number")
         if not value.is_cuda:
-            return value.item()
+            return _number(name, value.item())
         landing = torch.empty((), dtype=value.dtype, pin_memory=True)
         landing.copy_(value.detach().reshape(()), non_blocking=True)
         pending.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stubs
@@ -72,5 +72,5 @@ class Reporter:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{name}={value!r} is not a number") from error
