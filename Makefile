@@ -38,7 +38,8 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmarks: setup
-	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.snapshot
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
