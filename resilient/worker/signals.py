@@ -120,8 +120,9 @@ def tie_children_to_this_process() -> None:
 
 
 def _process_for_data_loading() -> Any:
-    """The DataLoader worker that is being forked, or None: ``multiprocessing``'s frame with the process is on the
-    stack.
+    """The DataLoader worker that is being forked, or None.
+
+    ``multiprocessing``'s frame with the process is on the stack, on both sides of the fork.
     """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  the way to a caller's locals
     while frame is not None:
