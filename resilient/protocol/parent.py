@@ -1,10 +1,13 @@
-"""Dying with one's parent: the kernel's parent-death signal, so that a killed supervisor leaves nothing behind."""
+"""Parents and orphans: dying with one's parent, adopting what lost its own, and ending it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,3 +33,24 @@ def outlive_parent() -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, so that none can escape."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> list[int]:
+    """Process numbers of this process's children."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def kill_orphans(keep: Collection[int], reaped: Callable[[int], None] = lambda _pid: None) -> None:
+    """SIGKILL all children but those in ``keep``: what a process that has called :func:`adopt_orphans` was left with.
+
+    Each that dies may leave children of its own to this process, so it looks again until there are none.
+
+    :param reaped: called with the number of each process that is gone.
+    """
+    while orphans := [pid for pid in children() if pid not in keep]:
+        for pid in orphans:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            reaped(pid)

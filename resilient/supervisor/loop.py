@@ -25,6 +25,7 @@ from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.parent import kill_orphans
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
@@ -34,7 +35,6 @@ from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.orphans import kill_orphans
 from resilient.supervisor.settings import FinishedBy, WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.status import Status

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
 from resilient.protocol.lock import RunLock
-from resilient.protocol.parent import adopt_orphans
+from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -22,7 +22,6 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import RunSpec, Supervisor
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.orphans import kill_orphans
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.status import Status

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from resilient.protocol import wire
 from resilient.protocol.launch import LaunchSpec
-from resilient.protocol.parent import adopt_orphans, die_with_parent, outlive_parent
+from resilient.protocol.parent import adopt_orphans, children, die_with_parent, kill_orphans, outlive_parent
 from resilient.worker.bootstrap import become_worker, run_script
 
 
@@ -95,26 +95,14 @@ class Forkserver:
             _remove_torch_shared_memory(ended.si_pid)
             if rank is not None:
                 if not self._workers:
-                    self._kill_orphans()
+                    # what outlived its worker, which has made it ours
+                    kill_orphans(self._workers, _remove_torch_shared_memory)
                 code = os.waitstatus_to_exitcode(status)
                 self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
 
-    def _kill_orphans(self) -> None:
-        """Kill what outlived its worker: having adopted it, we find it among our own children.
-
-        Each that dies may leave us children of its own, so look again until there are none.
-        """
-        while orphans := [pid for pid in _children() if pid not in self._workers]:
-            for pid in orphans:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
-                _remove_torch_shared_memory(pid)
-
     def _kill_everything(self) -> None:
-        while _children():
-            for pid in _children():
+        while children():
+            for pid in children():
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
                 with suppress(ProcessLookupError, PermissionError):
@@ -133,10 +121,6 @@ def _remove_torch_shared_memory(pid: int) -> None:
     """Remove the batches that a killed DataLoader worker was just handing over; torch names them after the process."""
     for path in Path("/dev/shm").glob(f"torch_{pid}_*"):  # noqa: S108  torch's choice of place
         path.unlink(missing_ok=True)
-
-
-def _children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def main(arguments: list[str]) -> int:
