@@ -293,10 +293,11 @@ class Supervisor:
         asked = self._state.stop is not None
         if report.code == 0 and finished:
             return on.WorkerExited(report.rank, step, finished=True)
-        if report.code == 0 and self._spec.worker.finished_by is FinishedBy.exit_code and not attached:
+        left_early = board.has_flag(Flag.LEFT_EARLY)
+        if report.code == 0 and self._spec.worker.finished_by is FinishedBy.exit_code and not left_early:
             # a script that ends with 0 because it was asked to stop has not finished
             return on.WorkerExited(report.rank, step, finished=not asked)
-        if report.code == 0 and board.has_flag(Flag.LEFT_EARLY):
+        if report.code == 0 and left_early:
             alone = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
             return on.WorkerExited(report.rank, step, None if asked else alone)
         if report.code == 0 and not attached:

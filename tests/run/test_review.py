@@ -30,6 +30,12 @@ def test_preempted_is_not_finished_even_where_exit_0_is(workspace: Workspace, re
     case.assert_equal_to(reference)
 
 
+def test_attached_script_that_stops_on_purpose_is_finished_by_its_exit_code(workspace: Workspace) -> None:
+    case = workspace.run("early", "train.stop_quietly_at=20", "worker.finished_by=exit_code")
+    assert case.finish() == 0, case.output()
+    assert len(case.losses()) == 19  # the step in whose middle it left is not complete
+
+
 def test_script_without_attach_is_finished_by_its_exit_code(workspace: Workspace) -> None:
     script = write_script(workspace, "plain.py", "print('nothing to see')\n")
     case = workspace.run("plain", script, "worker.finished_by=exit_code")
