@@ -9,9 +9,8 @@ from __future__ import annotations
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,22 @@ from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.machine import decide
-from resilient.policy.state import Phase, PolicySettings, RunState
+from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
-from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
-from resilient.snapshot import catalog
 from resilient.supervisor.console import Console, LogTail
-from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.supervisor.drain import Drain
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.settings import FinishedBy, WorkerSettings
+from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 
 _POLL_SECONDS = 0.05
@@ -49,24 +47,6 @@ _PHASE_NAMES = {
     WorkerPhase.STOPPING: "stopping",
     WorkerPhase.FINISHED: "finished",
 }
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """Everything about the run that the supervisor needs to know.
-
-    :param directory: working directory of the workers.
-    """
-
-    paths: RunPaths
-    worker: WorkerSettings
-    snapshot: SnapshotSettings
-    policy: PolicySettings
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-    train: Mapping[str, Any] = field(default_factory=dict)
-    directory: Path = field(default_factory=Path.cwd)
-    takeover: bool = False
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -99,10 +79,7 @@ class Supervisor:
         self._watched: set[Any] = set()
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
-        self._identity: str | None = None  # of the snapshot this round resumed from
-        self._durable: int | None = None
-        self._flushing = False
-        self._unsaved: str | None = None
+        self._persistence = Persistence(spec, memory=memory, drain=drain, journal=journal, console=console, clock=clock)
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
             do.RestoreSnapshot: self._restore_snapshot,
@@ -119,13 +96,14 @@ class Supervisor:
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
-        return self._unsaved is None
+        return self._persistence.memory_is_durable
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._adopt_memory()
+        self._collect_metrics()  # what a killed predecessor's workers had reported
+        self._persistence.adopt()
         known = sum(entry["name"] == do.RecordIncident.__name__ for entry in read_journal(self._spec.paths.journal))
-        newest = max(self._memory.newest_step() or 0, self._durable or 0)
+        newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
         self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), known, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
@@ -206,28 +184,9 @@ class Supervisor:
             self._feed(on.WorkerExited(rank, self._memory.boards[rank][Word.STEP], failure))
 
     def _on_drain(self) -> None:
-        answer = self._drain.receive()
-        if answer is None:
-            return
-        self._journal.record("note", answer, self._clock())
-        if isinstance(answer, Persisted):
-            self._durable = max(self._durable or 0, answer.step)
-            self._memory.release(answer.step)
-        elif isinstance(answer, PersistFailed):
-            self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
-            self._unsaved = answer.problem
-            self._memory.release(answer.step)
-        elif isinstance(answer, Restored):
-            self._identity = answer.identity
-            self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
-            self._feed(on.SnapshotRestored(answer.step))
-        elif isinstance(answer, RestoreFailed):
-            self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
-            self._feed(on.RestoreFailed(answer.step, answer.problem))
-        elif isinstance(answer, Rejected):
-            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}; kept as {answer.kept_as}")
-            self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
-            self._feed(on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason))
+        event = self._persistence.receive()
+        if event is not None:
+            self._feed(event)
 
     def _poll(self) -> None:
         self._collect_metrics()
@@ -241,13 +200,9 @@ class Supervisor:
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
-        self._persist_held()
-        if self._flushing and not self._drain.busy:
-            self._flushing = False
-            newest = self._memory.newest_step()
-            safe = newest is None or (self._durable is not None and newest <= self._durable)
-            self._unsaved = None if safe else self._unsaved or "the memory snapshot was lost"
-            self._feed(on.FlushEnded(self._durable, self._unsaved))
+        self._persistence.persist_held(self._state.round)
+        if (flushed := self._persistence.flushed()) is not None:
+            self._feed(flushed)
         self._feed(on.Tick())
 
     def _collect_metrics(self) -> None:
@@ -268,20 +223,6 @@ class Supervisor:
             board[Word.SNAPSHOTS] = asked
         self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
         self._console.say("a durable snapshot was asked for")
-
-    def _persist_held(self) -> None:
-        for step in self._memory.held_steps():
-            slots = self._memory.slots_of(step)
-            if slots is None or self._drain.pending(step):
-                continue
-            details = {
-                "run_id": self._spec.paths.run_id,
-                "round": max(self._state.round, 0),
-                "parent": self._identity,
-                "versions": dict(self._spec.versions),
-                "retention": asdict(self._spec.retention),
-            }
-            self._drain.persist(step, slots, details)
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
@@ -309,22 +250,11 @@ class Supervisor:
 
     # --- decisions
 
-    def _adopt_memory(self) -> None:
-        """Collect what a killed predecessor's workers had reported, and forget which slots it was writing to disk."""
-        self._collect_metrics()
-        self._memory.release_all()
-        self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
-
     def _list_snapshots(self, decision: do.ListSnapshots) -> None:
-        self._memory.keep_linked()
-        durable = catalog.committed_steps(self._spec.paths.snapshots)
-        quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
-        self._feed(on.SnapshotsListed(self._memory.newest_step(), durable, quarantined))
+        self._feed(self._persistence.list_snapshots())
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
-        self._memory.void()  # what memory holds is older, or has been given up
-        slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
-        self._drain.restore(decision.step, slots, sequence=1)
+        self._persistence.restore(decision.step)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         paths = self._spec.paths
@@ -342,7 +272,7 @@ class Supervisor:
             round=decision.round,
             memory_dir=str(self._memory.directory),
             restore_step=decision.step,
-            lineage=self._identity,
+            lineage=self._persistence.identity,
             snapshot=self._spec.snapshot,
             train=self._spec.train,
         ).write(plan_file)
@@ -380,12 +310,7 @@ class Supervisor:
         self._launcher.kill()
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
-        self._memory.keep_linked()
-        newest = self._memory.newest_step()
-        if newest is not None and (self._durable is None or newest > self._durable):
-            self._memory.hold(newest)
-        self._persist_held()
-        self._flushing = True
+        self._persistence.flush(self._state.round)
 
     def _discard_memory(self, decision: do.DiscardMemory) -> None:
         self._memory.void()
