@@ -10,7 +10,13 @@ from typing import Any
 
 from resilient.errors import ConfigurationError
 
-_SNAPSHOT_LEAST = (("memory_every_steps", 0), ("every_steps", 0), ("every_seconds", 0), ("slots", 2))
+_SNAPSHOT_LEAST = (
+    ("memory_every_steps", 0),
+    ("every_steps", 0),
+    ("every_seconds", 0),
+    ("write_bytes_per_second", 0),
+    ("slots", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class SnapshotSettings:
     :param every_steps: make every so many steps' snapshot durable; 0 to go by time alone.
     :param every_seconds: make a snapshot durable at the first step boundary so many seconds after the last durable one
         was taken; 0 to go by steps alone.
+    :param write_bytes_per_second: write them to disk no faster than this, to leave some of a shared disk to others; 0
+        for no limit. A run that is being stopped does not keep to it.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
@@ -34,6 +42,7 @@ class SnapshotSettings:
     overhead: float = 0.01
     every_steps: int = 100
     every_seconds: float = 0.0
+    write_bytes_per_second: float = 0.0
     overlap: bool = True
     slots: int = 3
     memory_dir: str = ""

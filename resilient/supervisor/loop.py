@@ -159,7 +159,7 @@ class Supervisor:
             kind = on.StopKind.PREEMPTION if preempted else on.StopKind.REQUEST
             grace = self._spec.policy.stop.grace_seconds
             self._console.say(f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)")
-            self._feed(on.StopRequested(kind, grace))
+            self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
 
     def _on_launcher(self) -> None:
         forkserver = self._launcher.pid
@@ -300,6 +300,7 @@ class Supervisor:
     def _ask_workers(self, decision: do.AskWorkers) -> None:
         for board in self._memory.boards.values():
             board[Word.COMMAND] = Command.LEAVE
+        self._persistence.workers_leave(decision.gone_by, decision.flush_by)
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
         self._console.say("no step boundary yet: sending SIGTERM to the workers")
@@ -310,7 +311,7 @@ class Supervisor:
         self._launcher.kill()
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
-        self._persistence.flush(self._state.round)
+        self._persistence.flush(self._state.round, decision.by)
 
     def _discard_memory(self, decision: do.DiscardMemory) -> None:
         self._memory.void()

@@ -183,6 +183,7 @@ class StandaloneHost:
         manifest = catalog.read_manifest(path)
         if len(manifest.files) != 1:
             raise SnapshotError(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
+        catalog.require_size(path, manifest.files[0])  # before memory is reserved for it
         image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
         catalog.read_image(path, manifest.files[0], image)
         self._parent = manifest.identity
