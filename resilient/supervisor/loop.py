@@ -18,6 +18,7 @@ from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
+from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
@@ -28,6 +29,7 @@ from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
 from resilient.supervisor.console import Console, LogTail
 from resilient.supervisor.drain import Drain
+from resilient.supervisor.history import RunHistory, read_history
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
@@ -38,6 +40,7 @@ from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 
 _POLL_SECONDS = 0.05
+_START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
     WorkerPhase.RESTORE: "startup",
@@ -77,6 +80,9 @@ class Supervisor:
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
+        self._history = RunHistory()
+        self._opened = clock()
+        self._interval = 0
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
         self._persistence = Persistence(spec, memory=memory, drain=drain, journal=journal, console=console, clock=clock)
@@ -102,9 +108,9 @@ class Supervisor:
         """Supervise until the run ends on this node."""
         self._collect_metrics()  # what a killed predecessor's workers had reported
         self._persistence.adopt()
-        known = sum(entry["name"] == do.RecordIncident.__name__ for entry in read_journal(self._spec.paths.journal))
+        self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
-        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), known, newest))
+        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
                 key.data()
@@ -200,6 +206,7 @@ class Supervisor:
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
+        self._note_interval()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
@@ -223,6 +230,17 @@ class Supervisor:
             board[Word.SNAPSHOTS] = asked
         self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
         self._console.say("a durable snapshot was asked for")
+
+    def _note_interval(self) -> None:
+        """Where the interval of durable snapshots is chosen from what they cost, it is chosen by rank 0."""
+        board = self._memory.boards[0]
+        if board[Word.INTERVAL] == self._interval or not board[Word.INTERVAL]:
+            return
+        self._interval = board[Word.INTERVAL]
+        seconds, cost = self._interval / 1e3, board[Word.COST] / 1e6
+        self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
+        why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
+        self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
@@ -273,6 +291,8 @@ class Supervisor:
             memory_dir=str(self._memory.directory),
             restore_step=decision.step,
             lineage=self._persistence.identity,
+            failure_seconds=self._expected_failure_seconds(),
+            restart_seconds=_START_SECONDS + self._history.restore,
             snapshot=self._spec.snapshot,
             train=self._spec.train,
         ).write(plan_file)
@@ -282,6 +302,10 @@ class Supervisor:
                 paths.error_file(decision.round, rank).unlink()
         self._tail = LogTail(paths.log(decision.round, 0))
         self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
+
+    def _expected_failure_seconds(self) -> float:
+        up = self._history.up + self._clock() - self._opened
+        return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
 
     def _spec_of(self, rank: int, round_number: int, plan_file: Path) -> LaunchSpec:
         worker, paths = self._spec.worker, self._spec.paths
