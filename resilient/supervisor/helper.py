@@ -87,7 +87,7 @@ class Helper:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LAST_WAIT_SECONDS)
+                self._process.wait(min(timeout, _LAST_WAIT_SECONDS))
 
 
 @contextmanager
