@@ -67,7 +67,8 @@ class Arena:
     def next_free(self) -> Slot | None:
         """The slot to write next: never a held one, and never the only complete one. None when there is no such slot.
 
-        Void slots come first, then the oldest image; a held slot counts as the complete one that remains.
+        Void slots come first, then the oldest image, and last those that there was no room for; a held slot counts as
+        the complete one that remains.
         """
         infos = {slot.index: slot.info() for slot in self.slots}
         complete = sum(info.complete for info in infos.values())
@@ -76,7 +77,11 @@ class Arena:
             for slot in self.slots
             if not infos[slot.index].held and not (infos[slot.index].complete and complete == 1)
         ]
-        return min(free, key=lambda slot: (infos[slot.index].complete, infos[slot.index].sequence), default=None)
+
+        def rank(slot: Slot) -> tuple[bool, bool, int]:
+            return slot.cramped, infos[slot.index].complete, infos[slot.index].sequence
+
+        return min(free, key=rank, default=None)
 
     def prepare(self, size: int, interrupted: Interrupted = never) -> bool:
         """Let the next captures find room for images of ``size`` bytes and filled page tables in all slots.

@@ -93,11 +93,13 @@ class Slot:
     """One slot file, mapped. Growing it remaps it; the header page keeps its place in the file.
 
     :param spill: where the slot goes when its filesystem has no room for it; without one, that is an error.
+    :ivar cramped: there was no room for it when it was to be written last.
     """
 
     def __init__(self, path: Path, index: int, spill: Spill | None = None) -> None:
         self.path = path
         self.index = index
+        self.cramped = False
         self._spill = spill
         self._lock = threading.Lock()  # between a capture and what prepares the slot in the background
         self._wanted = self._writing = False
@@ -121,8 +123,9 @@ class Slot:
         """
         self._wanted = True  # whoever prepares it stops at the next piece
         with self._lock:
-            self._wanted = False
+            self._wanted, self.cramped = False, True
             self._grow(HEADER + size)
+            self.cramped = False
             self._words[_Word.STATE] = SlotState.WRITING
             self._words[_Word.STEP] = step
             self._words[_Word.SIZE] = size

@@ -101,7 +101,7 @@ class Spill:
         if self._warn is None:
             return
         self._warn(
-            f"shared memory is too small: a snapshot slot needs {mebibytes(size)} and {mebibytes(free)} are free in "
+            f"shared memory is too small: {slot.name} needs {mebibytes(size)} and {mebibytes(free)} are free in "
             f"{slot.parent}, so it is kept in {self.directory}, on disk. Snapshots are taken as before, but copying "
             f"is slower. To have them in memory, {REMEDY}"
         )

@@ -16,6 +16,7 @@ from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritabl
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.journal import Journal
@@ -94,7 +95,8 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
-    memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity())
+    leftovers.clear(place.parent, place, console.say)
+    memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity(), paths.root)
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
