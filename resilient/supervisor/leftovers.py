@@ -81,18 +81,21 @@ def clear(parent: Path, own: Path, say: Callable[[str], None]) -> None:
 
 
 def _look_at(directory: Path, say: Callable[[str], None]) -> None:
-    tenant = Tenant.read(directory)
-    if tenant is None or not (directory / LOCK).exists():
-        if not (directory / LOCK).exists():  # otherwise it is being made this very moment
-            say(f"{directory} holds {mebibytes(_size(directory))} of an unknown run; delete it if nobody is using it")
-        return
-    if tenant.owner.host != hostname():
+    unknown = f"{directory} holds {mebibytes(_size(directory))} of an unknown run; delete it if nobody is using it"
+    if not (directory / LOCK).exists():
+        say(unknown)
         return
     try:
         tenancy = Tenancy(directory, patience=0.0)
     except RunLocked:
         return
     try:
+        tenant = Tenant.read(directory)
+        if tenant is None:
+            say(unknown)
+            return
+        if tenant.owner.host != hostname():
+            return
         with kept_idle(RunPaths(Path(tenant.root)).locks()):
             _judge(directory, tenant, tenancy, say)
     except RunLocked:

@@ -161,10 +161,10 @@ def test_a_state_that_outgrows_all_room_is_trained_on_and_one_that_fits_again_is
         "store = Store()\n"
         "run = resilient.attach(store=store)\n"
         "for step, _ in run.steps(total=30):\n"
-        "    store.value = torch.full((10 if step < 11 or step > 20 else 1_000_000,), float(step))\n"
+        "    store.value = torch.full((10 if step < 11 or step > 20 else 8_000_000,), float(step))\n"
         "    run.report(loss=step)\n"
     )
-    with mounted(tmp_path / "small", "size=2m") as disk:
+    with mounted(tmp_path / "small", "size=24m") as disk:
         (workspace.directory / "runs").symlink_to(disk)
         case = workspace.run("outgrown", f"worker.script={script}")
         assert start(case, memory).wait() == 0, case.output()
@@ -188,9 +188,9 @@ def test_a_run_whose_last_state_has_no_room_is_not_called_finished(
         "store = Store()\n"
         "run = resilient.attach(store=store)\n"
         "for step, _ in run.steps(total=15):\n"
-        "    store.value = torch.full((10 if step < 11 else 1_000_000,), float(step))\n"
+        "    store.value = torch.full((10 if step < 11 else 8_000_000,), float(step))\n"
     )
-    with mounted(tmp_path / "small", "size=2m") as disk:
+    with mounted(tmp_path / "small", "size=24m") as disk:
         (workspace.directory / "runs").symlink_to(disk)
         case = workspace.run("unfinished", f"worker.script={script}")
         assert start(case, memory).wait() == ExitCode.DISK_FULL, case.output()
@@ -255,7 +255,10 @@ def test_everything_killed_at_once_and_started_again_goes_on_from_memory(
 def test_memory_that_a_run_has_left_is_found_by_the_next_start_of_any_run(
     workspace: Workspace, reference: RunCase, memory: Path
 ) -> None:
-    left, other = workspace.run("left", "snapshot.every_steps=50"), workspace.run("other", steps=5)
+    left, other = (
+        workspace.run("left", "snapshot.every_steps=50", "train.hang_at=26", "hang.min_seconds=300"),
+        workspace.run("other", steps=5),
+    )
     running = start(left, memory).wait_for_step(25)
     assert start(other, memory).wait() == 0
     assert "has left" not in other.output()
@@ -265,7 +268,7 @@ def test_memory_that_a_run_has_left_is_found_by_the_next_start_of_any_run(
     assert workspace.wait_until_alone() == []
     another = workspace.run("another", steps=5)
     assert start(another, memory).wait() == 0
-    assert f"left ({left.paths.root}) has left step 2" in another.output()
+    assert f"left ({left.paths.root}) has left step 25 in memory" in another.output()
     assert directory(left, memory).exists()
     assert start(left, memory).wait() == 0, left.output()
     left.assert_equal_to(reference)
