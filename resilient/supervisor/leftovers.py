@@ -108,8 +108,7 @@ def _judge(directory: Path, tenant: Tenant, tenancy: Tenancy, say: Callable[[str
     found, paths, size = findings(directory, tenant), RunPaths(Path(tenant.root)), mebibytes(_size(directory))
     reason = reason_to_remove(found)
     if reason is not None:
-        Spill(paths.memory).remove([path.name for path in directory.iterdir()])
-        tenancy.remove()
+        _remove(directory, paths, tenancy)
         say(f"removed {size} of snapshot memory that {paths.run_id} ({paths.root}) had left: {reason}")
         return
     what = f"step {found.step}" if found.step is not None else "something"
@@ -119,6 +118,19 @@ def _judge(directory: Path, tenant: Tenant, tenancy: Tenancy, say: Callable[[str
         f"{paths.run_id} ({paths.root}) has left {what} in memory, {size}; {known}. Start that run again to go on from "
         f"there, or delete {directory}"
     )
+
+
+def remove_own(directory: Path, paths: RunPaths) -> None:
+    """Remove what is left of a finished run whose lock the caller has: its supervisor was killed at the last moment."""
+    with suppress(OSError, RunLocked):
+        tenancy = Tenancy(directory)
+        _remove(directory, paths, tenancy)
+        tenancy.leave()
+
+
+def _remove(directory: Path, paths: RunPaths, tenancy: Tenancy) -> None:
+    Spill(paths.memory).remove([path.name for path in directory.iterdir()])
+    tenancy.remove()
 
 
 def findings(directory: Path, tenant: Tenant) -> Findings:

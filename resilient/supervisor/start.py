@@ -84,6 +84,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
+            leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")

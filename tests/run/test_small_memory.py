@@ -272,3 +272,14 @@ def test_memory_that_a_run_has_left_is_found_by_the_next_start_of_any_run(
     assert directory(left, memory).exists()
     assert start(left, memory).wait() == 0, left.output()
     left.assert_equal_to(reference)
+
+
+def test_memory_of_a_finished_run_that_was_killed_in_its_last_moment_is_removed(
+    workspace: Workspace, memory: Path
+) -> None:
+    case = workspace.run("last-moment", steps=5)
+    assert start(case, memory).wait() == 0, case.output()
+    RunMemory(directory(case, memory), 1, 3, case.paths.identity(), case.paths.root).close()
+    assert start(case, memory).wait() == 0
+    assert "finished already" in case.output()
+    assert_nothing_is_left(case, memory)
