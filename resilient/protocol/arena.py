@@ -1,199 +1,25 @@
 """The arena: a worker's snapshot slots in shared memory, one file per slot.
 
-A slot is a 4 KiB header page followed by an image, so the image is page-aligned in memory and in the file. It goes
-EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the slot being written. The worker writes, the
-drain reads, and nobody locks, because ownership is passed on explicitly: the worker sets ``HOLD`` on a slot that must
-become durable and does not touch it again until the drain clears it. When the worker is dead, the supervisor owns all
-slots.
+The worker writes, the drain reads, and nobody locks, because ownership is passed on explicitly: the worker sets
+``HOLD`` on a slot that must become durable and does not touch it again until the drain clears it. When the worker is
+dead, the supervisor owns all slots.
 
 The files belong to the run, not to a process: they outlive the worker, and the supervisor too.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import mmap
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-from resilient.errors import SnapshotCorrupt, StorageFull
+from resilient.errors import StorageFull
+from resilient.protocol.pages import Interrupted, never
+from resilient.protocol.slot import HEADER, Slot, SlotInfo, SlotState
+from resilient.protocol.spill import Spill
 
-HEADER = 4096
-_MAGIC = 0x31_54_4C_53_4C_53_45_52  # "RESLSLT1"
-_META_AT = 512
-_META_LIMIT = HEADER - _META_AT
-
-
-class SlotState(IntEnum):
-    EMPTY = 0
-    WRITING = 1
-    COMPLETE = 2
-
-
-class _Word(IntEnum):
-    MAGIC = 0
-    STATE = 1
-    STEP = 2
-    SEQUENCE = 3  # counts completed images over all slots of the arena; orders images of equal steps
-    SIZE = 4  # bytes of the image
-    HOLD = 5
-    META = 6  # bytes of JSON behind the words
-
-
-@dataclass(frozen=True)
-class SlotInfo:
-    """What a slot holds, read at one moment."""
-
-    index: int
-    state: SlotState
-    step: int
-    sequence: int
-    size: int
-    held: bool
-
-    @property
-    def complete(self) -> bool:
-        return self.state is SlotState.COMPLETE
-
-
-class Slot:
-    """One slot file, mapped. Growing it remaps it; the header page keeps its place in the file."""
-
-    def __init__(self, path: Path, index: int) -> None:
-        self.path = path
-        self.index = index
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(self._descriptor).st_size
-        if size < HEADER:
-            self._reserve(HEADER)
-            size = HEADER
-        self.memory = mmap.mmap(self._descriptor, size)
-        self._words = memoryview(self.memory)[:_META_AT].cast("Q")
-        if self._words[_Word.MAGIC] != _MAGIC:
-            for word in _Word:
-                self._words[word] = 0
-            self._words[_Word.MAGIC] = _MAGIC
-
-    def info(self) -> SlotInfo:
-        words = self._words
-        state = words[_Word.STATE]
-        return SlotInfo(
-            self.index,
-            SlotState(state) if state <= SlotState.COMPLETE else SlotState.EMPTY,
-            words[_Word.STEP],
-            words[_Word.SEQUENCE],
-            words[_Word.SIZE],
-            bool(words[_Word.HOLD]),
-        )
-
-    def begin(self, step: int, size: int) -> None:
-        """EMPTY or COMPLETE → WRITING, with room for an image of ``size`` bytes.
-
-        :raises StorageFull: shared memory has no room left.
-        """
-        self._words[_Word.STATE] = SlotState.WRITING
-        self._words[_Word.STEP] = step
-        if HEADER + size > len(self.memory):
-            self._grow(HEADER + size)
-        self._words[_Word.SIZE] = size
-
-    def complete(self, sequence: int, meta: Mapping[str, Any], *, hold: bool) -> None:
-        """WRITING → COMPLETE; with ``hold``, the slot is handed to the drain in the same breath."""
-        encoded = json.dumps(meta).encode()
-        if len(encoded) > _META_LIMIT:
-            encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
-        self.memory[_META_AT : _META_AT + len(encoded)] = encoded
-        self._words[_Word.META] = len(encoded)
-        self._words[_Word.SEQUENCE] = sequence
-        self._words[_Word.HOLD] = int(hold)
-        self._words[_Word.STATE] = SlotState.COMPLETE
-
-    def hold(self) -> None:
-        self._words[_Word.HOLD] = 1
-
-    def release(self) -> None:
-        self._words[_Word.HOLD] = 0
-
-    def void(self) -> None:
-        """Whatever the slot holds, it is not a snapshot."""
-        self._words[_Word.STATE] = SlotState.EMPTY
-        self._words[_Word.HOLD] = 0
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        size = min(self._words[_Word.META], _META_LIMIT)
-        try:
-            meta = json.loads(self.memory[_META_AT : _META_AT + size])
-        except ValueError:
-            return {}
-        return meta if isinstance(meta, dict) else {}
-
-    @property
-    def image(self) -> memoryview:
-        """The image's bytes. Release the view before the slot grows or closes.
-
-        :raises SnapshotCorrupt: the header promises more than the file holds.
-        """
-        size = self._words[_Word.SIZE]
-        if HEADER + size > len(self.memory):
-            self._remap()
-        if HEADER + size > len(self.memory):
-            raise SnapshotCorrupt(f"{self.path} is shorter than the {size} bytes its header promises")
-        return memoryview(self.memory)[HEADER : HEADER + size]
-
-    def keep_linked(self) -> None:
-        """If somebody has removed the file (some systems clear shared memory when a user logs out), write it anew.
-
-        Call it only while no worker has the slot mapped: one that has would go on writing to the file that is gone.
-        """
-        try:
-            if self.path.stat().st_ino == os.fstat(self._descriptor).st_ino:
-                return
-        except FileNotFoundError:
-            pass
-        fresh = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(self._descriptor, "rb", closefd=False) as source, open(fresh, "wb", closefd=False) as target:
-            source.seek(0)
-            shutil.copyfileobj(source, target, 1 << 24)
-        os.close(self._descriptor)
-        self._descriptor = fresh
-        self._remap()
-
-    def close(self) -> None:
-        self._words.release()
-        with suppress(BufferError):  # a tensor may still look at the image; the mapping goes when it goes
-            self.memory.close()
-        os.close(self._descriptor)
-
-    def _reserve(self, size: int) -> None:
-        # A sparse file in a full tmpfs kills its writer with SIGBUS at the first touch; reserving turns that into an
-        # error.
-        try:
-            os.posix_fallocate(self._descriptor, 0, size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
-                raise StorageFull(
-                    f"no room for {size} bytes of snapshot memory in {self.path.parent}",
-                    "make /dev/shm larger, lower snapshot.slots, or set snapshot.memory_dir to a fast disk",
-                ) from error
-            raise
-
-    def _grow(self, size: int) -> None:
-        self._reserve(size)
-        self._remap()
-
-    def _remap(self) -> None:
-        self._words.release()
-        # The old mapping is dropped, not closed: a tensor may still look at it.
-        self.memory = mmap.mmap(self._descriptor, os.fstat(self._descriptor).st_size)
-        self._words = memoryview(self.memory)[:_META_AT].cast("Q")
+__all__ = ["HEADER", "Arena", "Slot", "SlotInfo", "SlotState"]
 
 
 class Arena:
@@ -204,13 +30,16 @@ class Arena:
         self._sequence = max(slot.info().sequence for slot in self.slots)
 
     @classmethod
-    def shared(cls, directory: Path, rank: int, slots: int) -> Arena:
+    def shared(cls, directory: Path, rank: int, slots: int, spill: Spill | None = None) -> Arena:
         """The slots of ``rank`` in ``directory``, made if they are not there; more that an earlier life left are
         opened too.
+
+        :param spill: takes slots for which the directory has no room.
+        :raises StorageFull: neither has room for even a header.
         """
         found = len(list(directory.glob(f"rank-{rank:05d}.slot-*")))
         count = max(slots, found)
-        return cls([Slot(directory / f"rank-{rank:05d}.slot-{index}", index) for index in range(count)])
+        return cls([Slot(directory / f"rank-{rank:05d}.slot-{index}", index, spill) for index in range(count)])
 
     @classmethod
     def private(cls, slots: int) -> Arena:
@@ -238,7 +67,8 @@ class Arena:
     def next_free(self) -> Slot | None:
         """The slot to write next: never a held one, and never the only complete one. None when there is no such slot.
 
-        Void slots come first, then the oldest image; a held slot counts as the complete one that remains.
+        Void slots come first, then the oldest image, and last those that there was no room for; a held slot counts as
+        the complete one that remains.
         """
         infos = {slot.index: slot.info() for slot in self.slots}
         complete = sum(info.complete for info in infos.values())
@@ -247,7 +77,27 @@ class Arena:
             for slot in self.slots
             if not infos[slot.index].held and not (infos[slot.index].complete and complete == 1)
         ]
-        return min(free, key=lambda slot: (infos[slot.index].complete, infos[slot.index].sequence), default=None)
+
+        def rank(slot: Slot) -> tuple[bool, bool, int]:
+            return slot.cramped, infos[slot.index].complete, infos[slot.index].sequence
+
+        return min(free, key=rank, default=None)
+
+    def prepare(self, size: int, interrupted: Interrupted = never) -> bool:
+        """Let the next captures find room for images of ``size`` bytes and filled page tables in all slots.
+
+        For a thread in the background of the worker. The newest complete slot and held ones are not resized. Where
+        there is no room, that is for the capture to deal with, which knows whether it needs some.
+
+        :returns: whether all is done; False when a slot was in use, or ``interrupted``.
+        """
+        newest, done = self.newest(), True
+        order = sorted(self.slots, key=lambda slot: (slot.info().complete, slot.info().sequence))  # as they are needed
+        for slot in order:
+            with suppress(StorageFull):
+                grow = slot is not newest and not slot.info().held
+                done = slot.prepare(size, grow=grow, interrupted=interrupted) and done
+        return done
 
     def next_sequence(self) -> int:
         self._sequence += 1

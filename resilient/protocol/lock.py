@@ -91,6 +91,7 @@ class RunLock:
     """The lock of a run. Hold it for as long as anything of the run is changed, and pass it to every helper process."""
 
     _POLL_SECONDS = 0.02
+    _LOOK_SECONDS = 1.0  # whoever only keeps the run idle, to look at what it has left, does so for a moment
 
     def __init__(self, path: Path, host: str, patience: float = 15.0) -> None:
         """Take the lock.
@@ -123,10 +124,11 @@ class RunLock:
         os.close(self._descriptor)
 
     def _wait(self, host: str, patience: float) -> None:
-        deadline = time.monotonic() + patience
+        began = time.monotonic()
         while not self._try():
-            owner = self._read()
-            if owner is None or owner.is_alive(host) or time.monotonic() > deadline:
+            owner, waited = self._read(), time.monotonic() - began
+            nobody = owner is None and waited > min(self._LOOK_SECONDS, patience)
+            if nobody or (owner is not None and owner.is_alive(host)) or waited > patience:
                 raise _locked(self._path, owner)
             time.sleep(self._POLL_SECONDS)
 

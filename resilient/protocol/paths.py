@@ -83,6 +83,11 @@ class RunPaths:
         return self.round_logs(number) / f"rank-{rank:05d}.error.json"
 
     @property
+    def memory(self) -> Path:
+        """Where memory slots lie for which shared memory has no room."""
+        return self.root / "memory"
+
+    @property
     def memory_name(self) -> str:
         """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor
         left.

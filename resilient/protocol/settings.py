@@ -41,8 +41,11 @@ class SnapshotSettings:
         for no limit. A run that is being stopped does not keep to it.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
-        third still holds a complete image.
-    :param memory_dir: directory for the slots; empty for /dev/shm (the run directory, where there is none).
+        third still holds a complete image. With two, no snapshot is skipped either, but while one is being written to
+        disk it is the only complete one whenever the other is being overwritten: a crash in the middle of a copy then
+        goes back to the one on its way to disk, some steps further.
+    :param memory_dir: directory for the slots; empty for /dev/shm (the run directory, where there is none). Slots for
+        which it has no room go to files in the run directory, with a warning.
     :param allow_pickle: state that has no other form may be pickled. A pickle can run code when it is loaded.
     """
 

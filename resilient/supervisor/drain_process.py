@@ -24,7 +24,9 @@ from resilient.errors import SnapshotCorrupt, SnapshotError, StorageFull
 from resilient.protocol import names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
+from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings
+from resilient.protocol.spill import Spill
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.manifest import Manifest
@@ -42,7 +44,7 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
-            slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
+            slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
             if any(not slot.info().complete or slot.info().step != step for slot in slots.values()):
                 return {**answer, "problem": f"a slot no longer holds step {step}"}
             draft = Draft(
@@ -92,7 +94,7 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
         manifest = catalog.read_manifest(snapshot)
         images = {file.rank: file for file in manifest.files}
         with ExitStack() as stack:
-            slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
+            slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
             if images.keys() != slots.keys():
                 raise SnapshotError(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
             for file in manifest.files:
@@ -115,8 +117,8 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     }
 
 
-def _open(stack: ExitStack, path: str) -> Slot:
-    slot = Slot(Path(path), 0)
+def _open(stack: ExitStack, path: str, directory: Path) -> Slot:
+    slot = Slot(Path(path), 0, Spill(RunPaths(directory.parent).memory))
     stack.callback(slot.close)
     return slot
 

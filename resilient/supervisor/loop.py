@@ -283,8 +283,7 @@ class Supervisor:
             board[Word.STEP] = decision.step or 0
         self._beats.clear()
         paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
-        plan_file = self._memory.directory / "plan.json"
-        RoundPlan(
+        plan = RoundPlan(
             run_id=paths.run_id,
             run_root=str(paths.root),
             round=decision.round,
@@ -295,7 +294,8 @@ class Supervisor:
             restart_seconds=_START_SECONDS + self._history.restore,
             snapshot=self._spec.snapshot,
             train=self._spec.train,
-        ).write(plan_file)
+        )
+        plan_file = self._memory.write_plan(plan)
         ranks = range(self._spec.policy.ranks)
         for rank in ranks:
             with suppress(FileNotFoundError):

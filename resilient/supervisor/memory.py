@@ -6,14 +6,17 @@ It is found by name, so what a killed supervisor leaves is its successor's.
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from resilient.errors import ConfigurationError, StorageFull
 from resilient.protocol.arena import Arena, Slot
-from resilient.protocol.board import Board
-from resilient.protocol.paths import RunPaths
+from resilient.protocol.board import SIZE, Board
+from resilient.protocol.pages import FULL
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.plan import RoundPlan
+from resilient.protocol.spill import Spill
+from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
@@ -21,16 +24,24 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in 
 class RunMemory:
     """Boards and arenas of ``ranks`` workers."""
 
-    def __init__(self, directory: Path, ranks: int, slots: int, identity: str) -> None:
+    def __init__(self, directory: Path, ranks: int, slots: int, identity: str, root: Path | None = None) -> None:
         """Open what is there, make what is not.
 
         :param identity: of the run. What is there of another run, whose directory was deleted and made anew, is
-            thrown away: it would bring back a state that somebody wanted to be rid of.
-        :raises StorageFull: shared memory has not even room for the boards.
+            thrown away: it would bring back a state that somebody wanted to be rid of. So is what was there when the
+            machine was switched off, which may be on disk in parts.
+        :param root: the run's directory, which takes what there is no room for in ``directory``; without one, having
+            no room is an error.
+        :raises StorageFull: there is not even room for the boards.
+        :raises RunLocked: a live process is using this memory for another run.
         """
         self.directory = directory
         self._identity = identity
+        self._root = root
+        self._slots = slots
         self._ranks = range(ranks)
+        self._spill = Spill(RunPaths(root).memory) if root is not None else None
+        self._tenancy: Tenancy | None = None
         try:
             self._claim()
             self.boards = {rank: self._board(rank) for rank in self._ranks}
@@ -38,7 +49,8 @@ class RunMemory:
             raise StorageFull(
                 f"no shared memory in {directory}: {error.strerror}", "make it larger, or set snapshot.memory_dir"
             ) from error
-        self.arenas = {rank: Arena.shared(directory, rank, slots) for rank in self._ranks}
+        self.arenas = {rank: self._arena(rank) for rank in self._ranks}
+        self._remove_unlinked()
 
     @classmethod
     def place(cls, paths: RunPaths, memory_dir: str) -> Path:
@@ -52,26 +64,81 @@ class RunMemory:
             raise ConfigurationError(
                 f"{self.directory} belongs to another user", "set snapshot.memory_dir to a directory of your own"
             )
-        mark = self.directory / "identity"
-        if mark.exists() and mark.read_text() == self._identity:
-            return
-        for path in self.directory.iterdir():
-            path.unlink()
-        mark.write_text(self._identity)
+        if self._tenancy is None or not (self.directory / LOCK).exists():
+            fresh = Tenancy(self.directory)
+            if self._tenancy is not None:
+                self._tenancy.leave()
+            self._tenancy = fresh
+            self._clear_unless_ours()
+            self._tenancy.share()
+        self._clear_unless_ours()
+
+    def _clear_unless_ours(self) -> None:
+        mark, tenant = self.directory / "identity", Tenant.read(self.directory)
+        known = mark.exists() and mark.read_text() == self._identity
+        if not known or (tenant is not None and tenant.boot != boot_id()):
+            for path in self.directory.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
+            mark.write_text(self._identity)
+        if self._root is not None and (tenant is None or tenant.owner.pid != os.getpid()):
+            Tenant.current(self._root, hostname()).write(self.directory)
 
     def keep_linked(self) -> None:
         """Bring back what somebody has removed from the directory while we had it open. Only while no worker is up."""
         self._claim()
-        for arena in self.arenas.values():
-            for slot in arena.slots:
-                slot.keep_linked()
+        for rank, arena in self.arenas.items():
+            try:
+                for slot in arena.slots:
+                    slot.keep_linked()
+            except StorageFull:  # an older image will have to do
+                arena.close()
+                self.arenas[rank] = self._arena(rank)
+
+    def _arena(self, rank: int) -> Arena:
+        return Arena.shared(self.directory, rank, self._slots, self._spill)
+
+    def _slot_paths(self) -> list[Path]:
+        return [slot.path for arena in self.arenas.values() for slot in arena.slots]
+
+    def _remove_unlinked(self) -> None:
+        """Files on disk that a slot was moving to when its worker was killed, or that the machine was switched off
+        under.
+        """
+        if self._spill is not None:
+            self._spill.remove([path.name for path in self._slot_paths() if not path.is_symlink()])
 
     def _board(self, rank: int) -> Board:
         path = self._board_path(rank)
         try:
             return Board.open(path)
         except (OSError, ValueError):
+            return self._new_board(rank)
+
+    def _new_board(self, rank: int) -> Board:
+        """A fresh board in the place of the old one; on disk, if somebody has filled shared memory meanwhile."""
+        path = self._board_path(rank)
+        path.unlink(missing_ok=True)
+        try:
             return Board.create(path)
+        except OSError as error:
+            if self._spill is None or error.errno not in FULL:
+                raise
+        os.close(self._spill.take(path, SIZE))
+        self._spill.link(path)
+        return Board.create(path)
+
+    def write_plan(self, plan: RoundPlan) -> Path:
+        """Leave the plan where the workers can read it."""
+        path = self.directory / "plan.json"
+        try:
+            plan.write(path)
+        except OSError as error:
+            if self._root is None or error.errno not in FULL:
+                raise
+            path = RunPaths(self._root).round_logs(plan.round) / path.name
+            plan.write(path)
+        return path
 
     def _board_path(self, rank: int) -> Path:
         return self.directory / f"rank-{rank:05d}.board"
@@ -80,8 +147,7 @@ class RunMemory:
         """Fresh boards for a new round; what was unread on the old ones must have been collected."""
         for rank, board in self.boards.items():
             board.close()
-            self._board_path(rank).unlink(missing_ok=True)
-            self.boards[rank] = Board.create(self._board_path(rank))
+            self.boards[rank] = self._new_board(rank)
 
     def newest_step(self) -> int | None:
         """The newest step of which every rank holds a complete image."""
@@ -125,6 +191,12 @@ class RunMemory:
             arena.void()
 
     def close(self) -> None:
+        """Leave everything where it is, for the next supervisor."""
+        self._close_all()
+        if self._tenancy is not None:
+            self._tenancy.leave()
+
+    def _close_all(self) -> None:
         for board in self.boards.values():
             board.close()
         for arena in self.arenas.values():
@@ -132,6 +204,11 @@ class RunMemory:
 
     def remove(self) -> None:
         """Give the memory back; nothing is left of it."""
-        self.close()
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.directory)
+        self._close_all()
+        if self._spill is not None:
+            names = [self._board_path(rank).name for rank in self._ranks]
+            self._spill.remove([*names, *(path.name for path in self._slot_paths())])
+        if self._tenancy is not None:
+            with suppress(FileNotFoundError):
+                self._tenancy.remove()
+            self._tenancy.leave()

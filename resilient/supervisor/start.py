@@ -16,6 +16,7 @@ from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritabl
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.journal import Journal
@@ -84,6 +85,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
+            leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
@@ -95,7 +97,8 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
-    memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity())
+    leftovers.clear(place.parent, place, console.say)
+    memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity(), paths.root)
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())

@@ -30,10 +30,12 @@ from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.spill import Spill
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.worker.preparation import Preparation
 from resilient.worker.schedule import Chosen, Schedule
 from resilient.worker.signals import sigterm
 
@@ -45,6 +47,7 @@ class Host(Protocol):
 
     settings: SnapshotSettings
     arena: Arena
+    preparation: Preparation
 
     def image(self) -> memoryview | None:
         """The image to resume from, or None to start afresh."""
@@ -97,7 +100,9 @@ class SupervisedHost:
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
         self._refused: set[str] = set()
-        self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots)
+        spill = Spill(RunPaths(Path(plan.run_root)).memory)
+        self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
+        self.preparation = Preparation(self.arena)
 
     def image(self) -> memoryview | None:
         if self.plan.restore_step is None:
@@ -105,6 +110,7 @@ class SupervisedHost:
         slot = self.arena.find(self.plan.restore_step)
         if slot is None:
             raise SnapshotCorrupt(f"no slot holds step {self.plan.restore_step}, from which this round was to resume")
+        self.preparation.want(slot.info().size)
         return slot.image
 
     def command(self) -> Command:
@@ -179,6 +185,7 @@ class StandaloneHost:
         self.settings = settings
         self._retention = retention
         self.arena = Arena.private(settings.slots)
+        self.preparation = Preparation(self.arena)
         self._metrics = MetricsLog(paths.metrics)
         self._writer: threading.Thread | None = None
         self._latest: dict[str, float] = {}
@@ -207,6 +214,7 @@ class StandaloneHost:
         catalog.require_size(path, manifest.files[0])  # before memory is reserved for it
         image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
         catalog.read_image(path, manifest.files[0], image)
+        self.preparation.want(len(image))
         self._parent = manifest.identity
         return image
 

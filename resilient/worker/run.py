@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from resilient.errors import UsageError
+from resilient.errors import StorageFull, UsageError
 from resilient.protocol.board import Command, WorkerPhase
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
@@ -47,6 +47,8 @@ class Run:
         self._capture = Capture(objects, allow_pickle=host.settings.allow_pickle)
         self._latest: dict[str, float] = {}
         self._start_step = 0
+        self._total = 0
+        self._missed = False  # there was no room for a memory snapshot once
         self._body: int | None = None  # the step whose loop body is running
         self._clock = clock
         self._schedule = host.schedule(clock)
@@ -69,6 +71,7 @@ class Run:
         if self._entered:
             raise UsageError("run.steps() was entered a second time", "use one loop over all steps")
         self._entered = True
+        self._total = total
         self._host.set_total(total)
         batches = self._data.batches(self._restore_random)
         while self.step < total and not self._asked_to_leave():
@@ -205,11 +208,35 @@ class Run:
                 self._schedule.taken(lambda: slot.info().held and slot.info().step == step)
                 self._host.durable_requested(slot)
 
-        if self._overlap and not last:
-            self._capture.write_overlapped(slot, step, self._copier, done)
-        else:
-            self._capture.write(slot, step)
-            done(True)
+        try:
+            if self._overlap and not last:
+                self._capture.write_overlapped(slot, step, self._copier, done)
+            else:
+                self._capture.write(slot, step)
+                done(True)
+        except StorageFull as error:
+            other = self._host.arena.next_free()
+            if other is not None and not other.cramped:
+                self._snapshot(step, last=last)
+            else:
+                self._go_without(error)
+            return
+        self._host.preparation.want(slot.info().size)
+
+    def _go_without(self, error: StorageFull) -> None:
+        """There is no room for an image, though there was for earlier ones: go on, and try again at the next.
+
+        Not without any image, nor at the end of the run, whose state would be lost.
+        """
+        if self.step >= self._total or (self._host.arena.newest() is None and not self._start_step):
+            raise error
+        if not self._missed:
+            self._missed = True
+            warnings.warn(
+                f"the state has grown and NO MEMORY SNAPSHOT CAN BE TAKEN: {error} Training goes on; a crash now goes "
+                "back to the last image there was room for. Every snapshot that is due tries again",
+                stacklevel=2,
+            )
 
     def _publish(self, *, flush: bool) -> None:
         ready = self._reporter.ready(before=self.step + (1 if flush else 0))

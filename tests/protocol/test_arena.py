@@ -339,8 +339,11 @@ def test_no_room_to_grow_is_an_error_and_costs_only_this_slot(arena: Arena) -> N
         slot.begin(2, 2 << 20)
     assert content(arena.newest()) == b"older"
     assert not slot.info().complete
-    assert write(arena, 3, b"newer") is slot
-    assert content(arena.newest()) == b"newer"
+    assert write(arena, 3, b"newer") is not slot
+    slot.begin(4, 6)
+    slot.image[:] = b"newest"
+    slot.complete(arena.next_sequence(), {}, hold=False)
+    assert content(arena.newest()) == b"newest"
 
 
 # --- the files
@@ -421,3 +424,20 @@ def test_an_arena_may_be_closed_while_a_tensor_looks_at_it(tmp_path: Path) -> No
     view = torch.frombuffer(memoryview(slot.memory), dtype=torch.uint8, count=8, offset=HEADER)
     arena.close()
     assert view.tolist() == [7] * 8
+
+
+def test_a_slot_there_is_no_room_for_is_tried_last() -> None:
+    arena = Arena.private(3)
+    write(arena, 1)
+    cramped = arena.next_free()
+    assert cramped is arena.slots[1]
+    with files_no_larger_than(1 << 20), pytest.raises(StorageFull):
+        cramped.begin(2, 2 << 20)
+    assert [write(arena, step).index for step in (2, 3, 4)] == [2, 0, 2]
+    arena.slots[0].hold()
+    arena.slots[2].hold()
+    assert write(arena, 5) is cramped
+    arena.slots[0].release()
+    arena.slots[2].release()
+    assert not cramped.cramped
+    arena.close()

@@ -95,12 +95,13 @@ def test_an_error_with_live_data_workers_ends_the_worker_at_once(workspace: Work
     assert case.finish() == ExitCode.WORKER_ERROR, case.output()
 
 
-def test_a_snapshot_that_cannot_be_read_into_memory_is_not_called_corrupt(workspace: Workspace) -> None:
+def test_a_snapshot_that_does_not_fit_into_memory_is_not_called_corrupt_but_read_into_a_file(
+    workspace: Workspace,
+) -> None:
     case = workspace.run("no-room")
     running = case.start().wait_for_step(25)
     Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE
-    steps = catalog.committed_steps(case.paths.snapshots)
     memory = workspace.directory / "tiny"
     memory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(memory)], check=True)
@@ -108,9 +109,11 @@ def test_a_snapshot_that_cannot_be_read_into_memory_is_not_called_corrupt(worksp
         ballast = memory / "ballast"
         with ballast.open("wb") as stream:
             stream.write(b"\0" * (80 << 10))
-        case.finish(f"snapshot.memory_dir={memory}", "run.allow_drift=true")
-        assert catalog.committed_steps(case.paths.snapshots) == steps
-        assert len(case.incidents()) <= 2
+        assert case.finish(f"snapshot.memory_dir={memory}", "run.allow_drift=true") == 0, case.output()
+        assert catalog.count_quarantined(case.paths.snapshots) == 0
+        assert "too small" in case.output()
+        assert case.incidents() == ["preemption"]
+        assert not case.paths.memory.exists()
     finally:
         subprocess.run(["umount", "-l", str(memory)], check=True)
 

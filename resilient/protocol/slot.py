@@ -1,0 +1,349 @@
+"""One slot: a file in shared memory that holds one snapshot image, mapped by everybody who needs it.
+
+A slot is a 4 KiB header page followed by an image, so the image is page-aligned in memory and in the file. It goes
+EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the slot being written.
+
+A slot for which shared memory has no room moves to a file on disk: a symbolic link takes its place in the directory,
+and ``MOVED`` in the header of the old file tells those who still have that one mapped to open it again by its path.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from resilient.errors import SnapshotCorrupt, StorageFull
+from resilient.protocol.pages import FULL, Interrupted, never, populate, reserve
+from resilient.protocol.spill import REMEDY, Spill
+
+HEADER = 4096
+_MAGIC = 0x31_54_4C_53_4C_53_45_52  # "RESLSLT1"
+_META_AT = 512
+_META_LIMIT = HEADER - _META_AT
+_MOST_STEPS = 10**18  # a snapshot's name has no more digits
+_MOST_IMAGES = 1 << 62
+
+
+class SlotState(IntEnum):
+    EMPTY = 0
+    WRITING = 1
+    COMPLETE = 2
+
+
+class _Word(IntEnum):
+    MAGIC = 0
+    STATE = 1
+    STEP = 2
+    SEQUENCE = 3  # counts completed images over all slots of the arena; orders images of equal steps
+    SIZE = 4  # bytes of the image
+    HOLD = 5
+    META = 6  # bytes of JSON behind the words
+    MOVED = 7  # this file is no longer the slot: open it again by its path
+
+
+@dataclass(frozen=True)
+class SlotInfo:
+    """What a slot holds, read at one moment."""
+
+    index: int
+    state: SlotState
+    step: int
+    sequence: int
+    size: int
+    held: bool
+
+    @property
+    def complete(self) -> bool:
+        return self.state is SlotState.COMPLETE
+
+    @classmethod
+    def of(cls, index: int, words: Sequence[int]) -> SlotInfo:
+        """From the words of a header, whatever they are: what nobody can have written is an empty slot."""
+        state, step, sequence = words[_Word.STATE], words[_Word.STEP], words[_Word.SEQUENCE]
+        if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
+            return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
+        return cls(index, SlotState(state), step, sequence, words[_Word.SIZE], bool(words[_Word.HOLD]))
+
+    @classmethod
+    def peek(cls, path: Path) -> SlotInfo | None:
+        """What the slot in a file holds, without opening it as a slot; None when it holds nothing that could be read.
+
+        :raises OSError: the file cannot be read.
+        """
+        with path.open("rb") as stream:
+            head, size = stream.read(_META_AT), os.fstat(stream.fileno()).st_size
+        if len(head) < _META_AT:
+            return None
+        words = memoryview(head).cast("Q")
+        info = cls.of(0, words)
+        whole = words[_Word.MAGIC] == _MAGIC and not words[_Word.MOVED] and HEADER + info.size <= size
+        return info if whole else None
+
+
+class Slot:
+    """One slot file, mapped. Growing it remaps it; the header page keeps its place in the file.
+
+    :param spill: where the slot goes when its filesystem has no room for it; without one, that is an error.
+    :ivar cramped: there was no room for it when it was to be written last.
+    """
+
+    def __init__(self, path: Path, index: int, spill: Spill | None = None) -> None:
+        self.path = path
+        self.index = index
+        self.cramped = False
+        self._spill = spill
+        self._lock = threading.Lock()  # between a capture and what prepares the slot in the background
+        self._wanted = self._writing = False
+        self._populated: mmap.mmap | None = None  # the mapping whose page tables are filled
+        self._descriptor = _open(path)
+        if os.fstat(self._descriptor).st_size < HEADER:
+            self._reserve_first_page()
+        self._map()
+        if self._words[_Word.MAGIC] != _MAGIC:
+            self._clear()
+
+    def info(self) -> SlotInfo:
+        if self._words[_Word.MOVED]:
+            self._follow()
+        return SlotInfo.of(self.index, self._words)
+
+    def begin(self, step: int, size: int) -> None:
+        """EMPTY or COMPLETE → WRITING, with room for an image of ``size`` bytes.
+
+        :raises StorageFull: there is no room left for it; the slot is as it was.
+        """
+        self._wanted = True  # whoever prepares it stops at the next piece
+        with self._lock:
+            self._wanted, self.cramped = False, True
+            self._grow(HEADER + size)
+            self.cramped = False
+            self._words[_Word.STATE] = SlotState.WRITING
+            self._words[_Word.STEP] = step
+            self._words[_Word.SIZE] = size
+            self._writing = True
+
+    def prepare(self, size: int, *, grow: bool, interrupted: Interrupted = never) -> bool:
+        """Let the next capture find everything there: room for an image of ``size`` bytes, and filled page tables.
+
+        Called in a thread of its own. What the slot holds stays as it is. A ``begin`` waits for a piece of it at the
+        most.
+
+        :param grow: False for a slot that must not be resized.
+        :returns: whether nothing is left to do; a capture does by itself what it has interrupted.
+        :raises StorageFull: there is no room; the slot is as it was.
+        """
+
+        def stop() -> bool:
+            return self._wanted or interrupted()
+
+        with self._lock:
+            if self._writing or stop():
+                return True
+            if grow:
+                self._grow(HEADER + size, stop, move=not self.info().complete)
+            if self._populated is not self.memory:
+                populate(self.memory, len(self.memory), stop)
+                self._populated = None if stop() else self.memory
+            return HEADER + size <= len(self.memory) or stop()
+
+    def complete(self, sequence: int, meta: Mapping[str, Any], *, hold: bool) -> None:
+        """WRITING → COMPLETE; with ``hold``, the slot is handed to the drain in the same breath."""
+        encoded = json.dumps(meta).encode()
+        if len(encoded) > _META_LIMIT:
+            encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
+        self.memory[_META_AT : _META_AT + len(encoded)] = encoded
+        self._words[_Word.META] = len(encoded)
+        self._words[_Word.SEQUENCE] = sequence
+        self._words[_Word.HOLD] = int(hold)
+        self._words[_Word.STATE] = SlotState.COMPLETE
+        self._writing = False
+
+    def hold(self) -> None:
+        self._words[_Word.HOLD] = 1
+
+    def release(self) -> None:
+        self._words[_Word.HOLD] = 0
+
+    def void(self) -> None:
+        """Whatever the slot holds, it is not a snapshot."""
+        self._words[_Word.STATE] = SlotState.EMPTY
+        self._words[_Word.HOLD] = 0
+        self._writing = False
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        size = min(self._words[_Word.META], _META_LIMIT)
+        try:
+            meta = json.loads(self.memory[_META_AT : _META_AT + size])
+        except (ValueError, RecursionError):
+            return {}
+        return meta if isinstance(meta, dict) else {}
+
+    @property
+    def image(self) -> memoryview:
+        """The image's bytes. Release the view before the slot grows or closes.
+
+        :raises SnapshotCorrupt: the header promises more than the file holds.
+        """
+        if self._words[_Word.MOVED]:
+            self._follow()
+        size = self._words[_Word.SIZE]
+        if HEADER + size > len(self.memory):
+            self._map()
+        if HEADER + size > len(self.memory):
+            raise SnapshotCorrupt(f"{self.path} is shorter than the {size} bytes its header promises")
+        return memoryview(self.memory)[HEADER : HEADER + size]
+
+    def keep_linked(self) -> None:
+        """If somebody has removed the file (some systems clear shared memory when a user logs out), write it anew.
+
+        Call it only while no worker has the slot mapped: one that has would go on writing to the file that is gone.
+
+        :raises StorageFull: there is no room to write it.
+        """
+        if self._is_ours(self.path):
+            return
+        if self._spill is not None and (self._words[_Word.MOVED] or self._is_ours(self._spill.file_of(self.path))):
+            with suppress(OSError):
+                self._spill.link(self.path)  # the file on disk is still there
+        if self.path.is_symlink() and self.path.exists():  # a worker died before it could say that the slot has moved
+            self._follow()
+            return
+        try:
+            self._copy_to(_open(self.path, os.O_TRUNC))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self.path.unlink()
+            self._move(os.fstat(self._descriptor).st_size, keep=True)
+
+    def close(self) -> None:
+        self._words.release()
+        with suppress(BufferError):  # a tensor may still look at the image; the mapping goes when it goes
+            self.memory.close()
+        os.close(self._descriptor)
+
+    def _map(self) -> None:
+        """Map the file as long as it is now. The old mapping is dropped, not closed: a tensor may still look at it, and
+        another thread at the words.
+        """
+        memory = mmap.mmap(self._descriptor, os.fstat(self._descriptor).st_size)
+        self.memory, self._words = memory, memoryview(memory)[:_META_AT].cast("Q")
+
+    def _clear(self) -> None:
+        for word in _Word:
+            self._words[word] = 0
+        self._words[_Word.MAGIC] = _MAGIC
+
+    def _reserve_first_page(self) -> None:
+        try:
+            reserve(self._descriptor, HEADER)
+        except OSError as error:
+            if self._spill is None or error.errno not in FULL:
+                raise self._full(HEADER, error) from error
+            os.close(self._descriptor)
+            self._descriptor = self._spill.take(self.path, HEADER)
+            self._spill.link(self.path)
+
+    def _grow(self, size: int, interrupted: Interrupted = never, *, move: bool = True) -> None:
+        """Make the file ``size`` bytes long and map it so, unless it is or there is an interruption.
+
+        :param move: where there is no room, the slot may move, which empties it.
+        """
+        if size <= len(self.memory):
+            return
+        try:
+            reserve(self._descriptor, size, interrupted)
+        except OSError as error:
+            if error.errno not in FULL or not move or self._spill is None or self.path.is_symlink():
+                raise self._full(size, error) from error
+            self._move(size)
+            return
+        if os.fstat(self._descriptor).st_size >= size:
+            self._map()
+
+    def _full(self, size: int, error: OSError) -> Exception:
+        if error.errno not in FULL:
+            return error
+        return StorageFull(f"no room for {size} bytes of snapshot memory in {self.path.resolve().parent}", REMEDY)
+
+    def _move(self, size: int, *, keep: bool = False) -> None:
+        """Go on in a file on disk, and give the memory back.
+
+        The old file keeps its first page. Nobody looks at the others: only held slots are read, and they never move.
+
+        :param keep: with all that the slot holds; otherwise it is empty then.
+        :raises StorageFull: the disk has no room either; the slot is as it was.
+        """
+        if self._spill is None:
+            raise StorageFull(f"no room for {size} bytes of snapshot memory in {self.path.parent}", REMEDY)
+        old, words = os.dup(self._descriptor), self._words
+        try:
+            fresh = self._spill.take(self.path, size)
+            if keep:
+                self._copy_to(fresh)
+            else:
+                os.close(self._descriptor)
+                self._descriptor = fresh
+                self._map()
+                self._clear()
+                self._words[_Word.SEQUENCE] = SlotInfo.of(self.index, words).sequence
+            self._spill.link(self.path)
+            words[_Word.MOVED] = 1  # only now, so that whoever sees it finds the link
+            os.ftruncate(old, HEADER)
+        finally:
+            os.close(old)
+
+    def _copy_to(self, descriptor: int) -> None:
+        """Copy the whole slot to another file, and go on there.
+
+        :raises OSError: there is no room; the slot goes on where it was.
+        """
+        try:
+            with open(self._descriptor, "rb", closefd=False) as source, open(descriptor, "wb", closefd=False) as target:
+                source.seek(0)
+                shutil.copyfileobj(source, target, 1 << 24)
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._map()
+        self._words[_Word.MOVED] = 0
+
+    def _follow(self) -> None:
+        """Open the slot again by its path: its file is another one now. If it is not, or none is there, stay."""
+        if self._spill is None or self._is_ours(self.path):
+            return
+        try:
+            fresh = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        if os.fstat(fresh).st_size < HEADER:
+            os.close(fresh)
+            return
+        os.close(self._descriptor)
+        self._descriptor = fresh
+        self._map()
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Open a slot's file, or the one on disk that it links to; make it if it is not there."""
+    if path.is_symlink() and not path.exists():
+        path.unlink()  # what it links to was removed
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
