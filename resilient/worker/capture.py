@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from itertools import compress
 from typing import Any
@@ -13,9 +14,11 @@ from resilient.errors import ResilientError, SnapshotCorrupt, StateError
 from resilient.protocol.arena import HEADER, Slot
 from resilient.snapshot import tree
 from resilient.snapshot.image import Layout, TensorSpec, read_state
+from resilient.snapshot.skeleton import Parts
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
-from resilient.worker.overlap import Copier, Done, copy_all, owned_by_optimizers
+from resilient.worker.overlap import Copier, Done, copy_all
+from resilient.worker.plan import Content, Plan
 
 
 def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
@@ -47,11 +50,13 @@ def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
 
 
 class Capture:
-    """Writes the state of the registered objects into slots. Layouts and views are made once and reused."""
+    """Writes the state of the registered objects into slots. What one capture finds out, the next one reuses."""
 
     def __init__(self, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> None:
         self._objects = objects
         self._allow_pickle = allow_pickle
+        self._plan: Plan | None = None
+        self._moved: Counter[str] = Counter()
         self._layout: Layout | None = None
         self._signature: list[Any] = []
         self._specs: tuple[TensorSpec, ...] = ()
@@ -63,39 +68,49 @@ class Capture:
         :raises StateError: something cannot be captured; the message names its path.
         :raises StorageFull: no room for the image.
         """
-        copy_all(*self._stage(slot, step))
+        targets, content = self._stage(slot, step)
+        copy_all(targets, content.sources)
 
     def write_overlapped(self, slot: Slot, step: int, copier: Copier, done: Done) -> None:
         """Like :meth:`write`, but what the optimizers own is copied by ``copier`` after this returns; then ``done``
         is called.
         """
-        targets, sources = self._stage(slot, step)
-        owned = owned_by_optimizers(self._objects)
-        later = [source.data_ptr() in owned for source in sources]
-        now = [not is_later for is_later in later]
-        copy_all(list(compress(targets, now)), list(compress(sources, now)))
-        copier.start(list(compress(targets, later)), list(compress(sources, later)), done)
+        targets, content = self._stage(slot, step)
+        at_once = [not owned for owned in content.owned]
+        copy_all(list(compress(targets, at_once)), list(compress(content.sources, at_once)))
+        copier.start(list(compress(targets, content.owned)), list(compress(content.sources, content.owned)), done)
 
-    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Write all of the image but its tensors; returns where each of these goes, and the tensors."""
-        collector = TensorCollector()
-        encoded = {
-            name: tree.encode(item.state_dict(), collector, path=name, allow_pickle=self._allow_pickle)
-            for name, item in self._objects.items()
-        }
-        state = tree.dumps({"step": step, "objects": encoded})
-        layout, padded = self._layout_for(collector, state)
+    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], Content]:
+        """Write all of the image but its tensors; returns where each of these goes, and the content."""
+        content = self._content(step)
+        layout, padded = self._layout_for(content.state)
         slot.begin(step, layout.size)
         image = slot.image
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
-        return self._views_of(slot, layout), _filled(collector)
+        return self._views_of(slot, layout), content
 
-    def _layout_for(self, collector: TensorCollector, state: bytes) -> tuple[Layout, bytes]:
-        same = self._layout is not None and collector.signature == self._signature
-        padded = self._layout.encode_state(state) if self._layout is not None and same else None
+    def _content(self, step: int) -> Content:
+        states = {name: item.state_dict() for name, item in self._objects.items()}
+        try:
+            parts = Parts.of(states)
+        except RecursionError:
+            for name, state in states.items():  # says where
+                tree.encode(state, TensorCollector(), path=name, allow_pickle=self._allow_pickle)
+            raise
+        content = self._plan.content(step, parts) if self._plan is not None else None
+        if content is None:
+            self._plan = None
+            plan = Plan(self._objects, states, parts, self._moved, allow_pickle=self._allow_pickle)
+            content = plan.first_content(step)
+            if self._signature != plan.signature:
+                self._layout, self._signature, self._specs = None, plan.signature, plan.specs
+            self._plan = plan if plan.reusable else None
+        return content
+
+    def _layout_for(self, state: bytes) -> tuple[Layout, bytes]:
+        padded = self._layout.encode_state(state) if self._layout is not None else None
         if self._layout is None or padded is None:
-            self._signature, self._specs = collector.signature, collector.specs()
             self._layout = Layout.plan(self._specs, len(state))
             padded = self._layout.encode_state(state)
         assert padded is not None  # noqa: S101  the layout was planned for a state of this size
@@ -116,10 +131,6 @@ class Capture:
                 views.append(flat.reshape(spec.shape))
         self._views[slot.index] = (layout, slot.memory, views)
         return views
-
-
-def _filled(collector: TensorCollector) -> list[torch.Tensor]:
-    return [tensor for tensor in collector.tensors.values() if tensor.numel()]
 
 
 def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> int:

@@ -14,14 +14,12 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-from resilient.worker.data import Stateful
 
 Done = Callable[[bool], None]
 """Called at the end of a copy: True when it is good, False when a tensor changed meanwhile."""
@@ -109,22 +107,3 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
     if targets:
         with torch.no_grad():
             torch._foreach_copy_(list(targets), list(sources))  # one call for all
-
-
-def owned_by_optimizers(objects: Mapping[str, Stateful]) -> set[int]:
-    """Addresses of the CPU tensors that only an ``optimizer.step()`` changes: its parameters and its state."""
-    addresses: set[int] = set()
-    for item in objects.values():
-        if not isinstance(item, torch.optim.Optimizer):
-            continue
-        for group in item.param_groups:
-            addresses.update(tensor.data_ptr() for tensor in group["params"] if tensor.device.type == "cpu")
-        for state in item.state.values():
-            if isinstance(state, dict):
-                addresses.update(value.data_ptr() for value in state.values() if _on_cpu(value))
-    addresses.discard(0)  # of tensors without elements
-    return addresses
-
-
-def _on_cpu(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
