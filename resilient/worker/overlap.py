@@ -107,3 +107,31 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
     if targets:
         with torch.no_grad():
             torch._foreach_copy_(list(targets), list(sources))  # one call for all
+
+
+class Trust:
+    """Whether snapshots are overlapped. After a void one, the next is not; after three, none is any more."""
+
+    _MOST_VOIDS = 3
+
+    def __init__(self, *, on: bool) -> None:
+        self._on = on
+        self._voids = 0
+        self._once_without = False
+        self._warned = False
+
+    def allows(self) -> bool:
+        """Whether the snapshot about to be taken may be overlapped."""
+        once_without, self._once_without = self._once_without, False
+        return self._on and not once_without and self._voids < self._MOST_VOIDS
+
+    def voided(self) -> None:
+        """A tensor changed while it was being copied."""
+        self._voids += 1
+        self._once_without = True
+
+    def lost_first(self) -> bool:
+        """True once, after the first void copy: it is worth a warning."""
+        first = self._voids > 0 and not self._warned
+        self._warned |= first
+        return first
