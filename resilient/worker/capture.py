@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from resilient.protocol.arena import HEADER, Slot
 from resilient.snapshot import tree
 from resilient.snapshot.image import Layout, TensorSpec, read_state
 from resilient.snapshot.skeleton import Parts
+from resilient.worker.cuda import CudaCopy, PinnedSlots
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
 from resilient.worker.overlap import Copier, Done, copy_all
@@ -57,6 +58,7 @@ class Capture:
         self._allow_pickle = allow_pickle
         self._plan: Plan | None = None
         self._moved: Counter[str] = Counter()
+        self._pinned = PinnedSlots()
         self._layout: Layout | None = None
         self._signature: list[Any] = []
         self._specs: tuple[TensorSpec, ...] = ()
@@ -76,9 +78,19 @@ class Capture:
         is called.
         """
         targets, content = self._stage(slot, step)
-        at_once = [not owned for owned in content.owned]
-        copy_all(list(compress(targets, at_once)), list(compress(content.sources, at_once)))
-        copier.start(list(compress(targets, content.owned)), list(compress(content.sources, content.owned)), done)
+        host, device = _Batch(targets, content.sources, content.owned), None
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs
+            on_device = [source.is_cuda for source in host.sources]
+            if any(on_device):
+                device = CudaCopy(slot, self._pinned, *host.only(on_device))
+                host = host.only([not is_there for is_there in on_device])
+        at_once, later = host.only([not is_owned for is_owned in host.owned]), host.only(host.owned)
+        copy_all(at_once.targets, at_once.sources)
+        copier.start(later.targets, later.sources, done, device)
+
+    def close(self) -> None:
+        """Let go of what CUDA knows of the slots. Nothing may be being copied."""
+        self._pinned.close()
 
     def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], Content]:
         """Write all of the image but its tensors; returns where each of these goes, and the content."""
@@ -131,6 +143,21 @@ class Capture:
                 views.append(flat.reshape(spec.shape))
         self._views[slot.index] = (layout, slot.memory, views)
         return views
+
+
+class _Batch(NamedTuple):
+    """Tensors to copy, where each of them goes, and whether only an optimizer's step changes it."""
+
+    targets: Sequence[torch.Tensor]
+    sources: Sequence[torch.Tensor]
+    owned: Sequence[bool]
+
+    def only(self, wanted: Sequence[bool]) -> _Batch:
+        return _Batch(
+            list(compress(self.targets, wanted)),
+            list(compress(self.sources, wanted)),
+            list(compress(self.owned, wanted)),
+        )
 
 
 def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> int:

@@ -19,7 +19,7 @@ def owned_by_optimizers(objects: Mapping[str, Stateful]) -> dict[int, torch.Tens
     """What the optimizers own, by address; of several views that begin at one address, any."""
     owned: dict[int, torch.Tensor] = {}
     for tensor in _owned(objects.values()):
-        if tensor.layout is torch.strided:
+        if tensor.layout is torch.strided and (tensor.is_cpu or tensor.is_cuda):  # others are copied at once
             owned[tensor.data_ptr()] = tensor
     owned.pop(0, None)  # of tensors without elements
     return owned

@@ -129,6 +129,7 @@ class Run:
             return
         self._alignment.close()
         self._copier.close()
+        self._capture.close()
         self._publish(flush=True)
         self._host.finished()
         self.finished = True
