@@ -14,6 +14,7 @@ import torch
 
 _MOST_SAMPLED = 256
 _ELEMENTS = 4
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # compared as bits: nan equals nan
 
 
 class Guard:
@@ -42,8 +43,8 @@ class Samples:
         self._views: dict[torch.dtype, list[torch.Tensor]] = {}
         for tensor in dense[:_MOST_SAMPLED]:
             count = min(_ELEMENTS, tensor.numel())
-            view = tensor.detach().as_strided((count,), (tensor.numel() // count,))
-            self._views.setdefault(tensor.dtype, []).append(view)
+            bits = tensor.detach().as_strided((count,), (tensor.numel() // count,)).view(_INTEGERS[tensor.itemsize])
+            self._views.setdefault(bits.dtype, []).append(bits)
 
     def of(self, tensors: Sequence[torch.Tensor]) -> Samples:
         """The same for other tensors; this very object when they are the same ones."""
@@ -51,8 +52,8 @@ class Samples:
         return self if same else Samples(tensors)
 
     def take(self) -> list[torch.Tensor]:
-        """Bytes of the elements, by type of tensors."""
-        return [torch.cat(views).view(torch.uint8) for views in self._views.values()]
+        """The elements' bits, by size of element."""
+        return [torch.cat(views) for views in self._views.values()]
 
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
