@@ -43,7 +43,18 @@ class Training:
         self.tied.weight = self.first.weight
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
-        self.box = Box({"n": 1, "x": 0.0, "ok": True, "text": "a", "t": torch.zeros(3), "a": np.zeros(2), "s": {1, 2}})
+        self.box = Box(
+            {
+                "n": 1,
+                "x": 0.0,
+                "ok": True,
+                "text": "a",
+                "t": torch.zeros(3),
+                "a": np.zeros(2),
+                "b": np.ones(1),
+                "s": {1, 2},
+            }
+        )
         self.step()
 
     @property
@@ -147,7 +158,7 @@ CHANGES: dict[str, Callable[[Training], Any]] = {
     "an array in place": lambda t: t.box.state["a"].fill(3),
     "another array": lambda t: t.box.state.update(a=np.ones(2)),
     "an array of another shape": lambda t: t.box.state.update(a=np.ones((2, 1))),
-    "an array without shape": lambda t: t.box.state.update(a=np.array(1.0)),
+    "an array without shape": lambda t: t.box.state.update(b=np.array(1.0)),
     "an array of another type": lambda t: t.box.state.update(a=np.ones(2, np.int64)),
     "a tensor in place": lambda t: t.box.state["t"].fill_(3),
     "another tensor": lambda t: t.box.state.update(t=torch.ones(3)),
@@ -232,6 +243,14 @@ def test_a_value_that_can_no_longer_be_captured_is_named(arena: Arena) -> None:
         image(arena, capture)
     box.state["n"] = {"deep": box.state}
     with pytest.raises(StateError, match=r"box\.n\.deep.*deeper"):
+        image(arena, capture)
+
+
+def test_an_array_that_can_no_longer_be_captured_is_named(arena: Arena) -> None:
+    box = Box({"a": np.zeros(2), "t": torch.eye(2)})
+    capture = settled(arena, {"box": box})
+    box.state["a"] = np.zeros(2, dtype=">f8")
+    with pytest.raises(StateError, match=r"array at box\.a"):
         image(arena, capture)
 
 
