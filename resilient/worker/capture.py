@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,9 +14,12 @@ from resilient.errors import ResilientError, SnapshotCorrupt, StateError
 from resilient.protocol.arena import HEADER, Slot
 from resilient.snapshot import tree
 from resilient.snapshot.image import Layout, TensorSpec, read_state
+from resilient.snapshot.skeleton import Parts
+from resilient.worker.cuda import CudaCopy, PinnedSlots
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
-from resilient.worker.overlap import Copier, Done, copy_all, owned_by_optimizers
+from resilient.worker.overlap import Copier, Done, copy_all
+from resilient.worker.plan import Content, Plan
 
 
 def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
@@ -47,11 +51,14 @@ def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
 
 
 class Capture:
-    """Writes the state of the registered objects into slots. Layouts and views are made once and reused."""
+    """Writes the state of the registered objects into slots. What one capture finds out, the next one reuses."""
 
     def __init__(self, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> None:
         self._objects = objects
         self._allow_pickle = allow_pickle
+        self._plan: Plan | None = None
+        self._moved: Counter[str] = Counter()
+        self._pinned = PinnedSlots()
         self._layout: Layout | None = None
         self._signature: list[Any] = []
         self._specs: tuple[TensorSpec, ...] = ()
@@ -63,39 +70,59 @@ class Capture:
         :raises StateError: something cannot be captured; the message names its path.
         :raises StorageFull: no room for the image.
         """
-        copy_all(*self._stage(slot, step))
+        targets, content = self._stage(slot, step)
+        copy_all(targets, content.sources)
 
     def write_overlapped(self, slot: Slot, step: int, copier: Copier, done: Done) -> None:
         """Like :meth:`write`, but what the optimizers own is copied by ``copier`` after this returns; then ``done``
         is called.
         """
-        targets, sources = self._stage(slot, step)
-        owned = owned_by_optimizers(self._objects)
-        later = [source.data_ptr() in owned for source in sources]
-        now = [not is_later for is_later in later]
-        copy_all(list(compress(targets, now)), list(compress(sources, now)))
-        copier.start(list(compress(targets, later)), list(compress(sources, later)), done)
+        targets, content = self._stage(slot, step)
+        host, device = _Batch(targets, content.sources, content.owned), None
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs
+            on_device = [source.is_cuda for source in host.sources]
+            if any(on_device):
+                device = CudaCopy(slot, self._pinned, *host.only(on_device))
+                host = host.only([not is_there for is_there in on_device])
+        at_once, later = host.only([not is_owned for is_owned in host.owned]), host.only(host.owned)
+        copy_all(at_once.targets, at_once.sources)
+        copier.start(later.targets, later.sources, done, device)
 
-    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Write all of the image but its tensors; returns where each of these goes, and the tensors."""
-        collector = TensorCollector()
-        encoded = {
-            name: tree.encode(item.state_dict(), collector, path=name, allow_pickle=self._allow_pickle)
-            for name, item in self._objects.items()
-        }
-        state = tree.dumps({"step": step, "objects": encoded})
-        layout, padded = self._layout_for(collector, state)
+    def close(self) -> None:
+        """Let go of what CUDA knows of the slots. Nothing may be being copied."""
+        self._pinned.close()
+
+    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], Content]:
+        """Write all of the image but its tensors; returns where each of these goes, and the content."""
+        content = self._content(step)
+        layout, padded = self._layout_for(content.state)
         slot.begin(step, layout.size)
         image = slot.image
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
-        return self._views_of(slot, layout), _filled(collector)
+        return self._views_of(slot, layout), content
 
-    def _layout_for(self, collector: TensorCollector, state: bytes) -> tuple[Layout, bytes]:
-        same = self._layout is not None and collector.signature == self._signature
-        padded = self._layout.encode_state(state) if self._layout is not None and same else None
+    def _content(self, step: int) -> Content:
+        states = {name: item.state_dict() for name, item in self._objects.items()}
+        try:
+            parts = Parts.of(states)
+        except RecursionError:
+            for name, state in states.items():  # says where
+                tree.encode(state, TensorCollector(), path=name, allow_pickle=self._allow_pickle)
+            raise
+        content = self._plan.content(step, parts) if self._plan is not None else None
+        if content is None:
+            self._plan = None
+            plan = Plan(self._objects, states, parts, self._moved, allow_pickle=self._allow_pickle)
+            content = plan.first_content(step)
+            if self._signature != plan.signature:
+                self._layout, self._signature, self._specs = None, plan.signature, plan.specs
+            self._plan = plan if plan.reusable else None
+        return content
+
+    def _layout_for(self, state: bytes) -> tuple[Layout, bytes]:
+        padded = self._layout.encode_state(state) if self._layout is not None else None
         if self._layout is None or padded is None:
-            self._signature, self._specs = collector.signature, collector.specs()
             self._layout = Layout.plan(self._specs, len(state))
             padded = self._layout.encode_state(state)
         assert padded is not None  # noqa: S101  the layout was planned for a state of this size
@@ -118,8 +145,19 @@ class Capture:
         return views
 
 
-def _filled(collector: TensorCollector) -> list[torch.Tensor]:
-    return [tensor for tensor in collector.tensors.values() if tensor.numel()]
+class _Batch(NamedTuple):
+    """Tensors to copy, where each of them goes, and whether only an optimizer's step changes it."""
+
+    targets: Sequence[torch.Tensor]
+    sources: Sequence[torch.Tensor]
+    owned: Sequence[bool]
+
+    def only(self, wanted: Sequence[bool]) -> _Batch:
+        return _Batch(
+            list(compress(self.targets, wanted)),
+            list(compress(self.sources, wanted)),
+            list(compress(self.owned, wanted)),
+        )
 
 
 def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> int:

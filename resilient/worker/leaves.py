@@ -83,7 +83,7 @@ class TensorCollector:
     def _store(self, path: str, tensor: torch.Tensor) -> str:
         address = tensor.data_ptr()
         known = self._by_address.get(address)
-        if known is not None and _same_view(self.tensors[known], tensor):
+        if known is not None and same_view(self.tensors[known], tensor):
             return known
         if path in self.tensors:
             raise StateError(f"two tensors have the one path {path} in the state tree", "give them different names")
@@ -99,16 +99,25 @@ class TensorCollector:
                 f"the array at {path} is a {type(array).__qualname__}, which cannot be captured", "store its parts"
             )
         try:
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            tensor = as_tensor(array)
         except (TypeError, ValueError) as error:
             raise StateError(f"the array at {path} is of type {array.dtype}, which cannot be captured") from error
         if tensor.dtype not in DTYPES:
             raise StateError(f"the array at {path} is of type {array.dtype}, which safetensors cannot hold")
-        # `ascontiguousarray` may have made a copy that only this reference keeps alive
         return {"$array": [self._store(path, tensor), list(array.shape)]}
 
 
-def _same_view(one: torch.Tensor, other: torch.Tensor) -> bool:
+def as_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The array's elements in a row, copied where they do not lie so.
+
+    :raises TypeError: torch has no such type.
+    :raises ValueError: torch cannot look at such memory.
+    """
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def same_view(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors at one address have the same elements."""
     return (
         one.shape == other.shape
         and one.dtype == other.dtype

@@ -1,12 +1,16 @@
 """Copying the optimizer's tensors while the next step's forward and backward run.
 
 Parameters and optimizer state do not change between one ``optimizer.step()`` and the next, so a snapshot of them can
-be copied in that time, and the next ``optimizer.step()``, of whatever optimizer, waits for the copy. Nothing else has
-such a guarantee: buffers, averages and generators are copied before control returns.
+be copied in that time. Nothing else has such a guarantee: buffers, averages and generators are copied before control
+returns.
 
-A script may still change a parameter in between, by hand. Torch counts the changes of a tensor in its ``_version``;
-if a count has moved at the end of the copy, the copy is void, and from then on everything is copied before control
-returns. Writes through ``tensor.data`` are not counted by torch and cannot be seen.
+The next ``optimizer.step()``, of whatever optimizer, comes after the copy. Tensors on the CPU are copied by a thread,
+and the step waits for it. Those on an accelerator are copied by the device: the step's work there is put in line behind
+the copy, and the host waits for nothing but the copy's being in line too.
+
+A script may still change a parameter in between, by hand; a :class:`~resilient.worker.guard.Guard` looks for that, at
+the last moment before the optimizer may change it: at the end of the copy, or when the next step begins, whichever
+comes first. Then the copy is void.
 """
 
 from __future__ import annotations
@@ -14,14 +18,14 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from resilient.worker.data import Stateful
+from resilient.worker.guard import Guard, Samples
 
 Done = Callable[[bool], None]
 """Called at the end of a copy: True when it is good, False when a tensor changed meanwhile."""
@@ -29,14 +33,48 @@ Done = Callable[[bool], None]
 CopyFunction = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], None]
 
 
+class DeviceCopy(Protocol):
+    """The copy of tensors that lie on accelerators."""
+
+    @property
+    def guarded(self) -> Sequence[torch.Tensor]:
+        """Those that must not change before the next optimizer step."""
+        ...
+
+    def issue(self) -> None:
+        """Put the copy in line behind the work of the step boundary; called in the copying thread."""
+        ...
+
+    def order(self) -> None:
+        """Put all work that the calling thread issues from now on in line behind the copy."""
+        ...
+
+    def wait(self) -> None:
+        """Return when the copy has happened; called in the copying thread."""
+        ...
+
+
 @dataclass
 class _Copy:
+    """A copy under way. ``issued``: from now on the host may issue changes; ``finished``: all is over."""
+
     targets: Sequence[torch.Tensor]
     sources: Sequence[torch.Tensor]
-    versions: Sequence[int]
+    device: DeviceCopy | None
+    guard: Guard
     done: Done
+    issued: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _verdict: bool | None = None
+
+    def judge(self) -> bool:
+        """Whether the sources were unchanged when this was first asked, by whichever thread came first."""
+        with self._lock:
+            if self._verdict is None:
+                self._verdict = self.guard.unchanged()
+            return self._verdict
 
 
 class Copier:
@@ -49,17 +87,26 @@ class Copier:
         self._copy = copy if copy is not None else copy_all
         self._requests: queue.SimpleQueue[_Copy | None] = queue.SimpleQueue()
         self._current: _Copy | None = None
+        self._samples = Samples([])
         self._thread: threading.Thread | None = None
         self._hook: Any = None
 
-    def start(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], done: Done) -> None:
+    def start(
+        self,
+        targets: Sequence[torch.Tensor],
+        sources: Sequence[torch.Tensor],
+        done: Done,
+        device: DeviceCopy | None = None,
+    ) -> None:
         """Begin to copy; ``done`` is called from the copying thread. The copy before it must have been waited for."""
         if self._thread is None:
             self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step))  # type: ignore[no-untyped-call]
             self._thread = threading.Thread(target=self._run, name="resilient-copy", daemon=True)
             self._thread.start()
             atexit.register(self._settle)  # a daemon thread inside torch would bring the ending process down
-        self._current = _Copy(targets, sources, [tensor._version for tensor in sources], done)  # noqa: SLF001
+        guarded = [*sources, *device.guarded] if device is not None else sources
+        self._samples = self._samples.of(guarded)
+        self._current = _Copy(targets, sources, device, Guard(guarded, self._samples), done)
         self._requests.put(self._current)
 
     def wait(self) -> None:
@@ -87,44 +134,62 @@ class Copier:
             self._current.finished.wait()
 
     def _before_step(self, *_: Any) -> None:
-        self.wait()
+        current = self._current
+        if current is None:
+            return
+        current.issued.wait()
+        if current.device is None or current.error is not None:
+            self.wait()
+            return
+        current.judge()  # the step's own changes, which only wait in line, are not held against the copy
+        current.device.order()
 
     def _run(self) -> None:
         while (copy := self._requests.get()) is not None:
             try:
                 self._copy(copy.targets, copy.sources)
-                unchanged = all(
-                    tensor._version == version  # noqa: SLF001  the only way to ask
-                    for tensor, version in zip(copy.sources, copy.versions, strict=True)
-                )
-                copy.done(unchanged)
+                if copy.device is not None:
+                    copy.device.issue()
+                    copy.issued.set()
+                    copy.device.wait()
+                copy.done(copy.judge())
             except BaseException as error:  # noqa: BLE001  raised again in the thread that waits
                 copy.error = error
             finally:
+                copy.issued.set()
                 copy.finished.set()
 
 
-def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], *, non_blocking: bool = False) -> None:
     """Copy each source into its target."""
     if targets:
-        with torch.no_grad():
-            torch._foreach_copy_(list(targets), list(sources))  # one call for all
+        with torch.no_grad():  # one call for all, so that the interpreter is free for the training meanwhile
+            torch._foreach_copy_(list(targets), list(sources), non_blocking)
 
 
-def owned_by_optimizers(objects: Mapping[str, Stateful]) -> set[int]:
-    """Addresses of the CPU tensors that only an ``optimizer.step()`` changes: its parameters and its state."""
-    addresses: set[int] = set()
-    for item in objects.values():
-        if not isinstance(item, torch.optim.Optimizer):
-            continue
-        for group in item.param_groups:
-            addresses.update(tensor.data_ptr() for tensor in group["params"] if tensor.device.type == "cpu")
-        for state in item.state.values():
-            if isinstance(state, dict):
-                addresses.update(value.data_ptr() for value in state.values() if _on_cpu(value))
-    addresses.discard(0)  # of tensors without elements
-    return addresses
+class Trust:
+    """Whether snapshots are overlapped. After a void one, the next is not; after three, none is any more."""
 
+    _MOST_VOIDS = 3
 
-def _on_cpu(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
+    def __init__(self, *, on: bool) -> None:
+        self._on = on
+        self._voids = 0
+        self._once_without = False
+        self._warned = False
+
+    def allows(self) -> bool:
+        """Whether the snapshot about to be taken may be overlapped."""
+        once_without, self._once_without = self._once_without, False
+        return self._on and not once_without and self._voids < self._MOST_VOIDS
+
+    def voided(self) -> None:
+        """A tensor changed while it was being copied."""
+        self._voids += 1
+        self._once_without = True
+
+    def lost_first(self) -> bool:
+        """True once, after the first void copy: it is worth a warning."""
+        first = self._voids > 0 and not self._warned
+        self._warned |= first
+        return first

@@ -10,10 +10,11 @@ from typing import Any
 
 from resilient.errors import StorageFull, UsageError
 from resilient.protocol.board import Command, WorkerPhase
+from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.host import Host
-from resilient.worker.overlap import Copier
+from resilient.worker.overlap import Copier, Trust
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 
@@ -52,18 +53,21 @@ class Run:
         self._body: int | None = None  # the step whose loop body is running
         self._clock = clock
         self._schedule = host.schedule(clock)
+        self._alignment = Alignment(objects, clock)
+        self._memory_due = False
         self._durable_due = False
         self._durable_step: int | None = None
         self._phase = WorkerPhase.STEP
         self._entered = False
         self._copier = Copier()
-        self._overlap = host.settings.overlap
+        self._overlap = Trust(on=host.settings.overlap)
 
     def steps(self, total: int) -> Iterator[tuple[int, Any]]:
         """Yield ``(step, batch)`` for every step that is still to be done; steps are numbered 1 to ``total``.
 
         When the loop asks for the next pair, the step before is complete: it is reported, a snapshot is taken when
-        one is due, and the loop ends early when the run is being preempted; see :attr:`left_early`.
+        one is due, and the loop ends early when the run is being preempted; see :attr:`left_early`. While gradients are
+        being accumulated over several steps, both wait for the step that applies them.
 
         :param total: the step after which the run is finished. It may be raised when a run is resumed.
         :raises UsageError: the loop is entered a second time, or the data has no batch.
@@ -73,6 +77,7 @@ class Run:
         self._entered = True
         self._total = total
         self._host.set_total(total)
+        self._alignment.open()
         batches = self._data.batches(self._restore_random)
         while self.step < total and not self._asked_to_leave():
             batch = next(batches)
@@ -98,9 +103,13 @@ class Run:
     def phase(self, name: str) -> Iterator[None]:
         """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``,
         ``"save"``.
+
+        A snapshot that is still being copied is waited for, so that parameters may be exchanged inside, as averages
+        and schedule-free optimizers do for evaluation.
         """
         if name not in _PHASES:
             raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
+        self._wait_for_copy()
         outer, self._phase = self._phase, _PHASES[name]
         self._beat(self._phase)
         try:
@@ -120,7 +129,9 @@ class Run:
         """
         if self.finished:
             return
+        self._alignment.close()
         self._copier.close()
+        self._capture.close()
         self._publish(flush=True)
         self._host.finished()
         self.finished = True
@@ -143,22 +154,31 @@ class Run:
     def _complete_step(self, step: int, total: int) -> None:
         self.step = step
         self._wait_for_copy()
-        last = step == total or self._host.command() is Command.LEAVE
+        aligned = self._alignment.boundary()
+        leaving = self._host.command() is Command.LEAVE
+        last = step == total or (leaving and aligned)
         self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
-        due = self._durable_due or self._schedule.memory_due(step)
-        self._publish(flush=due)
-        if due:
+        self._memory_due |= self._schedule.memory_due(step)
+        due = self._durable_due or self._memory_due
+        taking = due and (aligned or last)
+        self._publish(flush=taking)
+        if taking:
             began = self._clock()
+            self._memory_due = False  # before: a copy that turns out void makes it due again
             self._snapshot(step, last=last)
             self._schedule.imaged(step, self._clock() - began)
+            self._alignment.taken()
+        elif due or leaving:
+            self._alignment.kept_waiting(step)
         if (chosen := self._schedule.chosen()) is not None:
             self._host.interval_chosen(chosen)
         self._host.beat(WorkerPhase.STEP, step)
 
     def _asked_to_leave(self) -> bool:
-        if self._host.command() is not Command.LEAVE:
+        if self._host.command() is not Command.LEAVE or not self._alignment.aligned:
             return False
         self.left_early = True
+        self._alignment.close()
         self._wait_for_copy()
         self._publish(flush=True)
         self._make_step_durable()
@@ -179,12 +199,11 @@ class Run:
             self._snapshot(self.step, last=True)
 
     def _wait_for_copy(self) -> None:
-        overlapped = self._overlap
         self._copier.wait()
-        if overlapped and not self._overlap:
+        if self._overlap.lost_first():
             warnings.warn(
                 "a parameter was changed between two optimizer steps while it was being copied; that snapshot is void, "
-                "and from now on everything is copied before the next step begins (as with snapshot.overlap=false)",
+                "and another is taken. Change parameters inside run.phase(), or set snapshot.overlap=false",
                 stacklevel=2,
             )
 
@@ -200,7 +219,8 @@ class Run:
         def done(unchanged: bool) -> None:
             if not unchanged:
                 slot.void()
-                self._overlap = False
+                self._overlap.voided()
+                self._memory_due = True
                 return
             slot.complete(sequence, meta, hold=hold)
             if hold:
@@ -209,7 +229,7 @@ class Run:
                 self._host.durable_requested(slot)
 
         try:
-            if self._overlap and not last:
+            if not last and self._overlap.allows():
                 self._capture.write_overlapped(slot, step, self._copier, done)
             else:
                 self._capture.write(slot, step)

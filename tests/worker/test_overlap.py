@@ -16,7 +16,8 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from resilient.protocol.arena import Arena, Slot
 from resilient.worker.capture import Capture, restore
-from resilient.worker.overlap import Copier, copy_all, owned_by_optimizers
+from resilient.worker.overlap import Copier, copy_all
+from resilient.worker.ownership import owned_by_optimizers
 
 
 class Gate:
@@ -244,8 +245,8 @@ def test_owned_are_parameters_and_state_and_nothing_else() -> None:
     train(model, [optimizer])
     owned = owned_by_optimizers({"model": model, "optimizer": optimizer})
     states = [value for state in optimizer.state.values() for value in state.values()]
-    assert owned == {tensor.data_ptr() for tensor in [*model.parameters(), *states]}
-    assert not owned & {buffer.data_ptr() for buffer in model.buffers()}
+    assert set(owned) == {tensor.data_ptr() for tensor in [*model.parameters(), *states]}
+    assert not set(owned) & {buffer.data_ptr() for buffer in model.buffers()}
 
 
 def test_the_hook_is_gone_after_closing() -> None:

@@ -1,0 +1,49 @@
+"""Which tensors only an ``optimizer.step()`` changes: the parameters and the state of the registered optimizers.
+
+A tensor counts as owned when it is exactly such a parameter or state tensor, or another view of the very same
+elements. One that shares only a part of the memory does not: what else lies in it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from resilient.worker.data import Stateful
+from resilient.worker.leaves import same_view
+
+
+def owned_by_optimizers(objects: Mapping[str, Stateful]) -> dict[int, torch.Tensor]:
+    """What the optimizers own, by address; of several views that begin at one address, any."""
+    owned: dict[int, torch.Tensor] = {}
+    for tensor in _owned(objects.values()):
+        if tensor.layout is torch.strided and (tensor.is_cpu or tensor.is_cuda):  # others are copied at once
+            owned[tensor.data_ptr()] = tensor
+    owned.pop(0, None)  # of tensors without elements
+    return owned
+
+
+def is_owned(tensor: torch.Tensor, owned: Mapping[int, torch.Tensor]) -> bool:
+    found = owned.get(tensor.data_ptr())
+    return found is not None and same_view(found, tensor)
+
+
+def parameters_of(objects: Collection[Any]) -> list[torch.Tensor]:
+    """The parameters of all optimizers among the objects, frozen ones too."""
+    parameters: list[torch.Tensor] = []
+    for item in objects:
+        if isinstance(item, torch.optim.Optimizer):
+            for group in item.param_groups:
+                parameters.extend(group["params"])
+    return parameters
+
+
+def _owned(objects: Collection[Any]) -> Iterator[torch.Tensor]:
+    yield from parameters_of(objects)
+    for item in objects:
+        if isinstance(item, torch.optim.Optimizer):
+            for state in item.state.values():
+                values = state.values() if isinstance(state, dict) else ()
+                yield from (value for value in values if isinstance(value, torch.Tensor))

@@ -1,0 +1,221 @@
+"""The loop over steps: which snapshots are taken when copies are held back, voided or put off."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resilient.protocol.board import Command
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.snapshot import catalog
+from resilient.worker.capture import restore
+from resilient.worker.data import Opened
+from resilient.worker.host import StandaloneHost
+from resilient.worker.overlap import Copier, Trust, copy_all
+from resilient.worker.rng import GlobalRandomState
+from resilient.worker.run import Run
+
+
+class Counting:
+    """Data without end: the number of the batch."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def batches(self, opened: Opened) -> Iterator[int]:
+        opened()
+        while True:
+            self.position += 1
+            yield self.position
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class AskedToLeave(StandaloneHost):
+    """Asks the loop to leave from a step on."""
+
+    leave_at: int | None = None
+    step = 0
+
+    def command(self) -> Command:
+        return Command.LEAVE if self.leave_at is not None and self.step >= self.leave_at else Command.NONE
+
+    def left(self, step: int) -> None:
+        self._wait_for_writer()
+
+
+class Bench:
+    """A run in this process, over a folder of its own."""
+
+    def __init__(self, folder: Path, settings: SnapshotSettings) -> None:
+        self.paths = RunPaths.of(str(folder), "run")
+        self.host = AskedToLeave(self.paths, settings, RetentionSettings(last=100))
+        self.model = nn.Linear(3, 1)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        data, random = Counting(), GlobalRandomState()
+        self.objects: dict[str, Any] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "position": data,
+            "rng": random,
+        }
+        self.run = Run(self.host, self.objects, data, random)
+        self.hold = threading.Event()
+        self.hold.set()
+        self.run._copier = Copier(self._copy)
+        self.at: dict[int, torch.Tensor] = {}
+
+    def _copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+        assert self.hold.wait(20)
+        copy_all(targets, sources)
+
+    def train(self) -> None:
+        self.model(torch.ones(2, 3)).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.host._wait_for_writer()  # so that what is due next need not wait for the slot to be written
+        step = self.run.step + 1
+        self.host.step = step
+        self.at[step] = self.model.weight.detach().clone()
+
+    def durable(self) -> list[int]:
+        self.host._wait_for_writer()
+        return list(catalog.committed_steps(self.paths.snapshots))
+
+    def assert_all_as_at_their_steps(self) -> None:
+        """Every complete slot and every durable snapshot holds the weight of its step."""
+        images = [slot.image for slot in self.host.arena.slots if slot.info().complete]
+        for step in self.durable():
+            file = catalog.read_manifest(self.paths.snapshot(step)).files[0]
+            images.append(memoryview(bytearray(file.checksum.size)))
+            catalog.read_image(self.paths.snapshot(step), file, images[-1])
+        assert images
+        for image in images:
+            step = restore(image, self.objects, allow_pickle=False)
+            assert torch.equal(self.model.weight, self.at[step]), f"step {step}"
+
+
+@pytest.fixture
+def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        made.append(Bench(tmp_path, SnapshotSettings(**settings)))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.hold.set()
+        bench.run._alignment.close()
+        bench.run._copier.close()
+        bench.host._wait_for_writer()
+        bench.host.arena.close()
+
+
+Benches = Callable[..., Bench]
+
+
+def test_parameters_may_be_exchanged_for_an_evaluation(benches: Benches) -> None:
+    bench = benches(every_steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step, _ in bench.run.steps(total=6):
+            if step > 1:
+                threading.Timer(0.02, bench.hold.set).start()
+                with bench.run.phase("eval"), torch.no_grad():
+                    kept = bench.model.weight.clone()
+                    bench.model.weight.zero_()
+                    bench.model.weight.copy_(kept)
+            bench.train()
+            if step < 6:
+                bench.hold.clear()
+    assert bench.durable() == [2, 4, 6]
+    bench.assert_all_as_at_their_steps()
+
+
+def train_and_change_after(bench: Bench, steps: Sequence[int], total: int) -> None:
+    """Train, and change a parameter while the snapshots of ``steps`` are being copied."""
+    for step, _ in bench.run.steps(total=total):
+        if step - 1 in steps:
+            with torch.no_grad():
+                bench.model.weight.mul_(0.5)
+            bench.hold.set()
+        bench.train()
+        if step in steps:
+            bench.hold.clear()
+
+
+def test_a_void_copy_is_made_good_at_the_next_boundary_and_warned_of_once(benches: Benches) -> None:
+    bench = benches(every_steps=10)
+    with pytest.warns(UserWarning, match="changed between two optimizer steps") as warned:
+        train_and_change_after(bench, (5, 10), 14)
+    assert len(warned) == 1
+    assert bench.durable() == [11, 14]  # step 10 was due
+    bench.assert_all_as_at_their_steps()
+
+
+def test_a_void_memory_snapshot_is_due_again(benches: Benches) -> None:
+    bench = benches(memory_every_steps=4, every_steps=100)
+    with pytest.warns(UserWarning, match="changed"):
+        train_and_change_after(bench, (4,), 7)
+    assert bench.host.arena.find(4) is None
+    assert bench.host.arena.find(5) is not None
+    bench.assert_all_as_at_their_steps()
+
+
+def test_overlap_is_left_off_once_after_a_void_copy_and_for_good_after_three() -> None:
+    trust = Trust(on=True)
+    assert trust.allows()
+    for _ in range(2):
+        trust.voided()
+        assert not trust.allows()
+        assert trust.allows()
+    trust.voided()
+    assert not any(trust.allows() for _ in range(100))
+    assert trust.lost_first()
+    assert not trust.lost_first()
+    assert not Trust(on=False).allows()
+    assert not Trust(on=False).lost_first()
+
+
+def test_what_is_due_while_gradients_accumulate_is_taken_after_the_optimizer_has_stepped(benches: Benches) -> None:
+    bench = benches(every_steps=2)
+    for step, _ in bench.run.steps(total=10):
+        bench.model(torch.ones(2, 3)).sum().backward()
+        if step % 3 == 0:
+            bench.train()
+    assert bench.durable() == [3, 6, 9, 10]
+
+
+def test_a_request_to_leave_is_put_off_until_the_optimizer_has_stepped(benches: Benches) -> None:
+    bench = benches(every_steps=100)
+    bench.host.leave_at = 4
+    for step, _ in bench.run.steps(total=20):
+        bench.host.step = step
+        bench.model(torch.ones(2, 3)).sum().backward()
+        if step % 3 == 0:
+            bench.train()
+    assert bench.run.left_early
+    assert bench.run.step == 6
+    assert bench.durable() == [6]
+    bench.assert_all_as_at_their_steps()
+
+
+def test_a_request_to_leave_before_the_first_step_is_obeyed_at_once(benches: Benches) -> None:
+    bench = benches(every_steps=100)
+    bench.host.leave_at = 0
+    assert list(bench.run.steps(total=20)) == []
+    assert bench.run.left_early
+    assert bench.durable() == []
