@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     BUDGET_SPENT = 82, "more failures than the restart budget allows"
     HUNG = 83, "the workers hang again and again"
     DIVERGED = 84, "the loss diverged and could not be brought back"
+    REMOTE_UNAVAILABLE = 85, "the remote tier cannot be used, and what was asked for lies nowhere else"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
 
@@ -144,3 +145,16 @@ class StorageFull(ResilientError):
     """A snapshot does not fit on the disk (or in shared memory)."""
 
     exit_code = ExitCode.DISK_FULL
+
+
+class RemoteUnavailable(ResilientError):
+    """The remote tier cannot be reached, or refuses what is asked of it.
+
+    :param transient: it may succeed later; it has been tried as often as the settings say.
+    """
+
+    exit_code = ExitCode.REMOTE_UNAVAILABLE
+
+    def __init__(self, problem: str, remedy: str = "", *, transient: bool = True) -> None:
+        super().__init__(problem, remedy)
+        self.transient = transient
