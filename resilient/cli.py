@@ -15,7 +15,7 @@ from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
-from resilient.supervisor.loop import RunSpec
+from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.start import supervise
 
 _TRAIN_HELP = """\

@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
     INTERNAL = 70, "a bug in resilient itself"
     NOT_WRITABLE = 73, "the run directory cannot be created or written"
     DISK_FULL = 74, "the state could not be made durable: the disk is full, or cannot be written"
-    REQUEUE = 75, "preempted: the state is durable; start the same command again to carry on"
+    REQUEUE = 75, "preempted: start the same command again to carry on from the last snapshot"
     RUN_LOCKED = 76, "another live supervisor owns this run"
     CONFIG = 78, "the configuration is wrong: unknown key, bad value or impossible combination"
     CONFIG_DRIFT = 79, "the configuration is not the one this run was started with"

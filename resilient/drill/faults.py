@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from resilient.errors import ResilientError
 from resilient.protocol.board import Board, Word
 from resilient.protocol.paths import RunPaths
@@ -103,6 +105,21 @@ class KillSupervisor(Fault):
         step = target.read(Word.STEP)
         os.kill(target.supervisor, signal.SIGKILL)
         return f"SIGKILL to the supervisor after step {step}"
+
+
+@dataclass(frozen=True)
+class StallDisk(Fault):
+    """A disk that stops answering, as seen from here: the drain, which alone writes to it, stands still."""
+
+    name = "stall_disk"
+
+    def inject(self, target: Target) -> str:
+        step = target.read(Word.STEP)
+        for process in psutil.Process(target.supervisor).children():
+            if "resilient.supervisor.drain_process" in process.cmdline():
+                process.suspend()
+                return f"the drain (process {process.pid}) stands still after step {step}"
+        raise ResilientError(f"{target.paths.run_id} has no drain", "its supervisor starts one when it needs it")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,15 @@ class LaunchRound(Decision):
 
 @dataclass(frozen=True)
 class AskWorkers(Decision):
-    """Ask on the board: take a snapshot at the next step boundary and leave."""
+    """Ask on the board: take a snapshot at the next step boundary and leave.
+
+    :param gone_by: when they will have been killed if they do not.
+    :param flush_by: when what is to be durable must be; None for no such time.
+    """
 
     kind: StopKind
+    gone_by: float
+    flush_by: float | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,13 @@ class KillWorkers(Decision):
 
 @dataclass(frozen=True)
 class FlushMemory(Decision):
-    """Make the newest complete memory snapshot durable (answered by ``FlushEnded``)."""
+    """Make what memory holds durable, the newest above all (answered by ``FlushEnded``).
+
+    :param by: when the run has to end, durable or not; None for whenever it is done. Said a second time if somebody
+        asks the run to stop meanwhile.
+    """
+
+    by: float | None = None
 
 
 @dataclass(frozen=True)

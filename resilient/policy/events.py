@@ -115,10 +115,13 @@ class StopRequested(Event):
     """SIGTERM or SIGINT reached the supervisor, or a person asked.
 
     :param grace: seconds until the process is killed from outside.
+    :param patient: nobody kills it then: a person asked, who waits until what is in memory is durable. The workers are
+        given the grace all the same.
     """
 
     kind: StopKind
     grace: float
+    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,12 @@ class FlushEnded(Event):
 
     :param step: newest durable step, if any.
     :param problem: why the newest state is not durable, or None.
+    :param late: it is not because time ran out.
     """
 
     step: int | None = None
     problem: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True)

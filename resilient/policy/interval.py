@@ -21,6 +21,48 @@ def best_interval(save_seconds: float, failure_seconds: float, restart_seconds: 
     return save_seconds + math.sqrt(2 * (failure_seconds + restart_seconds) * save_seconds + save_seconds**2)
 
 
+def expected_failure_seconds(prior: float, up: float, losses: int) -> float:
+    """Mean time between two losses of a machine's memory, T_f.
+
+    What was assumed beforehand counts as one failure in ``prior`` seconds, so that the first hours without a failure,
+    or one early failure, do not decide alone.
+
+    :param prior: seconds, assumed before anything has been seen.
+    :param up: seconds that the run has been up.
+    :param losses: how often what was in memory was lost meanwhile.
+    """
+    return (prior + up) / (1 + losses)
+
+
+@dataclass(frozen=True)
+class DurableCost:
+    """What making a snapshot durable costs, learned while training; all in seconds.
+
+    :param training: how long it kept the training from its work: the stall when the snapshot was taken, and what the
+        steps took longer while it was being written.
+    :param writing: from the snapshot to its being durable.
+    """
+
+    training: float = 0.0
+    writing: float = 0.0
+    count: int = 0
+
+    def add(self, training: float, writing: float) -> DurableCost:
+        """One more has become durable."""
+        return DurableCost(
+            _mean(self.training, training, self.count), _mean(self.writing, writing, self.count), self.count + 1
+        )
+
+    def interval(self, failure_seconds: float, restart_seconds: float, least: float, most: float) -> float:
+        """Seconds between two durable snapshots: :func:`best_interval`, between ``least`` and ``most``, and never
+        shorter than one takes to be written. ``least`` while nothing is known.
+        """
+        if not self.count:
+            return least
+        best = best_interval(self.training, failure_seconds, restart_seconds)
+        return max(self.writing, min(most, max(least, best)))
+
+
 @dataclass(frozen=True)
 class Pace:
     """What steps and memory snapshots cost, learned while training; both in seconds.

@@ -261,7 +261,8 @@ def _wait(state: RunState, event: Tick, now: float) -> Outcome:
 def _ask_to_stop(state: RunState, event: StopRequested, now: float) -> Outcome:
     state, noted = _noted(state, event)
     after = replace(state, phase=Phase.STOPPING, stop=event, stop_asked_at=now, escalation=0)
-    return after, (AskWorkers(event.kind), *noted)
+    gone_by = now + state.settings.stop.term_fraction * event.grace
+    return after, (AskWorkers(event.kind, gone_by, _flush_by(after)), *noted)
 
 
 def _noted(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decision, ...]]:
@@ -280,8 +281,20 @@ def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> O
 
 def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
     state, noted = _noted(state, event)
+    state = replace(state, stop=event, stop_asked_at=now)
     after, decisions = _flush(state, _stopped(state, event))
     return after, (*noted, *decisions)
+
+
+def _hurry(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """The run is ending anyway, for the reason it had. Whoever asks a second time does not wait for it any longer."""
+    state, noted = _noted(state, event) if state.stop is None else (state, ())
+    before = _flush_by(state)
+    event = event if state.stop is None else replace(event, patient=False)
+    after = replace(state, stop=event, stop_asked_at=now)
+    if before is not None and before <= now + state.settings.stop.flush_fraction * event.grace:
+        return state, noted
+    return after, (*noted, FlushMemory(_flush_by(after)))
 
 
 def _stop_again(state: RunState, event: StopRequested, now: float) -> Outcome:
@@ -310,7 +323,13 @@ def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> 
 
 
 def _flush(state: RunState, ending: EndRun) -> Outcome:
-    return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(),)
+    return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(_flush_by(state)),)
+
+
+def _flush_by(state: RunState) -> float | None:
+    if state.stop is None or state.stop.patient:
+        return None
+    return state.stop_asked_at + state.settings.stop.flush_fraction * state.stop.grace
 
 
 def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
@@ -319,7 +338,12 @@ def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
     durable = f"Durable up to step {event.step}." if event.step is not None else "No snapshot is durable yet."
     if event.problem is None:
         return _end(state, ending.exit_code, f"{ending.diagnosis} {durable}")
-    exit_code = ExitCode.DISK_FULL if ending.exit_code in _PROMISES_DURABILITY else ending.exit_code
+    exit_code = ending.exit_code
+    if event.late and exit_code is ExitCode.FINISHED:  # not yet: the last steps will be done again from what is durable
+        preempted = state.stop is not None and state.stop.kind is StopKind.PREEMPTION
+        exit_code = ExitCode.REQUEUE if preempted else ExitCode.TERMINATED
+    elif not event.late and exit_code in _PROMISES_DURABILITY:
+        exit_code = ExitCode.DISK_FULL
     return _end(state, exit_code, f"{ending.diagnosis} {durable} Newer state is NOT durable: {event.problem}.")
 
 
@@ -444,7 +468,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     Phase.FLUSHING: {
         FlushEnded: _row(_flushed, Phase.ENDED),
-        StopRequested: _row(_ignore, Phase.FLUSHING),
+        StopRequested: _row(_hurry, Phase.FLUSHING),
         SnapshotRestored: _row(_ignore, Phase.FLUSHING),
         SnapshotRejected: _row(_ignore, Phase.FLUSHING),
         RestoreFailed: _row(_ignore, Phase.FLUSHING),

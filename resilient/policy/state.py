@@ -33,8 +33,9 @@ class StopSettings:
     """How a run is brought to a stop; the section ``stop`` of the configuration.
 
     :param ask_fraction: part of the grace given to the workers to reach a step boundary, before SIGTERM.
-    :param term_fraction: part of the grace after which the process trees are killed. What is left of the grace is for
-        making the last snapshot durable.
+    :param term_fraction: part of the grace after which the process trees are killed.
+    :param flush_fraction: part of the grace after which the run ends even if its last snapshot is not durable yet. The
+        time since the workers left is for making it so.
     :param grace_seconds: the grace of a SIGTERM whose deadline nobody told us. SLURM's ``KillWait`` is 30 s by default.
     :param requeue_on_sigterm: SIGTERM is a preemption and the exit code asks for a requeue; otherwise it is a request
         to stop.
@@ -42,14 +43,15 @@ class StopSettings:
 
     ask_fraction: float = 0.5
     term_fraction: float = 0.6
+    flush_fraction: float = 0.95
     grace_seconds: float = 25.0
     requeue_on_sigterm: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ask_fraction <= self.term_fraction <= 1:
+        if not 0 <= self.ask_fraction <= self.term_fraction <= self.flush_fraction <= 1:
             raise ConfigurationError(
-                "stop.ask_fraction and stop.term_fraction must be 0 ≤ ask_fraction ≤ term_fraction ≤ 1, "
-                f"not {self.ask_fraction} and {self.term_fraction}"
+                "the parts of the grace must be 0 ≤ stop.ask_fraction ≤ stop.term_fraction ≤ stop.flush_fraction ≤ 1, "
+                f"not {self.ask_fraction}, {self.term_fraction} and {self.flush_fraction}"
             )
         if self.grace_seconds <= 0:
             raise ConfigurationError(f"stop.grace_seconds must be more than 0, not {self.grace_seconds}")

@@ -45,6 +45,8 @@ class Word(IntEnum):
     WRITTEN = 7  # metric records written since the beginning
     NAMES = 8
     START_STEP = 9
+    INTERVAL = 10  # milliseconds between two durable snapshots, where the worker chooses them; 0 where it does not
+    COST = 11  # microseconds of training that one of them costs
     # written by the supervisor alone
     COMMAND = 32
     READ = 33  # metric records collected

@@ -23,6 +23,8 @@ class RoundPlan:
     :param restore_step: resume from the memory image of this step; None starts afresh.
     :param lineage: identity of the snapshot resumed from, recorded as parent of the next one.
     :param train: the user's own section of the configuration.
+    :param failure_seconds: mean time until what is in memory is lost, as far as it is known.
+    :param restart_seconds: from such a loss to the next step.
     """
 
     run_id: str
@@ -33,6 +35,8 @@ class RoundPlan:
     lineage: str | None = None
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
+    failure_seconds: float = 86400.0
+    restart_seconds: float = 0.0
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

@@ -10,7 +10,15 @@ from typing import Any
 
 from resilient.errors import ConfigurationError
 
-_SNAPSHOT_LEAST = (("memory_every_steps", 0), ("every_steps", 0), ("every_seconds", 0), ("slots", 2))
+_SNAPSHOT_LEAST = (
+    ("memory_every_steps", 0),
+    ("every_steps", 0),
+    ("every_seconds", 0),
+    ("auto_least_seconds", 0),
+    ("failure_seconds", 1),
+    ("write_bytes_per_second", 0),
+    ("slots", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,14 @@ class SnapshotSettings:
     :param every_steps: make every so many steps' snapshot durable; 0 to go by time alone.
     :param every_seconds: make a snapshot durable at the first step boundary so many seconds after the last durable one
         was taken; 0 to go by steps alone.
+    :param auto: make snapshots durable at the interval that loses the least time in the long run (Young and Daly), from
+        what they are seen to cost and how often memory is lost; ``every_steps`` and ``every_seconds`` go on beside it
+        unless they are 0.
+    :param auto_least_seconds: the interval is never shorter.
+    :param auto_most_seconds: nor longer.
+    :param failure_seconds: how long a machine is thought to last, until the run has seen enough of it.
+    :param write_bytes_per_second: write them to disk no faster than this, to leave some of a shared disk to others; 0
+        for no limit. A run that is being stopped does not keep to it.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image.
@@ -34,6 +50,11 @@ class SnapshotSettings:
     overhead: float = 0.01
     every_steps: int = 100
     every_seconds: float = 0.0
+    auto: bool = False
+    auto_least_seconds: float = 30.0
+    auto_most_seconds: float = 3600.0
+    failure_seconds: float = 86400.0
+    write_bytes_per_second: float = 0.0
     overlap: bool = True
     slots: int = 3
     memory_dir: str = ""
@@ -43,10 +64,15 @@ class SnapshotSettings:
         for name, least in _SNAPSHOT_LEAST:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
                 raise ConfigurationError(f"snapshot.{name} must be at least {least}, not {getattr(self, name)}")
-        if not self.every_steps and not self.every_seconds:
+        if not self.every_steps and not self.every_seconds and not self.auto:
             raise ConfigurationError(
                 "snapshot.every_steps and snapshot.every_seconds are both 0: nothing would be durable before the end",
-                "set one of them",
+                "set one of them, or snapshot.auto=true",
+            )
+        if not self.auto_least_seconds <= self.auto_most_seconds < math.inf:
+            raise ConfigurationError(
+                f"snapshot.auto_most_seconds={self.auto_most_seconds} must be at least "
+                f"snapshot.auto_least_seconds={self.auto_least_seconds}, and finite"
             )
         if not 0 < self.overhead <= 1:
             raise ConfigurationError(f"snapshot.overhead must be above 0 and at most 1, not {self.overhead}")

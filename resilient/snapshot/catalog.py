@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,17 +54,28 @@ def read_image(snapshot: Path, file: ImageFile, into: memoryview) -> None:
 
     :raises SnapshotCorrupt: the file is missing, has another size, or a chunk fails its checksum.
     """
-    path = snapshot / file.name
+    path = require_size(snapshot, file)
     try:
-        if path.stat().st_size != file.checksum.size:
-            raise SnapshotCorrupt(
-                f"{snapshot.name}/{file.name} has {path.stat().st_size} bytes, the manifest says {file.checksum.size}"
-            )
         _read_verified(path, file, into)
     except OSError as error:
         raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
     except EOFError as error:
         raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
+
+
+def require_size(snapshot: Path, file: ImageFile) -> Path:
+    """The path of an image whose file is as long as its manifest says. Ask before memory is reserved for it.
+
+    :raises SnapshotCorrupt: the file is missing, or has another size.
+    """
+    path = snapshot / file.name
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+    if size != file.checksum.size:
+        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} has {size} bytes, the manifest says {file.checksum.size}")
+    return path
 
 
 def _read_verified(path: Path, file: ImageFile, into: memoryview) -> None:
@@ -94,10 +105,8 @@ def verify(snapshot: Path) -> Manifest:
     """
     manifest = read_manifest(snapshot)
     for file in manifest.files:
-        path = snapshot / file.name
+        path = require_size(snapshot, file)
         try:
-            if path.stat().st_size != file.checksum.size:
-                raise SnapshotCorrupt(f"{snapshot.name}/{file.name} has not the size its manifest says")
             found = checksum(_read_chunks(path, file.checksum.size))
         except OSError as error:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
@@ -145,14 +154,3 @@ def _read_chunks(path: Path, size: int) -> Iterator[memoryview]:
             yield chunk
     finally:
         os.close(descriptor)
-
-
-def newest_manifests(directory: Path) -> Sequence[Manifest]:
-    """Readable manifests of all committed snapshots, oldest first; unreadable ones are left out."""
-    found = []
-    for step in committed_steps(directory):
-        try:
-            found.append(read_manifest(directory / names.snapshot_name(step)))
-        except SnapshotCorrupt:
-            continue
-    return found

@@ -80,11 +80,9 @@ def _item(directory: Path, path: Path) -> Item | None:
 
 
 def _size_problem(path: Path, manifest: Manifest) -> str:
-    for file in manifest.files:
-        try:
-            size = (path / file.name).stat().st_size
-        except OSError as error:
-            return f"{file.name} cannot be read: {error.strerror}"
-        if size != file.checksum.size:
-            return f"{file.name} has {size} bytes, the manifest says {file.checksum.size}"
+    try:
+        for file in manifest.files:
+            catalog.require_size(path, file)
+    except SnapshotCorrupt as error:
+        return error.problem
     return ""

@@ -19,6 +19,7 @@ class Reason(str, Enum):
     """Why a snapshot stays."""
 
     NEWEST = "newest"
+    GOOD = "newest-good"
     LAST = "last"
     BEST = "best"
     EVERY_STEPS = "every-steps"
@@ -39,6 +40,11 @@ class Candidate:
     metrics: Mapping[str, float] = field(default_factory=dict)
     pinned: bool = False
 
+    @property
+    def good(self) -> bool:
+        """Whether all that was reported last before it are finite numbers."""
+        return all(map(math.isfinite, self.metrics.values()))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -49,7 +55,7 @@ class Verdict:
 
 
 def judge(candidates: Collection[Candidate], settings: RetentionSettings, *, in_use: Collection[int] = ()) -> Verdict:
-    """Decide which of ``candidates`` may be deleted; never the newest, so never the only one.
+    """Decide which of ``candidates`` may be deleted; never the newest, so never the only one, nor the newest good one.
 
     :param in_use: steps that stay whatever the settings say, such as the one committed last after a rollback.
     """
@@ -81,6 +87,14 @@ _Rule = Callable[[Sequence[Candidate], RetentionSettings], "Iterator[int]"]
 
 def _newest(ordered: Sequence[Candidate], _settings: RetentionSettings) -> Iterator[int]:
     yield from (candidate.step for candidate in ordered[-1:])
+
+
+def _newest_good(ordered: Sequence[Candidate], _settings: RetentionSettings) -> Iterator[int]:
+    """Where the newest one is not good, the newest one that is: what comes after a loss of NaN is no state to go on
+    from, however new it is.
+    """
+    good = [candidate.step for candidate in ordered if candidate.good][-1:]
+    yield from (step for step in good if step != ordered[-1].step)
 
 
 def _last(ordered: Sequence[Candidate], settings: RetentionSettings) -> Iterator[int]:
@@ -115,6 +129,7 @@ def _pinned(ordered: Sequence[Candidate], _settings: RetentionSettings) -> Itera
 
 _RULES: dict[Reason, _Rule] = {
     Reason.NEWEST: _newest,
+    Reason.GOOD: _newest_good,
     Reason.LAST: _last,
     Reason.BEST: _best,
     Reason.EVERY_STEPS: _every_steps,

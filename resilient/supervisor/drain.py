@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resilient.policy.flush import Writing
 from resilient.protocol.arena import Slot
 from resilient.supervisor.helper import Helper
 
@@ -61,12 +63,22 @@ class RestoreFailed:
 
 Answer = Persisted | PersistFailed | Restored | Rejected | RestoreFailed
 _MAX_DEATHS = 3
+_REAP_SECONDS = 1.0  # what was killed is gone by then, unless its disk hangs, and then nobody can wait for it
 
 
 class Drain:
-    """Sends one request at a time; requests that a dead drain did not answer are sent to its successor."""
+    """Sends one request at a time; requests that a dead drain did not answer are sent to its successor.
 
-    def __init__(self, snapshots: Path, *, lock: int, log: Path) -> None:
+    :ivar rate: bytes per second from a slot to durable, as the last snapshot went, time that a limit has cost not
+        counted; 0 before the first.
+    """
+
+    def __init__(self, snapshots: Path, *, lock: int, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = 0.0
+        self._clock = clock
+        self._sent_at = 0.0
+        self._waited = 0.0  # what a limit has cost the one that is being written
+        self._writing: Writing | None = None
         self._snapshots = snapshots
         self._lock = lock
         self._log = log
@@ -94,9 +106,53 @@ class Drain:
         """Whether ``step`` is being made durable or waits for it."""
         return any(request["op"] == "persist" and request["step"] == step for request in self._queue)
 
+    @property
+    def writing(self) -> Writing | None:
+        """What is being made durable now, and how far that is."""
+        return self._writing
+
+    @property
+    def current_rate(self) -> float:
+        """Bytes per second that the disk takes, as seen with what is being written now, or else with the last one; 0 if
+        nothing is known.
+
+        The first pieces of a file say little, for they may only have gone into a cache.
+        """
+        elapsed = self._clock() - self._sent_at - self._waited
+        written = self._writing.written if self._writing is not None else 0
+        enough = self._writing is not None and written >= self._writing.size // 4
+        if elapsed <= 0 or not written or (self.rate and not enough):
+            return self.rate
+        return written / elapsed
+
+    def hurry(self) -> None:
+        """Let what is being written now be written without a limit."""
+        if self._up and self._writing is not None:
+            self._helper.send({"op": "hurry"})
+
+    def forget(self, keep: Collection[int]) -> None:
+        """Drop what waits to be made durable, but for the steps in ``keep``."""
+        current, *waiting = self._queue or [None]
+        wanted = [request for request in waiting if request and request["step"] in keep]
+        self._queue = deque([current, *wanted] if current else [])
+
+    def abandon(self) -> None:
+        """Cut off what is being written or read now, and go on with what waits.
+
+        A snapshot that is cut off does not exist: its temporary directory goes when the drain is started again.
+        """
+        if not self._queue:
+            return
+        if self._up:
+            self._helper.kill()
+            self._helper.close(_REAP_SECONDS)
+            self._up = False
+        self._next()
+
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here."""
-        self._ask({"op": "persist", "step": step, "slots": _paths(slots), **details})
+        size = sum(slot.info().size for slot in slots.values())
+        self._ask({"op": "persist", "step": step, "size": size, "slots": _paths(slots), **details})
 
     def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Ask for a snapshot to be read into ``slots``."""
@@ -113,8 +169,13 @@ class Drain:
         if message is None:
             return self._died()
         self._deaths = 0
+        if message["event"] == "progress":
+            if self._writing is not None:
+                self._writing, self._waited = replace(self._writing, written=message["written"]), message["waited"]
+            return None
         self._next()
         if message["event"] == "persisted":
+            self.rate = message["bytes"] / max(message["seconds"] - message["waited"], 1e-6)
             return Persisted(
                 message["step"],
                 message["identity"],
@@ -150,6 +211,7 @@ class Drain:
 
     def _next(self) -> None:
         self._queue.popleft()
+        self._writing = None
         if self._queue:
             self._send()
 
@@ -157,7 +219,10 @@ class Drain:
         """Send the oldest request; a drain that dies of it is found out by the next :meth:`receive`."""
         if not self._up:
             self._start()
-        self._helper.send(self._queue[0])
+        request, self._sent_at, self._waited = self._queue[0], self._clock(), 0.0
+        if request["op"] == "persist":
+            self._writing = Writing(request["step"], request["size"])
+        self._helper.send(request)
 
     @property
     def pid(self) -> int:

@@ -8,7 +8,9 @@ started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNA
 from __future__ import annotations
 
 import errno
+import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -28,6 +30,7 @@ from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.supervisor.metered import MeteredStorage
 
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
 
@@ -92,6 +95,8 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
             slots = {int(rank): _open(stack, path) for rank, path in request["slots"].items()}
             if images.keys() != slots.keys():
                 raise SnapshotError(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
+            for file in manifest.files:
+                catalog.require_size(snapshot, file)  # before memory is reserved for it
             for rank, slot in slots.items():
                 slot.begin(step, images[rank].checksum.size)
                 catalog.read_image(snapshot, images[rank], slot.image)
@@ -124,17 +129,34 @@ def main(arguments: list[str]) -> int:
     connection = wire.own_end(arguments)
     die_with_parent(int(arguments[3]))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    storage, directory = Storage(), Path(arguments[2])
+    storage, directory = metered(connection), Path(arguments[2])
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(storage, directory)
     answers = {"persist": persist, "restore": restore}
     while (request := wire.receive(connection)) is not None:
+        if request["op"] == "hurry":
+            continue  # what was to hurry is done
+        storage.start(request.get("write_bytes_per_second", 0.0))
         try:
-            answer = answers[request["op"]](storage, directory, request)
+            answer = {**answers[request["op"]](storage, directory, request), "waited": round(storage.waited, 6)}
         except Exception as error:  # noqa: BLE001  one failed request must not end the drain
             answer = {"event": "failed", "op": request["op"], "step": request["step"], "problem": repr(error)}
         wire.send(connection, answer)
     return 0
+
+
+def metered(connection: socket.socket) -> MeteredStorage:
+    """Storage that tells the supervisor how far it is, and that the supervisor can hurry."""
+
+    def tell(written: int) -> None:
+        wire.send(connection, {"event": "progress", "written": written, "waited": storage.waited})
+
+    def is_hurried() -> bool:
+        readable, _, _ = select.select([connection], [], [], 0)
+        return bool(readable)  # while we are busy, nothing else is sent than to hurry, or that the supervisor is gone
+
+    storage = MeteredStorage(tell, is_hurried)
+    return storage
 
 
 if __name__ == "__main__":

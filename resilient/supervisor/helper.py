@@ -14,6 +14,8 @@ from pathlib import Path
 
 from resilient.protocol import wire
 
+_LAST_WAIT_SECONDS = 5.0
+
 
 class Helper:
     """Starts ``python -m module FD LOCK arguments…`` and exchanges messages with it."""
@@ -73,14 +75,19 @@ class Helper:
         self._process.kill()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Let it end: close our end, wait for ``timeout`` seconds, then kill it."""
+        """Let it end: close our end, wait for ``timeout`` seconds, then kill it.
+
+        A process that waits for a disk that does not answer cannot be killed; it is left to end when it can, and keeps
+        the run locked until then.
+        """
         self.connection.close()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(min(timeout, _LAST_WAIT_SECONDS))
 
 
 @contextmanager

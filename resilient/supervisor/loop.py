@@ -9,9 +9,8 @@ from __future__ import annotations
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,29 @@ from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
+from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
-from resilient.policy.state import Phase, PolicySettings, RunState
+from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
-from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
-from resilient.snapshot import catalog
 from resilient.supervisor.console import Console, LogTail
-from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.history import RunHistory, read_history
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.settings import FinishedBy, WorkerSettings
+from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 
 _POLL_SECONDS = 0.05
+_START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
     WorkerPhase.RESTORE: "startup",
@@ -49,24 +50,6 @@ _PHASE_NAMES = {
     WorkerPhase.STOPPING: "stopping",
     WorkerPhase.FINISHED: "finished",
 }
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """Everything about the run that the supervisor needs to know.
-
-    :param directory: working directory of the workers.
-    """
-
-    paths: RunPaths
-    worker: WorkerSettings
-    snapshot: SnapshotSettings
-    policy: PolicySettings
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-    train: Mapping[str, Any] = field(default_factory=dict)
-    directory: Path = field(default_factory=Path.cwd)
-    takeover: bool = False
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -97,12 +80,12 @@ class Supervisor:
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
+        self._history = RunHistory()
+        self._opened = clock()
+        self._interval = 0
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
-        self._identity: str | None = None  # of the snapshot this round resumed from
-        self._durable: int | None = None
-        self._flushing = False
-        self._unsaved: str | None = None
+        self._persistence = Persistence(spec, memory=memory, drain=drain, journal=journal, console=console, clock=clock)
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
             do.RestoreSnapshot: self._restore_snapshot,
@@ -119,14 +102,15 @@ class Supervisor:
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
-        return self._unsaved is None
+        return self._persistence.memory_is_durable
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._adopt_memory()
-        known = sum(entry["name"] == do.RecordIncident.__name__ for entry in read_journal(self._spec.paths.journal))
-        newest = max(self._memory.newest_step() or 0, self._durable or 0)
-        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), known, newest))
+        self._collect_metrics()  # what a killed predecessor's workers had reported
+        self._persistence.adopt()
+        self._history = read_history(read_journal(self._spec.paths.journal))
+        newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
+        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
                 key.data()
@@ -181,7 +165,7 @@ class Supervisor:
             kind = on.StopKind.PREEMPTION if preempted else on.StopKind.REQUEST
             grace = self._spec.policy.stop.grace_seconds
             self._console.say(f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)")
-            self._feed(on.StopRequested(kind, grace))
+            self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
 
     def _on_launcher(self) -> None:
         forkserver = self._launcher.pid
@@ -206,28 +190,9 @@ class Supervisor:
             self._feed(on.WorkerExited(rank, self._memory.boards[rank][Word.STEP], failure))
 
     def _on_drain(self) -> None:
-        answer = self._drain.receive()
-        if answer is None:
-            return
-        self._journal.record("note", answer, self._clock())
-        if isinstance(answer, Persisted):
-            self._durable = max(self._durable or 0, answer.step)
-            self._memory.release(answer.step)
-        elif isinstance(answer, PersistFailed):
-            self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
-            self._unsaved = answer.problem
-            self._memory.release(answer.step)
-        elif isinstance(answer, Restored):
-            self._identity = answer.identity
-            self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
-            self._feed(on.SnapshotRestored(answer.step))
-        elif isinstance(answer, RestoreFailed):
-            self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
-            self._feed(on.RestoreFailed(answer.step, answer.problem))
-        elif isinstance(answer, Rejected):
-            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}; kept as {answer.kept_as}")
-            self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
-            self._feed(on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason))
+        event = self._persistence.receive()
+        if event is not None:
+            self._feed(event)
 
     def _poll(self) -> None:
         self._collect_metrics()
@@ -241,13 +206,10 @@ class Supervisor:
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
-        self._persist_held()
-        if self._flushing and not self._drain.busy:
-            self._flushing = False
-            newest = self._memory.newest_step()
-            safe = newest is None or (self._durable is not None and newest <= self._durable)
-            self._unsaved = None if safe else self._unsaved or "the memory snapshot was lost"
-            self._feed(on.FlushEnded(self._durable, self._unsaved))
+        self._note_interval()
+        self._persistence.persist_held(self._state.round)
+        if (flushed := self._persistence.flushed()) is not None:
+            self._feed(flushed)
         self._feed(on.Tick())
 
     def _collect_metrics(self) -> None:
@@ -269,19 +231,16 @@ class Supervisor:
         self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
         self._console.say("a durable snapshot was asked for")
 
-    def _persist_held(self) -> None:
-        for step in self._memory.held_steps():
-            slots = self._memory.slots_of(step)
-            if slots is None or self._drain.pending(step):
-                continue
-            details = {
-                "run_id": self._spec.paths.run_id,
-                "round": max(self._state.round, 0),
-                "parent": self._identity,
-                "versions": dict(self._spec.versions),
-                "retention": asdict(self._spec.retention),
-            }
-            self._drain.persist(step, slots, details)
+    def _note_interval(self) -> None:
+        """Where the interval of durable snapshots is chosen from what they cost, it is chosen by rank 0."""
+        board = self._memory.boards[0]
+        if board[Word.INTERVAL] == self._interval or not board[Word.INTERVAL]:
+            return
+        self._interval = board[Word.INTERVAL]
+        seconds, cost = self._interval / 1e3, board[Word.COST] / 1e6
+        self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
+        why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
+        self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
@@ -309,22 +268,11 @@ class Supervisor:
 
     # --- decisions
 
-    def _adopt_memory(self) -> None:
-        """Collect what a killed predecessor's workers had reported, and forget which slots it was writing to disk."""
-        self._collect_metrics()
-        self._memory.release_all()
-        self._durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
-
     def _list_snapshots(self, decision: do.ListSnapshots) -> None:
-        self._memory.keep_linked()
-        durable = catalog.committed_steps(self._spec.paths.snapshots)
-        quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
-        self._feed(on.SnapshotsListed(self._memory.newest_step(), durable, quarantined))
+        self._feed(self._persistence.list_snapshots())
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
-        self._memory.void()  # what memory holds is older, or has been given up
-        slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
-        self._drain.restore(decision.step, slots, sequence=1)
+        self._persistence.restore(decision.step)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         paths = self._spec.paths
@@ -342,7 +290,9 @@ class Supervisor:
             round=decision.round,
             memory_dir=str(self._memory.directory),
             restore_step=decision.step,
-            lineage=self._identity,
+            lineage=self._persistence.identity,
+            failure_seconds=self._expected_failure_seconds(),
+            restart_seconds=_START_SECONDS + self._history.restore,
             snapshot=self._spec.snapshot,
             train=self._spec.train,
         ).write(plan_file)
@@ -352,6 +302,10 @@ class Supervisor:
                 paths.error_file(decision.round, rank).unlink()
         self._tail = LogTail(paths.log(decision.round, 0))
         self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
+
+    def _expected_failure_seconds(self) -> float:
+        up = self._history.up + self._clock() - self._opened
+        return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
 
     def _spec_of(self, rank: int, round_number: int, plan_file: Path) -> LaunchSpec:
         worker, paths = self._spec.worker, self._spec.paths
@@ -370,6 +324,7 @@ class Supervisor:
     def _ask_workers(self, decision: do.AskWorkers) -> None:
         for board in self._memory.boards.values():
             board[Word.COMMAND] = Command.LEAVE
+        self._persistence.workers_leave(decision.gone_by, decision.flush_by)
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
         self._console.say("no step boundary yet: sending SIGTERM to the workers")
@@ -380,12 +335,7 @@ class Supervisor:
         self._launcher.kill()
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
-        self._memory.keep_linked()
-        newest = self._memory.newest_step()
-        if newest is not None and (self._durable is None or newest > self._durable):
-            self._memory.hold(newest)
-        self._persist_held()
-        self._flushing = True
+        self._persistence.flush(self._state.round, decision.by)
 
     def _discard_memory(self, decision: do.DiscardMemory) -> None:
         self._memory.void()

@@ -20,10 +20,11 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
-from resilient.supervisor.loop import RunSpec, Supervisor
+from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 
 

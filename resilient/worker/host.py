@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.worker.schedule import Chosen, Schedule
 from resilient.worker.signals import sigterm
 
 _RECORD_LIMIT = 14  # values in one record of the board
@@ -55,6 +56,14 @@ class Host(Protocol):
 
     def snapshots_asked(self) -> int:
         """How many durable snapshots have been asked for since the round began."""
+        ...
+
+    def schedule(self, clock: Callable[[], float]) -> Schedule:
+        """When snapshots have to become durable."""
+        ...
+
+    def interval_chosen(self, chosen: Chosen) -> None:
+        """The schedule has chosen another interval."""
         ...
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
@@ -105,6 +114,18 @@ class SupervisedHost:
 
     def snapshots_asked(self) -> int:
         return self._board[Word.SNAPSHOTS]
+
+    def schedule(self, clock: Callable[[], float]) -> Schedule:
+        return Schedule(
+            self.settings,
+            clock,
+            failure_seconds=self.plan.failure_seconds,
+            restart_seconds=self.plan.restart_seconds,
+        )
+
+    def interval_chosen(self, chosen: Chosen) -> None:
+        self._board[Word.COST] = round(chosen.cost * 1e6)
+        self._board[Word.INTERVAL] = round(chosen.seconds * 1e3)
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         self._board.beat(phase, step)
@@ -183,6 +204,7 @@ class StandaloneHost:
         manifest = catalog.read_manifest(path)
         if len(manifest.files) != 1:
             raise SnapshotError(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
+        catalog.require_size(path, manifest.files[0])  # before memory is reserved for it
         image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
         catalog.read_image(path, manifest.files[0], image)
         self._parent = manifest.identity
@@ -194,6 +216,12 @@ class StandaloneHost:
     def snapshots_asked(self) -> int:
         """Nobody can ask."""
         return 0
+
+    def schedule(self, clock: Callable[[], float]) -> Schedule:
+        return Schedule(self.settings, clock)
+
+    def interval_chosen(self, chosen: Chosen) -> None:
+        _say(f"durable snapshots every {chosen.seconds:.0f} s from now on; one costs {chosen.cost:.2f} s of training")
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         """Nobody watches."""

@@ -16,7 +16,6 @@ from resilient.worker.host import Host
 from resilient.worker.overlap import Copier
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
-from resilient.worker.schedule import Schedule
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
 
@@ -50,7 +49,7 @@ class Run:
         self._start_step = 0
         self._body: int | None = None  # the step whose loop body is running
         self._clock = clock
-        self._schedule = Schedule(host.settings, clock)
+        self._schedule = host.schedule(clock)
         self._durable_due = False
         self._durable_step: int | None = None
         self._phase = WorkerPhase.STEP
@@ -149,6 +148,8 @@ class Run:
             began = self._clock()
             self._snapshot(step, last=last)
             self._schedule.imaged(step, self._clock() - began)
+        if (chosen := self._schedule.chosen()) is not None:
+            self._host.interval_chosen(chosen)
         self._host.beat(WorkerPhase.STEP, step)
 
     def _asked_to_leave(self) -> bool:
@@ -201,7 +202,7 @@ class Run:
             slot.complete(sequence, meta, hold=hold)
             if hold:
                 self._durable_due, self._durable_step = False, step
-                self._schedule.taken()
+                self._schedule.taken(lambda: slot.info().held and slot.info().step == step)
                 self._host.durable_requested(slot)
 
         if self._overlap and not last:

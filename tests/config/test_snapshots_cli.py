@@ -22,7 +22,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 
-LOSSES = {10: 3.0, 20: 1.0, 30: 2.0, 40: float("nan")}
+LOSSES = {10: 3.0, 20: 1.0, 30: float("nan"), 40: 2.0}
 KEYS = {
     "step", "state", "problem", "bytes", "created", "age_seconds", "metrics", "pinned", "kept", "removable", "round",
     "world_size", "identity", "parent", "parent_step", "versions", "path",
@@ -72,7 +72,7 @@ def test_list_as_json_says_everything_under_stable_keys(paths: RunPaths, capsys:
     assert [row["kept"] for row in rows.values()] == [[], ["best"], [], ["newest", "last"]]
     assert [row["removable"] for row in rows.values()] == [True, False, True, False]
     assert [row["parent_step"] for row in rows.values()] == [None, 10, 20, 30]
-    assert (rows[20]["bytes"], rows[20]["metrics"], rows[40]["metrics"]) == (5000, {"loss": 1.0}, {"loss": "nan"})
+    assert (rows[20]["bytes"], rows[20]["metrics"], rows[30]["metrics"]) == (5000, {"loss": 1.0}, {"loss": "nan"})
 
 
 def test_list_as_a_table(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:

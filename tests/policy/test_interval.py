@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.policy.interval import Pace, best_interval
+from resilient.policy.interval import DurableCost, Pace, best_interval, expected_failure_seconds
 
 
 def test_the_formula_by_hand() -> None:
@@ -91,3 +91,20 @@ def test_the_mean_overhead_stays_below_what_is_allowed(steps: list[float], stall
     assert known.stall / (interval * known.step) <= allowed * (1 + 1e-9)
     if interval > 1:
         assert known.stall / ((interval - 1) * known.step) > allowed * (1 - 1e-9)
+
+
+def test_what_was_assumed_counts_as_one_failure() -> None:
+    assert expected_failure_seconds(100.0, 0.0, 0) == 100.0
+    assert expected_failure_seconds(100.0, 900.0, 0) == 1000.0
+    assert expected_failure_seconds(100.0, 900.0, 9) == 100.0
+
+
+def test_the_cost_of_a_durable_snapshot_is_a_mean_and_its_interval_is_bounded() -> None:
+    cost = DurableCost()
+    assert cost.interval(1e5, 10.0, least=30.0, most=3600.0) == 30.0
+    cost = cost.add(1.0, 20.0).add(3.0, 40.0)
+    assert (cost.training, cost.writing) == (2.0, 30.0)
+    assert cost.interval(1e5, 10.0, least=0.0, most=3600.0) == best_interval(2.0, 1e5, 10.0)
+    assert cost.interval(1e5, 10.0, least=0.0, most=60.0) == 60.0
+    assert cost.interval(1e5, 10.0, least=3000.0, most=3600.0) == 3000.0
+    assert cost.interval(1e5, 10.0, least=0.0, most=7.0) == 30.0  # it takes as long to be written

@@ -444,10 +444,10 @@ def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
 def test_a_preempted_run_is_asked_saves_and_asks_for_a_requeue() -> None:
     story = running(step=10)
     decisions = story.on(PREEMPT)
-    assert decisions[0] == AskWorkers(StopKind.PREEMPTION)
+    assert decisions[0] == AskWorkers(StopKind.PREEMPTION, gone_by=story.now + 12.0, flush_by=story.now + 19.0)
     assert story.phase is Phase.STOPPING
     story.steps(11)
-    assert story.on(WorkerExited(0, 11)) == (FlushMemory(),)
+    assert story.on(WorkerExited(0, 11)) == (FlushMemory(by=19.0),)
     end = ending(story.on(FlushEnded(11)))
     assert end.exit_code is ExitCode.REQUEUE
     assert "Preempted at step 11" in end.diagnosis
@@ -465,7 +465,7 @@ def test_a_preemption_is_an_incident_but_charged_to_no_budget() -> None:
 
 def test_a_request_to_stop_is_no_incident_and_ends_with_its_own_code() -> None:
     story = running(step=10)
-    assert story.on(STOP) == (AskWorkers(StopKind.REQUEST),)
+    assert story.on(STOP) == (AskWorkers(StopKind.REQUEST, story.now + 12.0, story.now + 19.0),)
     story.on(WorkerExited(0, 10))
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.TERMINATED
     assert story.state.incidents == 0
@@ -493,20 +493,20 @@ def test_whoever_asks_twice_is_in_a_hurry() -> None:
     story.on(STOP)
     assert kinds(story.on(STOP)) == [KillWorkers]
     assert story.on(Tick(), at=1000.0) == ()
-    assert story.lose(KILLED, 10) == (FlushMemory(),)
+    assert story.lose(KILLED, 10) == (FlushMemory(by=19.0),)
 
 
 def test_a_group_is_flushed_only_when_the_last_one_has_left() -> None:
     story = running(ranks=2)
     story.on(STOP)
     assert story.on(WorkerExited(0, 11)) == ()
-    assert story.on(WorkerExited(1, 11)) == (FlushMemory(),)
+    assert story.on(WorkerExited(1, 11)) == (FlushMemory(by=19.0),)
 
 
 def test_a_worker_that_fails_while_stopping_does_not_bring_a_relaunch() -> None:
     story = running()
     story.on(PREEMPT)
-    assert FlushMemory() in story.lose(SEGFAULT, 10)
+    assert FlushMemory(by=19.0) in story.lose(SEGFAULT, 10)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
 
 
@@ -523,7 +523,7 @@ def test_a_stop_while_a_lost_group_is_cleared_ends_the_run_instead_of_relaunchin
     story.lose(SEGFAULT, 10, rank=0)
     assert incident_in(story.on(PREEMPT)).failure.failure_class is FailureClass.PREEMPTION
     assert story.phase is Phase.CLEARING
-    assert story.lose(KILLED, 10, rank=1) == (FlushMemory(),)
+    assert story.lose(KILLED, 10, rank=1) == (FlushMemory(by=19.0),)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
 
 
@@ -564,7 +564,7 @@ def _waiting() -> Story:
 )
 def test_a_stop_while_nothing_runs_flushes_at_once(story: Story, phase: Phase) -> None:
     assert story.phase is phase
-    assert story.on(PREEMPT)[-1] == FlushMemory()
+    assert story.on(PREEMPT)[-1] == FlushMemory(by=story.now + 19.0)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
 
 

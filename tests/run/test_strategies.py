@@ -13,6 +13,7 @@ from resilient.errors import ExitCode
 from resilient.protocol.board import Word
 from resilient.snapshot import catalog, pins
 from resilient.snapshot.storage import Storage
+from resilient.supervisor.journal import read_journal
 from tests.run.harness import RunCase, Workspace
 
 
@@ -93,3 +94,16 @@ def test_the_best_and_the_pinned_stay_through_a_real_run(workspace: Workspace) -
     assert {note["step"] for note in case.journal("Persisted")} == set(range(5, 65, 5))
     best = sorted(range(5, 65, 5), key=lambda step: losses[step])[:2]
     assert set(catalog.committed_steps(case.paths.snapshots)) == {5, 60, *best}
+
+
+def test_an_interval_chosen_from_costs_is_told_and_kept_to(workspace: Workspace) -> None:
+    least, most = "snapshot.auto_least_seconds=0.4", "snapshot.auto_most_seconds=0.5"
+    settings = ("snapshot.auto=true", "snapshot.every_steps=0", least, most)
+    case = workspace.run("auto", *settings, "train.step_seconds=0.03", "retention.last=100", steps=120)
+    assert case.finish() == 0, case.output()
+    chosen = [entry for entry in read_journal(case.paths.journal) if entry["name"] == "interval chosen"]
+    assert (chosen[0]["seconds"], chosen[0]["cost"]) == (0.4, 0.0)
+    assert "durable snapshots every" in case.output()
+    steps = catalog.committed_steps(case.paths.snapshots)
+    created = [catalog.read_manifest(case.paths.snapshot(step)).created for step in steps]
+    assert 3 <= len(steps) <= (created[-1] - created[0]) / 0.4 + 2

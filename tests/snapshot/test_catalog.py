@@ -10,7 +10,7 @@ import pytest
 
 from resilient.errors import SnapshotCorrupt
 from resilient.protocol import names
-from resilient.snapshot.catalog import committed_steps, newest_manifests, quarantine, read_image, read_manifest, verify
+from resilient.snapshot.catalog import committed_steps, quarantine, read_image, read_manifest, verify
 from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.storage import Storage
@@ -156,13 +156,6 @@ def test_damage_in_a_later_chunk_is_found_and_its_place_is_named(tmp_path: Path)
         load(snapshot)
     with pytest.raises(SnapshotCorrupt, match="checksum mismatch"):
         verify(snapshot)
-
-
-def test_only_readable_manifests_are_given_oldest_first(tmp_path: Path) -> None:
-    for step in (30, 5, 20):
-        commit_step(tmp_path, step)
-    _empty(tmp_path / "step-000000020" / "manifest.json")
-    assert [manifest.step for manifest in newest_manifests(tmp_path)] == [5, 30]
 
 
 # --- quarantine

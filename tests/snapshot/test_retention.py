@@ -81,7 +81,15 @@ def test_what_is_not_finite_or_was_not_reported_is_never_best(value: float) -> N
     found = snapshots(10, 20, 30, 40, s10=value, s20=5.0, s40=value)
     for mode in BestMode:
         assert best_first(found, "loss", mode) == [20]
-        assert judge(found, replace(ONE, best=3, best_metric="loss", best_mode=mode)).removable == (10, 30)
+        verdict = judge(found, replace(ONE, best=3, best_metric="loss", best_mode=mode))
+        assert verdict.removable == (10,)
+        assert verdict.kept[30] == (Reason.GOOD,)
+
+
+def test_the_newest_before_which_the_loss_was_finite_stays() -> None:
+    verdict = judge(snapshots(10, 20, 30, 40, s10=1.0, s20=0.9, s30=math.nan, s40=math.inf), ONE)
+    assert verdict.kept == {20: (Reason.GOOD,), 40: (Reason.NEWEST, Reason.LAST)}
+    assert judge(snapshots(10, 20, s10=1.0, s20=0.9), ONE).removable == (10,)
 
 
 def test_multiples_of_a_step_stay() -> None:
@@ -120,6 +128,8 @@ def test_the_newest_the_pinned_and_those_in_use_are_never_removed(
     assert (gone | kept, gone & kept) == (steps, set())
     assert list(verdict.removable) == sorted(gone)
     assert all(verdict.kept.values())
+    good = [candidate.step for candidate in candidates if all(map(math.isfinite, candidate.metrics.values()))]
+    assert max(good, default=None) not in gone
     assert not gone & (in_use | {candidate.step for candidate in candidates if candidate.pinned})
     if steps:
         assert max(steps) in kept

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from resilient.policy.interval import best_interval
 from resilient.protocol.settings import SnapshotSettings
-from resilient.worker.schedule import Schedule
+from resilient.worker.schedule import Chosen, Schedule
 
 
 class Clock:
@@ -26,7 +31,7 @@ def due_steps(settings: SnapshotSettings, seconds_per_step: float, asked: dict[i
         count = (asked or {}).get(step, count)
         if schedule.due(step, count):
             found.append(step)
-            schedule.taken()
+            schedule.taken(lambda: False)
     return found
 
 
@@ -59,7 +64,7 @@ def test_what_is_due_and_cannot_be_taken_stays_due_by_time() -> None:
     clock.now += 11
     assert schedule.due(1, 0)
     assert schedule.due(2, 0)
-    schedule.taken()
+    schedule.taken(lambda: False)
     assert not schedule.due(3, 0)
 
 
@@ -82,3 +87,66 @@ def test_fixed_memory_interval_does_not_look_at_the_cost() -> None:
     schedule.worked(0.001)
     schedule.imaged(2, 10.0)
     assert [step for step in range(1, 7) if schedule.memory_due(step)] == [2, 4, 6]
+
+
+# --- the interval that is chosen from what snapshots cost
+
+
+class Training:
+    """Steps of a second on a clock that only they move; a snapshot takes ``writing`` steps, each ``slower`` longer."""
+
+    def __init__(self, *, writing: int, slower: float, failure_seconds: float | None = None, **settings: Any) -> None:
+        self.now, self.step, self.held_until, self.wanted = 0.0, 0, -1.0, False
+        self.writing, self.slower = writing, slower
+        self.due: list[float] = []
+        self.told: list[Chosen] = []
+        settings = {"every_steps": 0, "auto": True, **settings}
+        self.schedule = Schedule(SnapshotSettings(**settings), lambda: self.now, failure_seconds=failure_seconds)
+
+    def until(self, seconds: float) -> Training:
+        while self.now < seconds:
+            took = 1.0 + (self.slower if self.held_until > self.now else 0.0)
+            self.now += took
+            self.step += 1
+            self.schedule.worked(took)
+            self.wanted |= self.schedule.due(self.step, 0)
+            if self.wanted and self.held_until <= self.now:  # one at a time goes to disk
+                self.wanted = False
+                self.due.append(self.now)
+                self.held_until = self.now + self.writing
+                self.schedule.taken(lambda: self.held_until > self.now)
+            if (chosen := self.schedule.chosen()) is not None:
+                self.told.append(chosen)
+        return self
+
+
+def test_the_interval_follows_from_what_a_snapshot_costs_and_is_told() -> None:
+    training = Training(writing=10, slower=0.5, failure_seconds=10_000.0).until(20_000)
+    best = best_interval(training.told[-1].cost, 10_000.0, 0.0)
+    assert training.told[-1].cost == pytest.approx(0.5 * 7, abs=0.6)  # about seven steps of one and a half seconds
+    assert training.told[0] == Chosen(30.0, 0.0)
+    assert training.told[-1].seconds == pytest.approx(best)
+    gaps = [after - before for before, after in zip(training.due[5:], training.due[6:], strict=False)]
+    assert all(gap == pytest.approx(best, rel=0.05) for gap in gaps)
+    assert len(training.told) == 2
+
+
+def test_a_snapshot_that_costs_nothing_is_taken_as_often_as_allowed_and_no_more_than_it_can_be_written() -> None:
+    assert Training(writing=3, slower=0.0).until(1000).told[-1].seconds == 30.0
+    slow = Training(writing=100, slower=0.0).until(3000)
+    assert slow.told[-1].seconds == pytest.approx(100.0)
+
+
+def test_a_machine_that_never_fails_gets_one_within_the_limit_all_the_same() -> None:
+    training = Training(writing=10, slower=0.9, failure_seconds=1e12, auto_most_seconds=120.0).until(2000)
+    assert training.told[-1].seconds == 120.0
+
+
+def test_steps_and_seconds_go_on_beside_the_chosen_interval() -> None:
+    training = Training(writing=1, slower=0.9, failure_seconds=1e12, every_seconds=15.0).until(1000)
+    assert len(training.due) == pytest.approx(1000 / 15, abs=5)
+    assert Training(writing=1, slower=0.0, every_steps=7).until(100).due[:2] == [7.0, 14.0]
+
+
+def test_without_auto_nothing_is_chosen() -> None:
+    assert not Training(writing=10, slower=0.5, auto=False, every_steps=10).until(100).told

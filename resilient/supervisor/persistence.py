@@ -1,0 +1,185 @@
+"""Making snapshots durable, and bringing durable ones back into memory: what stands between the loop and the drain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+from resilient.policy import events as on
+from resilient.policy.flush import FlushPlan, Writing, plan_flush
+from resilient.snapshot import catalog
+from resilient.supervisor.console import Console
+from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.supervisor.journal import Journal
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.spec import RunSpec
+
+
+class Persistence:
+    """Knows what is durable, what is on its way there, and what is not.
+
+    :ivar identity: of the snapshot that this round resumed from, recorded as parent of the next ones.
+    :ivar durable: newest step that is durable.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        memory: RunMemory,
+        drain: Drain,
+        journal: Journal,
+        console: Console,
+        clock: Callable[[], float],
+    ) -> None:
+        self._spec = spec
+        self._memory = memory
+        self._drain = drain
+        self._journal = journal
+        self._console = console
+        self._clock = clock
+        self.identity: str | None = None
+        self.durable: int | None = None
+        self._flushing = False
+        self._flush_by = math.inf
+        self._skipped = False  # there is no time for the newest image
+        self._unsaved: str | None = None
+
+    @property
+    def memory_is_durable(self) -> bool:
+        """Whether the shared memory holds nothing that is not on disk as well."""
+        return self._unsaved is None
+
+    def adopt(self) -> None:
+        """Forget which slots a killed predecessor was writing to disk, and look at what it has written."""
+        self._memory.release_all()
+        self._look()
+
+    def _look(self) -> None:
+        self.durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
+
+    def list_snapshots(self) -> on.SnapshotsListed:
+        """What could be resumed from, now."""
+        self._memory.keep_linked()
+        durable = catalog.committed_steps(self._spec.paths.snapshots)
+        quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
+        return on.SnapshotsListed(self._memory.newest_step(), durable, quarantined)
+
+    def restore(self, step: int) -> None:
+        """Have the snapshot of ``step`` read into memory, given up for it; :meth:`receive` says how it went."""
+        self._memory.void()  # what it holds is older, or has been given up
+        slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
+        self._drain.restore(step, slots, sequence=1)
+
+    def persist_held(self, round_number: int) -> None:
+        """Have everything written to disk that the workers, or a flush, hold for that."""
+        for step in self._memory.held_steps():
+            slots = self._memory.slots_of(step)
+            if slots is None or self._drain.pending(step):
+                continue
+            details = {
+                "run_id": self._spec.paths.run_id,
+                "round": max(round_number, 0),
+                "parent": self.identity,
+                "versions": dict(self._spec.versions),
+                "retention": asdict(self._spec.retention),
+                "write_bytes_per_second": 0.0 if self._flushing else self._spec.snapshot.write_bytes_per_second,
+            }
+            self._drain.persist(step, slots, details)
+
+    def workers_leave(self, gone_by: float, flush_by: float | None) -> None:
+        """The workers were asked for a last snapshot. If it could not become durable in what time is left after that,
+        the image that is in memory already goes to disk now.
+
+        :param gone_by: when the workers will be gone at the latest.
+        :param flush_by: when the run has to end, if there is such a time.
+        """
+        newest = self._newest_unsaved()
+        if flush_by is None or newest is None or self._drain.busy or self._drain.rate <= 0:
+            return
+        needed = newest.size / self._drain.rate
+        if gone_by + needed > flush_by >= self._clock() + needed:
+            self._console.say(
+                f"step {newest.step} goes to disk now: it takes about {needed:.1f} s, a later one might come too late"
+            )
+            self._memory.hold(newest.step)
+
+    def flush(self, round_number: int, by: float | None) -> None:
+        """Make the newest image durable, whoever took it; :meth:`flushed` says when that is done, or time is up.
+
+        :param by: when the run has to end, if there is such a time.
+        """
+        self._memory.keep_linked()
+        self._flushing, self._flush_by = True, math.inf if by is None else by
+        newest = self._newest_unsaved()
+        remaining = self._flush_by - self._clock()
+        plan = plan_flush(newest, self._drain.writing, self._drain.current_rate, remaining)
+        self._carry_out(plan, newest)
+        self._drain.hurry()
+        self.persist_held(round_number)
+
+    def _carry_out(self, plan: FlushPlan, newest: Writing | None) -> None:
+        self._journal.record("note", plan, self._clock())
+        self._skipped = newest is not None and newest.step not in plan.steps
+        if plan.steps and (plan.abandon or self._skipped or not plan.fits):
+            self._console.say(f"making step {plan.steps[-1]} durable: {plan.reason}")
+        self._drain.forget(plan.steps)
+        if plan.abandon or not plan.steps:  # with nothing to write, it may be reading what nobody will resume from now
+            self._drain.abandon()
+        for step in set(self._memory.held_steps()) - set(plan.steps):
+            self._memory.release(step)
+        if newest is not None and not self._skipped:
+            self._memory.hold(newest.step)
+
+    def _newest_unsaved(self) -> Writing | None:
+        """The newest image in memory, if it is not durable."""
+        newest = self._memory.newest_step()
+        if newest is None or (self.durable is not None and newest <= self.durable):
+            return None
+        slots = self._memory.slots_of(newest) or {}
+        return Writing(newest, sum(slot.info().size for slot in slots.values()))
+
+    def flushed(self) -> on.FlushEnded | None:
+        """The end of a flush that was asked for, once."""
+        unfinished = self._drain.busy
+        if not self._flushing or (unfinished and self._clock() < self._flush_by):
+            return None
+        self._flushing = False
+        if unfinished:
+            self._drain.abandon()
+        lost = self._newest_unsaved()
+        late = lost is not None and (unfinished or self._skipped)
+        if lost is None:
+            self._unsaved = None
+        elif late:
+            self._unsaved = f"there was no time to write step {lost.step}"
+        else:
+            self._unsaved = self._unsaved or "the memory snapshot was lost"
+        return on.FlushEnded(self.durable, self._unsaved, late)
+
+    def receive(self) -> on.Event | None:
+        """What the drain has to say; returns what the policy core has to know of it."""
+        answer = self._drain.receive()
+        if answer is None:
+            return None
+        self._journal.record("note", answer, self._clock())
+        if isinstance(answer, Persisted):
+            self.durable = max(self.durable or 0, answer.step)
+            self._memory.release(answer.step)
+        elif isinstance(answer, PersistFailed):
+            self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
+            self._unsaved = answer.problem
+            self._memory.release(answer.step)
+        elif isinstance(answer, Restored):
+            self.identity = answer.identity
+            self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
+            return on.SnapshotRestored(answer.step)
+        elif isinstance(answer, RestoreFailed):
+            self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
+            return on.RestoreFailed(answer.step, answer.problem)
+        elif isinstance(answer, Rejected):
+            self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}; kept as {answer.kept_as}")
+            self._look()
+            return on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason)
+        return None

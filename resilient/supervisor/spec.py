@@ -1,0 +1,31 @@
+"""What a supervisor is told about its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resilient.policy.state import PolicySettings
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.supervisor.settings import WorkerSettings
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything about the run that the supervisor needs to know.
+
+    :param directory: working directory of the workers.
+    """
+
+    paths: RunPaths
+    worker: WorkerSettings
+    snapshot: SnapshotSettings
+    policy: PolicySettings
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    directory: Path = field(default_factory=Path.cwd)
+    takeover: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,220 @@
+"""Making durable what lies in memory, by a real drain: in time, without time, and by what it chooses."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resilient.policy import events as on
+from resilient.policy.state import PolicySettings
+from resilient.protocol.lock import RunLock
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.settings import SnapshotSettings
+from resilient.snapshot import catalog
+from resilient.supervisor.console import Console
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.journal import Journal, read_journal
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.settings import WorkerSettings
+from resilient.supervisor.spec import RunSpec
+
+MB = 1 << 20
+SIZE = 16 * MB
+
+
+class Bench:
+    """A run's memory and its persistence, without workers."""
+
+    def __init__(self, root: Path, memory_dir: Path, limit: float = 0.0) -> None:
+        self.paths = RunPaths.of(root, "run")
+        self.paths.create()
+        self.lock = RunLock(self.paths.lock, hostname())
+        self.memory = RunMemory(memory_dir / "arena", ranks=1, slots=3, identity="this run")
+        self.text = io.StringIO()
+        self.journal = Journal(self.paths.journal)
+        self.drain = Drain(self.paths.snapshots, lock=self.lock.fileno(), log=root / "drain.log")
+        snapshot = SnapshotSettings(write_bytes_per_second=limit)
+        spec = RunSpec(self.paths, WorkerSettings(script="train.py"), snapshot, PolicySettings())
+        self.console = Console(io.StringIO(), self.text)
+        parts: dict[str, Any] = {"memory": self.memory, "drain": self.drain, "journal": self.journal}
+        self.persistence = Persistence(spec, **parts, console=self.console, clock=time.monotonic)
+        self.persistence.adopt()
+
+    def image(self, step: int, size: int = SIZE, *, hold: bool = False) -> None:
+        """A worker's memory snapshot of ``step``."""
+        arena = self.memory.arenas[0]
+        slot = arena.next_free()
+        assert slot is not None
+        slot.begin(step, size)
+        slot.image[:] = os.urandom(4096) * (size // 4096)
+        slot.complete(arena.next_sequence(), {"metrics": {}}, hold=hold)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """The supervisor's loop, as far as it concerns us."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, self.said()
+            self.turn()
+
+    def turn(self) -> None:
+        self.persistence.persist_held(0)
+        self.drain.connection.settimeout(0.02)
+        try:
+            self.persistence.receive()
+        except TimeoutError:
+            return
+
+    def flush(self, seconds: float | None = None) -> on.FlushEnded:
+        """Ask for a flush and wait for its end."""
+        self.persistence.flush(0, None if seconds is None else time.monotonic() + seconds)
+        ended: list[on.FlushEnded] = []
+
+        def is_over() -> bool:
+            if (event := self.persistence.flushed()) is not None:
+                ended.append(event)
+            return bool(ended)
+
+        self.until(is_over)
+        return ended[0]
+
+    def durable(self) -> tuple[int, ...]:
+        return catalog.committed_steps(self.paths.snapshots)
+
+    def plan(self) -> dict[str, Any]:
+        plans: list[dict[str, Any]] = [
+            entry["data"] for entry in read_journal(self.paths.journal) if entry["name"] == "FlushPlan"
+        ]
+        return plans[-1]
+
+    def said(self) -> str:
+        self.console.flush()
+        return self.text.getvalue()
+
+    def close(self) -> None:
+        self.drain.close()
+        self.memory.remove()
+        self.journal.close()
+        self.lock.release()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def build(limit: float = 0.0) -> Bench:
+        benches.append(Bench(tmp_path, tmp_path, limit))
+        return benches[-1]
+
+    yield build
+    for bench in benches:
+        bench.close()
+
+
+def test_a_flush_without_a_deadline_makes_everything_durable(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(10, hold=True)
+    bench.turn()
+    bench.image(11)
+    assert bench.flush() == on.FlushEnded(11)
+    assert bench.durable() == (10, 11)
+    assert bench.persistence.memory_is_durable
+    assert bench.drain.rate > 0
+
+
+def test_a_flush_of_what_is_durable_already_does_nothing(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(10, hold=True)
+    bench.until(lambda: bench.persistence.durable == 10)
+    assert bench.flush(5.0) == on.FlushEnded(10)
+    assert bench.plan()["steps"] == []
+
+
+def test_the_limit_holds_while_training_and_not_in_a_flush(make: Callable[..., Bench]) -> None:
+    bench = make(limit=MB / 10)  # 160 s for an image
+    bench.image(10, hold=True)
+    bench.until(lambda: bench.drain.writing is not None and bench.drain.writing.step == 10)
+    bench.image(11)
+    assert bench.flush() == on.FlushEnded(11)
+    assert bench.durable() == (10, 11)
+
+
+def test_a_drain_that_does_not_get_there_is_given_up_in_time_and_memory_stays(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    os.kill(bench.drain.pid, signal.SIGSTOP)  # a disk that does not answer
+    bench.image(10)
+    ended = bench.flush(0.3)
+    assert (ended.step, ended.late) == (9, True)
+    assert "no time to write step 10" in str(ended.problem)
+    assert not bench.persistence.memory_is_durable
+    assert bench.memory.newest_step() == 10
+    assert bench.durable() == (9,)
+
+
+def test_what_is_being_written_is_cut_off_for_a_newer_one_that_fits(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    os.kill(bench.drain.pid, signal.SIGSTOP)
+    bench.image(10, size=8 * SIZE, hold=True)
+    bench.turn()
+    bench.image(11, size=4096)
+    bench.drain.rate = 8 * SIZE / 60  # so that 60 s are needed for the one, and next to nothing for the other
+    assert bench.flush(20.0) == on.FlushEnded(11)
+    assert bench.plan()["steps"] == [11]
+    assert bench.plan()["abandon"]
+    assert bench.durable() == (9, 11)
+    assert "making step 11 durable: the newest fits if it is written at once" in bench.said()
+    assert not list(bench.paths.snapshots.glob(".tmp-*"))
+
+
+def test_what_is_being_written_goes_on_when_a_newer_one_would_not_fit(make: Callable[..., Bench]) -> None:
+    bench = make(limit=8 * MB)
+    bench.image(10, size=4 * SIZE, hold=True)
+    bench.until(lambda: bench.drain.writing is not None and bench.drain.writing.written >= 8 * MB)
+    bench.image(11, size=8 * SIZE)
+    bench.drain.rate = 0.0
+    bench.drain._sent_at = time.monotonic() - bench.drain._waited - 4.0  # as a disk of 2 MB/s would look
+    ended = bench.flush(40.0)
+    assert (ended.step, ended.late) == (10, True)
+    assert bench.plan()["steps"] == [10]
+    assert bench.durable() == (10,)
+    assert not bench.persistence.memory_is_durable
+    assert "only what is being written already fits" in bench.said()
+
+
+def test_what_is_in_memory_goes_to_disk_at_once_if_a_later_one_would_come_too_late(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    bench.image(10)
+    now = time.monotonic()
+    bench.drain.rate = SIZE / 5.0  # 5 s
+    bench.persistence.workers_leave(now + 10, None)
+    bench.persistence.workers_leave(now + 10, now + 20)  # there are 10 s after the workers
+    bench.persistence.workers_leave(now + 2, now + 4)  # it would be late in any case
+    assert bench.memory.held_steps() == []
+    bench.persistence.workers_leave(now + 10, now + 12)
+    assert bench.memory.held_steps() == [10]
+    assert bench.flush(30.0) == on.FlushEnded(10)
+
+
+def test_nobody_waits_for_a_restore_that_nobody_will_use(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    os.kill(bench.drain.pid, signal.SIGSTOP)
+    bench.persistence.restore(9)
+    assert bench.flush(60.0) == on.FlushEnded(9)
+    assert bench.persistence.memory_is_durable
