@@ -105,6 +105,16 @@ class RemoteSettings:
         """The filesystem's name as fsspec has it; ``file`` for a plain path."""
         return self.url.split("://", 1)[0].lower() if "://" in self.url else "file"
 
+    def wants(self, step: int, since_last: float) -> bool:
+        """Whether the durable snapshot of ``step`` is to be copied.
+
+        :param since_last: seconds since the last one that was.
+        """
+        if not self.every_steps and not self.every_seconds:
+            return True
+        by_steps = bool(self.every_steps) and step % self.every_steps == 0
+        return by_steps or (bool(self.every_seconds) and since_last >= self.every_seconds)
+
     def require_filesystem(self) -> None:
         """Check, without the network and without importing it, that the filesystem is known and its package is here.
 
