@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections import Counter
@@ -28,17 +29,21 @@ CREDENTIALS = {
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 server on a free port of loopback; credentials for it are in the environment meanwhile."""
+def s3_server(port: int = 0) -> Iterator[str]:
+    """The endpoint of an S3 server on a free port of loopback, or on ``port``.
+
+    Credentials for it are in the environment meanwhile.
+    """
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
     server.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        host, chosen = server.get_host_and_port()
+        yield f"http://{host}:{chosen}"
     finally:
         server.stop()
         for name, value in before.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +63,13 @@ class RemoteItem:
 
 
 class RemoteTier:
-    """The snapshots of one run in a bucket. Nothing is remembered between two calls."""
+    """The snapshots of one run in a bucket. Nothing is remembered between two calls but manifests, which never change
+    under the name that holds their identity.
+    """
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
+        self._manifests: dict[str, Manifest] = {}
 
     def items(self) -> tuple[RemoteItem, ...]:
         """All committed snapshots, oldest first, without reading their images. What disappears meanwhile is left out.
@@ -120,11 +123,12 @@ class RemoteTier:
         )  # after a rollback not the highest
         return judge(candidates, settings, in_use=() if latest is None else (latest.step,))
 
-    def prune(self, settings: RetentionSettings, pinned: Collection[int] = ()) -> list[int]:
+    def prune(self, settings: RetentionSettings, is_pinned: Callable[[int], bool] = lambda _step: False) -> list[int]:
         """Delete what retention does not want, and those that a newer one of the same step has replaced; returns the
         steps that are gone. What is damaged is left alone.
         """
         items = self.items()
+        pinned = {item.step for item in items if is_pinned(item.step)}
         newest, removable = current(items), set(self.review(items, settings, pinned).removable)
         for item in items:
             if item.loadable and (item.step in removable or newest[item.step] is not item):
@@ -168,9 +172,12 @@ class RemoteTier:
         return RemoteItem(step, name, manifest, problem, marked=MARK in sizes)
 
     def _manifest(self, name: str, sizes: Mapping[str, int]) -> Manifest:
+        if name in self._manifests:
+            return self._manifests[name]
         manifest = Manifest.from_bytes(self._read(f"{name}/{manifests.NAME}", sizes[manifests.NAME], _LARGEST_MANIFEST))
         if remote_name(manifest.step, manifest.identity) != name:
             raise SnapshotCorrupt(f"the manifest is that of {remote_name(manifest.step, manifest.identity)!r:.80}")
+        self._manifests[name] = manifest
         return manifest
 
     def _said(self, name: str, size: int) -> str:

@@ -79,8 +79,7 @@ class Uploader:
     def _tidy(self) -> tuple[list[int], str]:
         """Delete what retention does not want, and what uploads that nobody will take up again have left."""
         try:
-            pinned = {item.step for item in self._tier.items() if pins.is_pinned(self._directory, item.step)}
-            removed = self._tier.prune(self._settings.retention, pinned)
+            removed = self._tier.prune(self._settings.retention, lambda step: pins.is_pinned(self._directory, step))
             self._tier.remove_leftovers(keep=())
         except RemoteUnavailable as error:
             return [], error.problem

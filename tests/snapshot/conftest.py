@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.snapshot import bucket, bucket_directory, catalog, copies, hashing, manifest, upload
-from tests.buckets import make_s3, s3_server
+from tests.buckets import make_s3
 
 SMALL = 5 << 20  # the least that S3 takes for a part
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    with s3_server() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(params=["s3", "directory"])

@@ -208,7 +208,7 @@ def test_retention_is_its_own_and_respects_pins(remote: RemoteSettings, tmp_path
     for step in (10, 20, 30, 40):
         put(bucket, tmp_path, step)
     tier = RemoteTier(bucket)
-    assert tier.prune(RetentionSettings(last=1, every_steps=20), pinned=[10]) == [30]
+    assert tier.prune(RetentionSettings(last=1, every_steps=20), lambda step: step == 10) == [30]
     assert [item.step for item in tier.items()] == [10, 20, 40]
     assert not any(key.startswith("step-000000030") for key in bucket.sizes())
 
