@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 68, "there is no such run or snapshot"
     NOT_RUNNING = 69, "no supervisor on this machine is running that run"
     INTERNAL = 70, "a bug in resilient itself"
-    NOT_WRITABLE = 73, "the run directory cannot be created or written"
+    NOT_WRITABLE = 73, "the run directory, or the target of an export, cannot be created or written"
     DISK_FULL = 74, "the state could not be made durable: the disk is full, or cannot be written"
     REQUEUE = 75, "preempted: start the same command again to carry on from the last snapshot"
     RUN_LOCKED = 76, "another live supervisor owns this run"
@@ -81,6 +81,12 @@ class EntryPointMissing(ResilientError):
 
 class RunDirectoryNotWritable(ResilientError):
     """The run directory cannot be created or written."""
+
+    exit_code = ExitCode.NOT_WRITABLE
+
+
+class TargetNotWritable(ResilientError):
+    """What is to be exported cannot be written where it is to be, or something is there already."""
 
     exit_code = ExitCode.NOT_WRITABLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -107,25 +107,38 @@ def read_image(copy: Copy, file: ImageFile, into: memoryview) -> None:
                 read.cancel()
 
 
-def read_chunks(copy: Copy, file: ImageFile) -> Iterator[memoryview]:
-    """The chunks of an image, one after the other; each is valid until the next is asked for. The next one is read
-    meanwhile.
-    """
-    sizes = [min(CHUNK, file.checksum.size - at) for at in range(0, file.checksum.size, CHUNK)]
-    buffers = [memoryview(mmap.mmap(-1, CHUNK)) for _ in sizes[:2]]  # aligned to pages
+def read_chunks(copy: Copy, file: ImageFile, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, memoryview]]:
+    """The chunks of an image with their numbers, one after the other; each is valid until the next is asked for. The
+    next one is read meanwhile.
 
-    def read(number: int) -> memoryview:
-        chunk = buffers[number % 2][: sizes[number]]
-        copy.read_chunk(file, number, chunk)
+    :param numbers: which; all by default.
+    """
+    wanted = range(len(file.checksum.chunks)) if numbers is None else numbers
+    sizes = [min(CHUNK, file.checksum.size - number * CHUNK) for number in wanted]
+    buffers = [memoryview(mmap.mmap(-1, size)) for size in [max(sizes, default=1)] * min(2, len(sizes))]
+
+    def read(index: int) -> memoryview:
+        chunk = buffers[index % 2][: sizes[index]]
+        copy.read_chunk(file, wanted[index], chunk)
         return chunk
 
     with ThreadPoolExecutor(1, "resilient-read") as ahead:
-        following = ahead.submit(read, 0) if sizes else None
-        for number in range(len(sizes)):
-            assert following is not None  # noqa: S101  there is one for each number
-            chunk = following.result()
-            following = ahead.submit(read, number + 1) if number + 1 < len(sizes) else None
-            yield chunk
+        reads = [ahead.submit(read, 0)] if sizes else []
+        for index, number in enumerate(wanted):
+            chunk = reads.pop().result()
+            if index + 1 < len(sizes):
+                reads.append(ahead.submit(read, index + 1))
+            yield number, chunk
+
+
+def read_range(copy: Copy, file: ImageFile, begin: int, end: int) -> bytes:
+    """The bytes from ``begin`` to ``end`` of an image, verified."""
+    numbers = range(begin // CHUNK, -(-end // CHUNK))
+    found = bytearray()
+    for number, chunk in read_chunks(copy, file, numbers):
+        start = number * CHUNK
+        found += chunk[max(begin - start, 0) : end - start]
+    return bytes(found)
 
 
 def verify(copy: Copy) -> None:

@@ -65,7 +65,7 @@ def test_what_was_uploaded_is_listed_and_reads_back(remote: RemoteSettings, smal
     assert items[0].manifest.metrics == {"loss": 0.5}
     assert read(tier, 10) == image
     file = items[0].manifest.files[0]
-    assert b"".join(bytes(chunk) for chunk in read_chunks(tier.copy(items[0]), file)) == image
+    assert b"".join(bytes(chunk) for _, chunk in read_chunks(tier.copy(items[0]), file)) == image
     verify(tier.copy(items[0]))
 
 
@@ -310,7 +310,7 @@ def test_a_local_copy_reads_as_a_remote_one_does(tmp_path: Path, small_chunks: i
     image = os.urandom(2 * small_chunks + 9)
     manifest = make_snapshot(tmp_path, 10, image)
     copy = LocalCopy(tmp_path / names.snapshot_name(10))
-    assert b"".join(bytes(chunk) for chunk in read_chunks(copy, manifest.files[0])) == image
+    assert b"".join(bytes(chunk) for _, chunk in read_chunks(copy, manifest.files[0])) == image
     edited = bytearray(image)
     edited[small_chunks] ^= 8
     (tmp_path / names.snapshot_name(10) / "rank-00000.safetensors").write_bytes(edited)
