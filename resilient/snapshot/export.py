@@ -10,7 +10,7 @@ import os
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,9 +222,8 @@ def _made_beside(target: Path, size: int, storage: Storage) -> Iterator[Path]:
         yield fresh
         storage.sync_directory(target.parent)
     except BaseException as error:
-        if fresh.is_dir():
-            storage.remove_tree(fresh)
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            storage.remove_tree(fresh) if fresh.is_dir() else fresh.unlink(missing_ok=True)
         if isinstance(error, OSError):
             problem = f"{target} cannot be written: {error.strerror or error}"
             raise TargetNotWritable(problem, "check the path and its permissions") from error
