@@ -84,6 +84,7 @@ class RestoreFailed(Event):
 
     step: int
     problem: str
+    tier: Tier = Tier.LOCAL
 
 
 @dataclass(frozen=True)

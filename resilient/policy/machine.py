@@ -151,7 +151,7 @@ def _restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcom
         return after, (ListSnapshots(),)
     return _end(
         state,
-        ExitCode.NO_SNAPSHOT,
+        ExitCode.REMOTE_UNAVAILABLE if event.tier is Tier.REMOTE else ExitCode.NO_SNAPSHOT,
         f"The snapshot of step {event.step} could not be brought into memory, {_RESTORE_TRIES} times: {event.problem}. "
         "Nothing is lost: when the cause is gone, start the same command again.",
     )

@@ -122,7 +122,8 @@ class Supervisor:
         self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
-                key.data()
+                if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
+                    key.data()
             self._poll()
         self._selector.close()
         ending = self._state.ending
@@ -136,13 +137,7 @@ class Supervisor:
         A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections
         are compared and not their numbers.
         """
-        handlers: dict[Any, Callable[[], None]] = {
-            self._signals: self._on_signal,
-            self._launcher.connection: self._on_launcher,
-            self._drain.connection: self._on_drain,
-        }
-        if self._uploads is not None:
-            handlers[self._uploads.connection] = self._on_uploads
+        handlers = self._sources()
         if self._watched != set(handlers):
             self._selector.close()
             self._selector = selectors.DefaultSelector()
@@ -150,6 +145,17 @@ class Supervisor:
                 self._selector.register(source, selectors.EVENT_READ, handler)
             self._watched = set(handlers)
         return self._selector
+
+    def _sources(self) -> dict[Any, Callable[[], None]]:
+        """What is to be read when it is readable, and by whom."""
+        handlers: dict[Any, Callable[[], None]] = {
+            self._signals: self._on_signal,
+            self._launcher.connection: self._on_launcher,
+            self._drain.connection: self._on_drain,
+        }
+        if self._uploads is not None:
+            handlers[self._uploads.connection] = self._on_uploads
+        return handlers
 
     # --- events
 

@@ -227,7 +227,7 @@ class RemoteCopies:
             self._console.say(f"remote snapshot of step {answer.step} is corrupt: {answer.reason}")
             return on.SnapshotRejected(answer.step, on.Tier.REMOTE, answer.reason)
         self._console.say(f"remote snapshot of step {answer.step} could not be loaded: {answer.problem}")
-        return on.RestoreFailed(answer.step, answer.problem)
+        return on.RestoreFailed(answer.step, answer.problem, on.Tier.REMOTE)
 
     def _warn(self, text: str) -> None:
         """Say it, but not over and over."""

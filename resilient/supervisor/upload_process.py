@@ -38,6 +38,7 @@ class Uploader:
         self._directory = directory
         self._settings = settings
         self._tier = RemoteTier(open_bucket(settings, run_id))
+        self._pace = Pace(settings.bytes_per_second)
 
     def answer(self, request: Mapping[str, Any]) -> wire.Message:
         operation = {"list": self._list, "upload": self._upload, "restore": self._restore}[request["op"]]
@@ -60,7 +61,7 @@ class Uploader:
         began, step = time.monotonic(), int(request["step"])
         snapshot = self._directory / names.snapshot_name(step)
         try:
-            done = upload(self._tier.bucket, snapshot, Pace(self._settings.bytes_per_second))
+            done = upload(self._tier.bucket, snapshot, self._pace)
         except SnapshotCorrupt as error:
             return failed(request, f"the local copy is damaged: {error.problem}", lost=True)
         removed, problem = self._tidy()
