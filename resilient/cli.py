@@ -103,6 +103,7 @@ def _train_one(composed: Composed) -> ExitCode:
         worker=config.worker,
         snapshot=config.snapshot,
         retention=config.retention,
+        remote=config.remote,
         policy=PolicySettings(restarts=config.restarts, hang=config.hang, stop=config.stop),
         train=config.train,
         directory=Path.cwd(),

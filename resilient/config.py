@@ -30,6 +30,7 @@ from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.hang import HangSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
+from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import RunSettings, WorkerSettings
 
@@ -49,6 +50,7 @@ class Config:
     run: RunSettings = field(default_factory=RunSettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
@@ -187,7 +189,7 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
         parent, _, name = key.rpartition(".")
         known = _known_keys(parent, path)
         hint = _nearest(name, known, prefix=f"{parent}." if parent else "")
-        if parent.split(".")[0] == "train" or parent == "worker.env":
+        if parent.split(".")[0] == "train" or parent in {"worker.env", "remote.options"}:
             hint += f"; for a new key, write +{key}=…"
         return ConfigurationError(f"{key} is not a known key", hint)
     return ConfigurationError(f"{key}: {text}")

@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 68, "there is no such run or snapshot"
     NOT_RUNNING = 69, "no supervisor on this machine is running that run"
     INTERNAL = 70, "a bug in resilient itself"
-    NOT_WRITABLE = 73, "the run directory cannot be created or written"
+    NOT_WRITABLE = 73, "the run directory, or the target of an export, cannot be created or written"
     DISK_FULL = 74, "the state could not be made durable: the disk is full, or cannot be written"
     REQUEUE = 75, "preempted: start the same command again to carry on from the last snapshot"
     RUN_LOCKED = 76, "another live supervisor owns this run"
@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     BUDGET_SPENT = 82, "more failures than the restart budget allows"
     HUNG = 83, "the workers hang again and again"
     DIVERGED = 84, "the loss diverged and could not be brought back"
+    REMOTE_UNAVAILABLE = 85, "the remote tier cannot be used, and what was asked for lies nowhere else"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
 
@@ -80,6 +81,12 @@ class EntryPointMissing(ResilientError):
 
 class RunDirectoryNotWritable(ResilientError):
     """The run directory cannot be created or written."""
+
+    exit_code = ExitCode.NOT_WRITABLE
+
+
+class TargetNotWritable(ResilientError):
+    """What is to be exported cannot be written where it is to be, or something is there already."""
 
     exit_code = ExitCode.NOT_WRITABLE
 
@@ -144,3 +151,16 @@ class StorageFull(ResilientError):
     """A snapshot does not fit on the disk (or in shared memory)."""
 
     exit_code = ExitCode.DISK_FULL
+
+
+class RemoteUnavailable(ResilientError):
+    """The remote tier cannot be reached, or refuses what is asked of it.
+
+    :param transient: it may succeed later; it has been tried as often as the settings say.
+    """
+
+    exit_code = ExitCode.REMOTE_UNAVAILABLE
+
+    def __init__(self, problem: str, remedy: str = "", *, transient: bool = True) -> None:
+        super().__init__(problem, remedy)
+        self.transient = transient

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+
+from tests.buckets import s3_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,3 +25,10 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped where skips are failures: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 server on loopback."""
+    with s3_server() as endpoint:
+        yield endpoint

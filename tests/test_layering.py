@@ -125,6 +125,19 @@ def test_torch_is_not_imported_by(statement: str) -> None:
     assert "torch" not in loaded
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import resilient",
+        "import resilient.supervisor.start, resilient.cli",
+        "import resilient.supervisor.drain_process",
+        "from resilient.protocol.remote_settings import RemoteSettings; RemoteSettings('s3://b').require_filesystem()",
+    ],
+)
+def test_fsspec_is_not_imported_by(statement: str) -> None:
+    assert not {"fsspec", "s3fs", "aiobotocore", "botocore"} & _modules_after(statement)
+
+
 def test_the_first_use_of_attach_imports_torch() -> None:
     assert "torch" in _modules_after("import resilient; resilient.attach")
 

@@ -23,6 +23,7 @@ class RestoreSnapshot(Decision):
     """Bring a durable snapshot into memory, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
 
     step: int
+    tier: Tier = Tier.LOCAL
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ class Tier(str, Enum):
 
     MEMORY = "memory"
     LOCAL = "local"
+    REMOTE = "remote"
 
 
 class StopKind(str, Enum):
@@ -47,12 +48,17 @@ class RunOpened(Event):
 class SnapshotsListed(Event):
     """What could be resumed from, now: steps of the newest image all ranks hold in memory, and of committed ones.
 
-    :param quarantined: how many snapshots are set aside as corrupt; with nothing else left, this is no fresh run.
+    :param quarantined: how many snapshots are known to be corrupt; with nothing else left, this is no fresh run.
+    :param remote_steps: steps in the remote tier.
+    :param remote_problem: why nothing is known of the remote tier, where there is one. With nothing else left, this is
+        no fresh run either.
     """
 
     memory_step: int | None = None
     durable_steps: tuple[int, ...] = ()
     quarantined: int = 0
+    remote_steps: tuple[int, ...] = ()
+    remote_problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,12 @@ class SnapshotRestored(Event):
     """A durable snapshot was verified and lies in memory, ready for the workers."""
 
     step: int
+    tier: Tier = Tier.LOCAL
 
 
 @dataclass(frozen=True)
 class SnapshotRejected(Event):
-    """A snapshot failed verification and is quarantined."""
+    """A snapshot failed verification and is set aside."""
 
     step: int
     tier: Tier
@@ -77,6 +84,7 @@ class RestoreFailed(Event):
 
     step: int
     problem: str
+    tier: Tier = Tier.LOCAL
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,13 @@ class FlushEnded(Event):
     :param step: newest durable step, if any.
     :param problem: why the newest state is not durable, or None.
     :param late: it is not because time ran out.
+    :param remote_problem: why the newest durable snapshot is not in the remote tier, where it should be.
     """
 
     step: int | None = None
     problem: str | None = None
     late: bool = False
+    remote_problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ from resilient.policy.restarts import (
     stop_rule,
     wait_before_relaunch,
 )
-from resilient.policy.restore import choose_source
+from resilient.policy.restore import Source, choose_source
 from resilient.policy.state import Phase, RunState
 
 
@@ -105,31 +105,40 @@ def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
 
 
 def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
-    source = choose_source(event)
+    source = choose_source(event, [Source(rejected.step, rejected.tier) for rejected in state.rejected])
+    if source is None and event.remote_problem is not None:
+        return _end(
+            state,
+            ExitCode.REMOTE_UNAVAILABLE,
+            "There is no snapshot on this machine, and what lies in the remote tier cannot be found out: "
+            f"{event.remote_problem}. Nothing was started, for that might lose all progress. When the cause is gone, "
+            "start the same command again; remote.url= starts without the remote tier.",
+        )
     if source is None and (state.rejected or event.quarantined):
         last = f", the last one step {state.rejected[-1].step} ({state.rejected[-1].reason})" if state.rejected else ""
         return _end(
             state,
             ExitCode.NO_SNAPSHOT,
             f"No snapshot of this run can be loaded: {max(len(state.rejected), event.quarantined)} failed verification"
-            f"{last}. They are kept beside the others with the suffix .corrupt. Starting over "
+            f"{last}. They are kept beside the others, with the suffix .corrupt or, in the remote tier, with a mark "
+            "corrupt.json. Starting over "
             "would lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
         )
     if source is None:
         return _launch(state, LaunchRound(state.round + 1), now)
     if source.tier is Tier.MEMORY:
         return _launch(state, LaunchRound(state.round + 1, source.step, Tier.MEMORY), now)
-    return replace(state, phase=Phase.RESTORING), (RestoreSnapshot(source.step),)
+    return replace(state, phase=Phase.RESTORING), (RestoreSnapshot(source.step, source.tier),)
 
 
 def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
-    return _launch(state, LaunchRound(state.round + 1, event.step, Tier.LOCAL), now)
+    return _launch(state, LaunchRound(state.round + 1, event.step, event.tier), now)
 
 
 def _rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
     failure = Failure(FailureClass.BAD_SNAPSHOT, event.reason)
     state, incident = _incident(
-        state, failure, rank=None, step=event.step, remedy="quarantine it, resume from an older one"
+        state, failure, rank=None, step=event.step, remedy="set it aside, resume from another copy or an older one"
     )
     after = replace(state, phase=Phase.CHOOSING, rejected=(*state.rejected, event))
     return after, (RecordIncident(incident), ListSnapshots())
@@ -142,7 +151,7 @@ def _restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcom
         return after, (ListSnapshots(),)
     return _end(
         state,
-        ExitCode.NO_SNAPSHOT,
+        ExitCode.REMOTE_UNAVAILABLE if event.tier is Tier.REMOTE else ExitCode.NO_SNAPSHOT,
         f"The snapshot of step {event.step} could not be brought into memory, {_RESTORE_TRIES} times: {event.problem}. "
         "Nothing is lost: when the cause is gone, start the same command again.",
     )
@@ -181,7 +190,10 @@ def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
 def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
     watches = {**state.watches, event.rank: state.watches[event.rank].progressed(event.phase, now)}
     phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
-    return replace(state, phase=phase, step=max(state.step, event.step), watches=watches), ()
+    step = max(state.step, event.step)
+    # What is taken from here on is new, also where a copy of the same step was rejected before.
+    rejected = tuple(old for old in state.rejected if old.step > step)
+    return replace(state, phase=phase, step=step, watches=watches, rejected=rejected), ()
 
 
 def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
@@ -336,9 +348,15 @@ def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
     assert state.ending is not None  # noqa: S101  FLUSHING is only entered with an ending
     ending = state.ending
     durable = f"Durable up to step {event.step}." if event.step is not None else "No snapshot is durable yet."
-    if event.problem is None:
-        return _end(state, ending.exit_code, f"{ending.diagnosis} {durable}")
     exit_code = ending.exit_code
+    if event.problem is None and event.remote_problem is None:
+        return _end(state, exit_code, f"{ending.diagnosis} {durable}")
+    if event.problem is None:
+        exit_code = ExitCode.DISK_FULL if exit_code is ExitCode.FINISHED else exit_code
+        again = "The same command tries again to upload it."
+        return _end(
+            state, exit_code, f"{ending.diagnosis} {durable} NOT in the remote tier: {event.remote_problem}. {again}"
+        )
     if event.late and exit_code is ExitCode.FINISHED:  # not yet: the last steps will be done again from what is durable
         preempted = state.stop is not None and state.stop.kind is StopKind.PREEMPTION
         exit_code = ExitCode.REQUEUE if preempted else ExitCode.TERMINATED

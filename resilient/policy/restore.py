@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from resilient.policy.events import SnapshotsListed, Tier
@@ -15,9 +16,17 @@ class Source:
     tier: Tier
 
 
-def choose_source(listed: SnapshotsListed) -> Source | None:
-    """The newest snapshot; at equal steps the nearer tier. None when there is nothing to resume from."""
+_NEAREST_FIRST = tuple(Tier)
+
+
+def choose_source(listed: SnapshotsListed, rejected: Collection[Source] = ()) -> Source | None:
+    """The newest snapshot; at equal steps the nearest tier. None when there is nothing to resume from.
+
+    :param rejected: copies that have failed verification, and are not tried a second time.
+    """
     candidates = [Source(step, Tier.LOCAL) for step in listed.durable_steps]
+    candidates += [Source(step, Tier.REMOTE) for step in listed.remote_steps]
     if listed.memory_step is not None:
         candidates.append(Source(listed.memory_step, Tier.MEMORY))
-    return max(candidates, key=lambda source: (source.step, source.tier is Tier.MEMORY), default=None)
+    sound = [source for source in candidates if source not in rejected]
+    return max(sound, key=lambda source: (source.step, -_NEAREST_FIRST.index(source.tier)), default=None)

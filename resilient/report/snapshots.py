@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resilient.snapshot.inventory import Item
+from resilient.snapshot.inventory import Item, State
+from resilient.snapshot.remote import RemoteItem
 from resilient.snapshot.retention import Verdict
 
 _WIDE = 160  # where nobody looks at a terminal, nothing is cut to fit one
@@ -18,13 +21,59 @@ _STYLES = {"committed": "green", "corrupt": "red"}
 _SECONDS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
-def as_json(items: Sequence[Item], verdict: Verdict, *, now: float) -> list[dict[str, Any]]:
-    """One object for each item, all with the same keys; what is not known is null.
+@dataclass(frozen=True)
+class RemoteView:
+    """What lies in the remote tier, and what retention there says of it.
+
+    :param place: URL of the run's snapshots.
+    """
+
+    place: str
+    items: Sequence[RemoteItem]
+    verdict: Verdict
+
+
+def as_json(
+    items: Sequence[Item], verdict: Verdict, *, now: float, remote: RemoteView | None = None
+) -> list[dict[str, Any]]:
+    """One object for each snapshot, all with the same keys; what is not known is null.
+
+    One that lies here and in the remote tier is one object, told by its identity.
 
     :param now: seconds since the epoch.
     """
+    there = {item.manifest.identity: item for item in remote.items if item.manifest} if remote else {}
     steps = {item.manifest.identity: item.step for item in items if item.manifest is not None}
-    return [_row(item, verdict, steps, now) for item in items]
+    steps |= {identity: item.step for identity, item in there.items()}
+    rows, matched = [], set()
+    for item in items:
+        copy = there.get(item.manifest.identity) if item.manifest is not None else None
+        matched.add(copy.name if copy is not None else "")
+        rows.append({**_row(item, verdict, steps, now), **_tiers("local", copy, remote)})
+    for other in remote.items if remote else ():
+        if other.name not in matched:
+            alone = Item(other.step, Path(other.name), _state(other), other.manifest, problem=other.problem)
+            assert remote is not None  # noqa: S101  that is where it lies
+            row = {**_row(alone, remote.verdict, steps, now), "path": f"{remote.place}/{other.name}"}
+            rows.append({**row, **_tiers(None, other, remote)})
+    return sorted(rows, key=lambda row: int(row["step"]))
+
+
+def _state(item: RemoteItem) -> State:
+    return State.COMMITTED if item.loadable else State.CORRUPT
+
+
+def _tiers(here: str | None, copy: RemoteItem | None, remote: RemoteView | None) -> dict[str, Any]:
+    """Where a snapshot lies, and what is to be said of its copy in the remote tier."""
+    there = None
+    if copy is not None and remote is not None:
+        there = {
+            "name": copy.name,
+            "state": _state(copy).value,
+            "problem": copy.problem,
+            "kept": [reason.value for reason in remote.verdict.kept.get(copy.step, ())] if copy.loadable else [],
+        }
+    return {"tiers": [tier for tier in (here, "remote" if there else None) if tier], "remote": there}
 
 
 def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float) -> dict[str, Any]:
@@ -71,7 +120,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("step", "size", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("state", "metrics", "pinned", "kept for", "parent"):
+    for name in ("tier", "state", "metrics", "pinned", "kept for", "parent"):
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row))
@@ -83,6 +132,7 @@ def _cells(row: Mapping[str, Any]) -> list[str | Text]:
         str(row["step"]),
         _size(row["bytes"]),
         _age(row["age_seconds"]),
+        "+".join(row["tiers"]),
         Text(row["state"], _STYLES[row["state"]]),
         _metrics(row["metrics"]),
         "yes" if row["pinned"] else "",
@@ -100,6 +150,8 @@ def _details(row: Mapping[str, Any]) -> Table:
         "metrics": _metrics(row["metrics"]),
         "kept": ", ".join(row["kept"]),
         "versions": _metrics(row["versions"]),
+        "tiers": "+".join(row["tiers"]),
+        "remote": _remote(row["remote"]),
     }
     for name, value in shown.items():
         if name not in {"age_seconds", "created", "parent_step"} and value not in (None, ""):
@@ -111,6 +163,10 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     return " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in metrics.items()
     )
+
+
+def _remote(copy: Mapping[str, Any] | None) -> str:
+    return "" if copy is None else f"{copy['name']}: {copy['problem'] or ', '.join(copy['kept']) or copy['state']}"
 
 
 def _parent(row: Mapping[str, Any]) -> str:

@@ -117,16 +117,19 @@ class Layout:
 
         :raises SnapshotCorrupt: it is no valid safetensors file of exactly this size.
         """
-        if len(image) < 8:
-            raise SnapshotCorrupt(f"an image of {len(image)} bytes has no header")
-        (length,) = struct.unpack_from("<Q", image)
-        if length > min(_MAX_HEADER, len(image) - 8):
-            raise SnapshotCorrupt(f"the image's header claims {length} bytes of {len(image)}")
-        header = bytes(image[: 8 + length])
+        header = bytes(image[: header_size(image[:8], len(image))])
+        return cls.of_header(header, len(image))
+
+    @classmethod
+    def of_header(cls, header: bytes, size: int) -> Layout:
+        """Read the layout of an image of ``size`` bytes from its first :func:`header_size` ones.
+
+        :raises SnapshotCorrupt: they describe no image of this size.
+        """
         specs = _specs(header[8:])
         layout = cls(header, _place(specs, len(header)), len(header) + sum(spec.size for spec in specs))
-        if layout.size != len(image):
-            raise SnapshotCorrupt(f"the image has {len(image)} bytes, its header describes {layout.size}")
+        if layout.size != size:
+            raise SnapshotCorrupt(f"the image has {size} bytes, its header describes {layout.size}")
         return layout
 
     def encode_state(self, state: bytes) -> bytes | None:
@@ -135,16 +138,46 @@ class Layout:
         return state.ljust(capacity) if len(state) <= capacity else None
 
 
+def header_size(beginning: memoryview | bytes, size: int) -> int:
+    """Bytes of the header of an image of ``size`` bytes that begins with these 8.
+
+    :raises SnapshotCorrupt: an image of this size cannot have such a header.
+    """
+    if len(beginning) < 8:
+        raise SnapshotCorrupt(f"an image of {size} bytes has no header")
+    (length,) = struct.unpack_from("<Q", beginning)
+    if length > min(_MAX_HEADER, size - 8):
+        raise SnapshotCorrupt(f"the image's header claims {length} bytes of {size}")
+    return 8 + int(length)
+
+
+def state_place(layout: Layout) -> Placed:
+    """Where the JSON state lies in an image.
+
+    :raises SnapshotCorrupt: it has none.
+    """
+    place = layout.tensors.get(STATE)
+    if place is None:
+        raise SnapshotCorrupt(f"the image has no {STATE}: it was not written by resilient")
+    return place
+
+
 def read_state(image: memoryview | bytes, layout: Layout) -> Any:
     """The JSON state of an image.
 
     :raises SnapshotCorrupt: it is missing or no JSON.
     """
-    place = layout.tensors.get(STATE)
-    if place is None:
-        raise SnapshotCorrupt(f"the image has no {STATE}: it was not written by resilient")
+    place = state_place(layout)
+    return parse_state(bytes(image[place.offset : place.end]))
+
+
+def parse_state(text: bytes) -> Any:
+    """The state from its bytes in an image.
+
+    :raises SnapshotCorrupt: it is no JSON.
+    """
     try:
-        return json.loads(bytes(image[place.offset : place.end]))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SnapshotCorrupt(f"the image's {STATE} is damaged: {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from resilient.protocol import names
@@ -14,15 +14,20 @@ from resilient.snapshot.retention import Verdict, judge
 from resilient.snapshot.storage import Storage
 
 
-def review(directory: Path, items: Sequence[Item], settings: RetentionSettings) -> Verdict:
+def review(
+    directory: Path, items: Sequence[Item], settings: RetentionSettings, in_use: Collection[int] = ()
+) -> Verdict:
     """What retention says of ``items``, an inventory of ``directory``."""
-    return judge(candidates(items), settings, in_use=_latest(directory))
+    return judge(candidates(items), settings, in_use=(*_latest(directory), *in_use))
 
 
-def prune(storage: Storage, directory: Path, settings: RetentionSettings) -> list[int]:
-    """Delete what retention does not want; returns the steps. What cannot be read is left alone."""
+def prune(storage: Storage, directory: Path, settings: RetentionSettings, in_use: Collection[int] = ()) -> list[int]:
+    """Delete what retention does not want; returns the steps. What cannot be read is left alone.
+
+    :param in_use: steps that stay whatever retention says, such as one that is being uploaded.
+    """
     removed = []
-    for step in review(directory, inventory(directory), settings).removable:
+    for step in review(directory, inventory(directory), settings, in_use).removable:
         if not pins.is_pinned(directory, step):  # it may have been pinned just now
             retire(storage, directory / names.snapshot_name(step))
             removed.append(step)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, 
 def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
     """Make the images in the named slots a durable snapshot, then delete what retention no longer wants."""
     began, step = time.monotonic(), int(request["step"])
-    retention = RetentionSettings.of(request["retention"])
+    retention, in_use = RetentionSettings.of(request["retention"]), tuple(request.get("in_use", ()))
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
@@ -56,8 +56,8 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
                 metrics=slots[0].meta.get("metrics", {}),
                 versions=request["versions"],
             )
-            manifest = _commit(storage, directory, draft, retention)
-        removed = prune(storage, directory, retention)
+            manifest = _commit(storage, directory, draft, retention, in_use)
+        removed = prune(storage, directory, retention, in_use)
     except (StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     seconds = time.monotonic() - began
@@ -71,7 +71,9 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     }
 
 
-def _commit(storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings) -> Manifest:
+def _commit(
+    storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings, in_use: Collection[int]
+) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
@@ -81,7 +83,7 @@ def _commit(storage: Storage, directory: Path, draft: Draft, retention: Retentio
     try:
         return retry(commit, storage, directory, draft)
     except StorageFull:
-        if not prune(storage, directory, retention):
+        if not prune(storage, directory, retention, in_use):
             raise
         return retry(commit, storage, directory, draft)
 

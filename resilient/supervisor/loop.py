@@ -34,10 +34,12 @@ from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.uploads import Uploads
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
@@ -62,6 +64,7 @@ class Supervisor:
         memory: RunMemory,
         launcher: Launcher,
         drain: Drain,
+        uploads: Uploads | None = None,
         signals: SignalQueue,
         journal: Journal,
         console: Console,
@@ -71,6 +74,7 @@ class Supervisor:
         self._memory = memory
         self._launcher = launcher
         self._drain = drain
+        self._uploads = uploads
         self._signals = signals
         self._journal = journal
         self._console = console
@@ -85,7 +89,12 @@ class Supervisor:
         self._interval = 0
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
-        self._persistence = Persistence(spec, memory=memory, drain=drain, journal=journal, console=console, clock=clock)
+        remote = None
+        if uploads is not None:
+            remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
+        self._persistence = Persistence(
+            spec, memory=memory, drain=drain, remote=remote, journal=journal, console=console, clock=clock
+        )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
             do.RestoreSnapshot: self._restore_snapshot,
@@ -113,7 +122,8 @@ class Supervisor:
         self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
-                key.data()
+                if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
+                    key.data()
             self._poll()
         self._selector.close()
         ending = self._state.ending
@@ -127,11 +137,7 @@ class Supervisor:
         A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections
         are compared and not their numbers.
         """
-        handlers: dict[Any, Callable[[], None]] = {
-            self._signals: self._on_signal,
-            self._launcher.connection: self._on_launcher,
-            self._drain.connection: self._on_drain,
-        }
+        handlers = self._sources()
         if self._watched != set(handlers):
             self._selector.close()
             self._selector = selectors.DefaultSelector()
@@ -139,6 +145,17 @@ class Supervisor:
                 self._selector.register(source, selectors.EVENT_READ, handler)
             self._watched = set(handlers)
         return self._selector
+
+    def _sources(self) -> dict[Any, Callable[[], None]]:
+        """What is to be read when it is readable, and by whom."""
+        handlers: dict[Any, Callable[[], None]] = {
+            self._signals: self._on_signal,
+            self._launcher.connection: self._on_launcher,
+            self._drain.connection: self._on_drain,
+        }
+        if self._uploads is not None:
+            handlers[self._uploads.connection] = self._on_uploads
+        return handlers
 
     # --- events
 
@@ -171,7 +188,8 @@ class Supervisor:
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:  # it died, and what its workers had started is ours to end
-            kill_orphans({self._launcher.pid, self._drain.pid})
+            helpers = {self._launcher.pid, self._drain.pid}
+            kill_orphans(helpers if self._uploads is None else helpers | {self._uploads.pid})
         for report in reports:
             if isinstance(report, Launched):
                 self._journal.write("note", "worker launched", self._clock(), rank=report.rank, pid=report.pid)
@@ -194,6 +212,11 @@ class Supervisor:
         if event is not None:
             self._feed(event)
 
+    def _on_uploads(self) -> None:
+        event = self._persistence.receive_remote()
+        if event is not None:
+            self._feed(event)
+
     def _poll(self) -> None:
         self._collect_metrics()
         for rank in sorted(self._state.live):
@@ -210,6 +233,8 @@ class Supervisor:
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
+        if self._state.phase is Phase.CHOOSING:
+            self._answer_listing()
         self._feed(on.Tick())
 
     def _collect_metrics(self) -> None:
@@ -269,10 +294,15 @@ class Supervisor:
     # --- decisions
 
     def _list_snapshots(self, decision: do.ListSnapshots) -> None:
-        self._feed(self._persistence.list_snapshots())
+        self._answer_listing()
+
+    def _answer_listing(self) -> None:
+        """Say what could be resumed from, or wait: the remote tier may still have to be heard of."""
+        if (listed := self._persistence.list_snapshots()) is not None:
+            self._feed(listed)
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
-        self._persistence.restore(decision.step)
+        self._persistence.restore(decision.step, decision.tier)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         paths = self._spec.paths

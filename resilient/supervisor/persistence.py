@@ -13,6 +13,7 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.spec import RunSpec
 
 
@@ -29,6 +30,7 @@ class Persistence:
         *,
         memory: RunMemory,
         drain: Drain,
+        remote: RemoteCopies | None = None,
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
@@ -36,6 +38,7 @@ class Persistence:
         self._spec = spec
         self._memory = memory
         self._drain = drain
+        self._remote = remote
         self._journal = journal
         self._console = console
         self._clock = clock
@@ -55,25 +58,37 @@ class Persistence:
         """Forget which slots a killed predecessor was writing to disk, and look at what it has written."""
         self._memory.release_all()
         self._look()
+        if self._remote is not None:
+            self._remote.open()
 
     def _look(self) -> None:
         self.durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
 
-    def list_snapshots(self) -> on.SnapshotsListed:
-        """What could be resumed from, now."""
+    def list_snapshots(self) -> on.SnapshotsListed | None:
+        """What could be resumed from, now; None while we wait to hear of the remote tier, and shall be asked again."""
         self._memory.keep_linked()
         durable = catalog.committed_steps(self._spec.paths.snapshots)
         quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
-        return on.SnapshotsListed(self._memory.newest_step(), durable, quarantined)
+        listed = on.SnapshotsListed(self._memory.newest_step(), durable, quarantined)
+        if self._remote is None:
+            return listed
+        if not self._remote.ready(nearer=listed.memory_step is not None or bool(durable)):
+            return None
+        return self._remote.complete(listed)
 
-    def restore(self, step: int) -> None:
+    def restore(self, step: int, tier: on.Tier = on.Tier.LOCAL) -> None:
         """Have the snapshot of ``step`` read into memory, given up for it; :meth:`receive` says how it went."""
         self._memory.void()  # what it holds is older, or has been given up
         slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
-        self._drain.restore(step, slots, sequence=1)
+        if tier is on.Tier.REMOTE and self._remote is not None:
+            self._remote.restore(step, slots)
+        else:
+            self._drain.restore(step, slots, sequence=1)
 
     def persist_held(self, round_number: int) -> None:
         """Have everything written to disk that the workers, or a flush, hold for that."""
+        if self._remote is not None:
+            self._remote.poll()
         for step in self._memory.held_steps():
             slots = self._memory.slots_of(step)
             if slots is None or self._drain.pending(step):
@@ -84,6 +99,7 @@ class Persistence:
                 "parent": self.identity,
                 "versions": dict(self._spec.versions),
                 "retention": asdict(self._spec.retention),
+                "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._flushing else self._spec.snapshot.write_bytes_per_second,
             }
             self._drain.persist(step, slots, details)
@@ -145,6 +161,9 @@ class Persistence:
         unfinished = self._drain.busy
         if not self._flushing or (unfinished and self._clock() < self._flush_by):
             return None
+        uploaded, remote_problem = self._finish_remote()
+        if not uploaded:
+            return None
         self._flushing = False
         if unfinished:
             self._drain.abandon()
@@ -156,7 +175,21 @@ class Persistence:
             self._unsaved = f"there was no time to write step {lost.step}"
         else:
             self._unsaved = self._unsaved or "the memory snapshot was lost"
-        return on.FlushEnded(self.durable, self._unsaved, late)
+        return on.FlushEnded(self.durable, self._unsaved, late, remote_problem)
+
+    def _finish_remote(self) -> tuple[bool, str | None]:
+        """After the disk, the remote tier: whether its end need not be waited for, and what is missing there."""
+        if self._remote is None:
+            return True, None
+        self._remote.finish(self.durable, self._flush_by)
+        return self._remote.finished()
+
+    def receive_remote(self) -> on.Event | None:
+        """What the uploader has to say; returns what the policy core has to know of it."""
+        event = self._remote.receive() if self._remote is not None else None
+        if isinstance(event, on.SnapshotRestored) and self._remote is not None:
+            self.identity = self._remote.identity
+        return event
 
     def receive(self) -> on.Event | None:
         """What the drain has to say; returns what the policy core has to know of it."""
@@ -167,6 +200,8 @@ class Persistence:
         if isinstance(answer, Persisted):
             self.durable = max(self.durable or 0, answer.step)
             self._memory.release(answer.step)
+            if self._remote is not None:
+                self._remote.committed(answer.step)
         elif isinstance(answer, PersistFailed):
             self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
             self._unsaved = answer.problem

@@ -9,6 +9,7 @@ from typing import Any
 
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
+from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import WorkerSettings
 
@@ -25,6 +26,7 @@ class RunSpec:
     snapshot: SnapshotSettings
     policy: PolicySettings
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False

@@ -27,6 +27,7 @@ from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.uploads import Uploads
 
 
 def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
@@ -69,10 +70,12 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
 
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
         returns whether it has changed since the last launch.
+    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     """
     spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
+    spec.remote.require_filesystem()
     paths = spec.paths
     with ExitStack() as stack:
         signals = SignalQueue()
@@ -106,11 +109,16 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)
+        uploads = None
+        if spec.remote.enabled:
+            uploads = Uploads(spec.remote, paths.snapshots, paths.run_id, lock=lock, log=logs / "uploads.log")
+            stack.callback(uploads.close)
         supervisor = Supervisor(
             spec,
             memory=memory,
             launcher=launcher,
             drain=drain,
+            uploads=uploads,
             signals=signals,
             journal=journal,
             console=console,

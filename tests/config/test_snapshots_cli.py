@@ -25,7 +25,7 @@ from resilient.snapshot.storage import Storage
 LOSSES = {10: 3.0, 20: 1.0, 30: float("nan"), 40: 2.0}
 KEYS = {
     "step", "state", "problem", "bytes", "created", "age_seconds", "metrics", "pinned", "kept", "removable", "round",
-    "world_size", "identity", "parent", "parent_step", "versions", "path",
+    "world_size", "identity", "parent", "parent_step", "versions", "path", "tiers", "remote",
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_list_as_a_table(paths: RunPaths, capsys: pytest.CaptureFixture[str]) ->
     (paths.snapshot(10) / "manifest.json").unlink()
     assert snapshots("list", "run=demo") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["step", "size", "age", "state", "metrics", "pinned", "kept", "for", "parent"]
+    assert lines[0].split() == ["step", "size", "age", "tier", "state", "metrics", "pinned", "kept", "for", "parent"]
     assert "corrupt" in lines[1]
     assert "the manifest" in lines[1]
     assert "5 KB" in lines[2]

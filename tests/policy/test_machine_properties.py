@@ -78,7 +78,9 @@ class Shell(RuleBasedStateMachine):
         self.killed = False
         self.memory: int | None = None
         self.durable: set[int] = set()
-        self.restoring: int | None = None
+        self.remote: set[int] = set()
+        self.unmarked: set[int] = set()  # rejected remote ones that could not be marked, and are listed again
+        self.restoring: RestoreSnapshot | None = None
         self.flushing = False
         self.rounds: list[int] = []
         self.ends: list[EndRun] = []
@@ -105,11 +107,16 @@ class Shell(RuleBasedStateMachine):
     def carry_out(self, decision: Decision) -> None:
         if isinstance(decision, ListSnapshots):
             assert not self.live
-            self.feed(SnapshotsListed(self.memory, tuple(sorted(self.durable))))
+            remote = tuple(sorted(self.remote | self.unmarked))
+            self.feed(SnapshotsListed(self.memory, tuple(sorted(self.durable)), 0, remote))
         elif isinstance(decision, RestoreSnapshot):
             assert self.restoring is None
             assert not self.live, "the slots of live workers are theirs"
-            self.restoring, self.memory = decision.step, None
+            assert decision.tier is not Tier.LOCAL or decision.step in self.durable
+            if decision.tier is Tier.REMOTE:
+                assert decision.step in self.remote, "what was rejected is not tried again"
+                assert decision.step not in self.durable, "the nearer copy comes first"
+            self.restoring, self.memory = decision, None
         elif isinstance(decision, LaunchRound):
             self.launch(decision)
         elif isinstance(decision, KillWorkers):
@@ -136,7 +143,7 @@ class Shell(RuleBasedStateMachine):
             assert not self.had_snapshot, "a run that has a snapshot never starts over in silence"
         else:
             assert launch.step == self.memory, "the workers resume from what lies in memory"
-            assert launch.step >= max(self.durable, default=0), "nothing newer was passed over"
+            assert launch.step >= max(self.durable | self.remote, default=0), "nothing newer was passed over"
         self.rounds.append(launch.round)
         self.live = set(range(self.state.settings.ranks))
         self.steps = dict.fromkeys(self.live, launch.step or 0)
@@ -149,17 +156,26 @@ class Shell(RuleBasedStateMachine):
         takeover=st.booleans(),
         memory=st.none() | st.integers(1, 20),
         durable=st.sets(st.integers(1, 20), max_size=3),
+        remote=st.sets(st.integers(1, 20), max_size=3),
         last_round=st.integers(-1, 3),
         patience=st.integers(0, 80),
     )
     def opened(
-        self, *, ranks: int, takeover: bool, memory: int | None, durable: set[int], last_round: int, patience: int
+        self,
+        *,
+        ranks: int,
+        takeover: bool,
+        memory: int | None,
+        durable: set[int],
+        remote: set[int],
+        last_round: int,
+        patience: int,
     ) -> None:
         budget = RestartSettings(max_failures=5, intensity=12, intensity_seconds=300.0)
         watch = HangSettings(startup_seconds=400.0, min_seconds=3.0, factor=2.0, phase_seconds=20.0)
         self.state = RunState(settings=PolicySettings(ranks, budget, watch))
-        self.memory, self.durable = memory, durable
-        self.had_snapshot = memory is not None or bool(durable)
+        self.memory, self.durable, self.remote = memory, durable, remote
+        self.had_snapshot = memory is not None or bool(durable) or bool(remote)
         self.rounds.append(last_round)
         self.patience = patience
         self.feed(RunOpened(takeover, last_round=last_round))
@@ -186,6 +202,12 @@ class Shell(RuleBasedStateMachine):
     def snapshot_becomes_durable(self) -> None:
         assert self.memory is not None
         self.durable = set(sorted({*self.durable, self.memory})[-3:])
+
+    @precondition(lambda self: self.durable)
+    @rule()
+    def snapshot_is_uploaded(self) -> None:
+        self.remote.add(max(self.durable))
+        self.unmarked.discard(max(self.durable))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), failure=FAILURES)
@@ -222,18 +244,21 @@ class Shell(RuleBasedStateMachine):
         self.feed(LaunchFailed(Failure(FailureClass.CRASH, "fork: out of memory")))
 
     @precondition(lambda self: self.restoring is not None)
-    @rule(outcome=st.sampled_from(["restored", "rejected", "failed"]))
-    def restore_ends(self, outcome: str) -> None:
+    @rule(outcome=st.sampled_from(["restored", "rejected", "rejected", "failed"]), marked=st.booleans())
+    def restore_ends(self, outcome: str, *, marked: bool) -> None:
         assert self.restoring is not None
-        step, self.restoring = self.restoring, None
+        restoring, self.restoring = self.restoring, None
+        step, tier = restoring.step, restoring.tier
         if outcome == "failed":
             self.feed(RestoreFailed(step, "no room in shared memory"))
         elif outcome == "restored":
             self.memory = step
-            self.feed(SnapshotRestored(step))
+            self.feed(SnapshotRestored(step, tier))
         else:
-            self.durable.discard(step)
-            self.feed(SnapshotRejected(step, Tier.LOCAL, "checksum mismatch"))
+            (self.remote if tier is Tier.REMOTE else self.durable).discard(step)
+            if tier is Tier.REMOTE and not marked:
+                self.unmarked.add(step)
+            self.feed(SnapshotRejected(step, tier, "checksum mismatch"))
 
     @precondition(lambda self: self.patience < 0)
     @rule(kind=st.sampled_from(StopKind), grace=st.sampled_from([0.5, 20.0]))
@@ -288,7 +313,7 @@ class Shell(RuleBasedStateMachine):
         assert self.killed or not self.live
         self.killed_workers_are_gone()
         if self.restoring is not None:
-            self.restore_ends("restored")
+            self.restore_ends("restored", marked=True)
         self.flush_ends(works=True)
         self.both_sides_agree_on_who_lives()
         self.the_run_ends_at_most_once_and_then_it_has_ended()

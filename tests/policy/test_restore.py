@@ -32,12 +32,41 @@ def test_step_zero_is_a_snapshot_like_any_other() -> None:
     assert choose_source(SnapshotsListed(None, (0,))) == Source(0, Tier.LOCAL)
 
 
-@given(st.none() | STEPS, st.lists(STEPS, unique=True))
-def test_the_choice_exists_and_nothing_newer_does(memory: int | None, durable: list[int]) -> None:
-    chosen = choose_source(SnapshotsListed(memory, tuple(durable)))
-    everything = durable if memory is None else [*durable, memory]
+def test_of_equal_steps_the_nearest_tier_is_taken() -> None:
+    assert choose_source(SnapshotsListed(50, (50,), 0, (50,))) == Source(50, Tier.MEMORY)
+    assert choose_source(SnapshotsListed(None, (50,), 0, (50,))) == Source(50, Tier.LOCAL)
+    assert choose_source(SnapshotsListed(None, (40,), 0, (50,))) == Source(50, Tier.REMOTE)
+
+
+def test_a_rejected_copy_is_passed_over_for_another_of_the_same_step() -> None:
+    listed = SnapshotsListed(None, (40, 50), 0, (30, 50))
+    rejected = [Source(50, Tier.LOCAL)]
+    assert choose_source(listed, rejected) == Source(50, Tier.REMOTE)
+    rejected.append(Source(50, Tier.REMOTE))
+    assert choose_source(listed, rejected) == Source(40, Tier.LOCAL)
+
+
+TIERS = st.sampled_from(list(Tier))
+
+
+@given(
+    st.none() | STEPS,
+    st.lists(STEPS, unique=True),
+    st.lists(STEPS, unique=True),
+    st.lists(st.builds(Source, STEPS, TIERS), max_size=20),
+)
+def test_the_choice_exists_is_not_rejected_and_nothing_newer_or_nearer_does(
+    memory: int | None, durable: list[int], remote: list[int], rejected: list[Source]
+) -> None:
+    chosen = choose_source(SnapshotsListed(memory, tuple(durable), 0, tuple(remote)), rejected)
+    everything = [Source(step, Tier.LOCAL) for step in durable] + [Source(step, Tier.REMOTE) for step in remote]
+    everything += [] if memory is None else [Source(memory, Tier.MEMORY)]
+    sound = [source for source in everything if source not in rejected]
     if chosen is None:
-        assert not everything
+        assert not sound
         return
-    assert chosen.step == max(everything)
-    assert chosen.step == memory if chosen.tier is Tier.MEMORY else chosen.step in durable
+    assert chosen in sound
+    assert chosen.step == max(source.step for source in sound)
+    order = list(Tier)
+    nearest = min(order.index(source.tier) for source in sound if source.step == chosen.step)
+    assert chosen.tier is order[nearest]

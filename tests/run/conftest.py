@@ -26,6 +26,7 @@ train:
   hang_at: 0
   hang_always: false
   daemon: false
+  ballast_mb: 0
 """
 
 

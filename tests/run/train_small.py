@@ -30,6 +30,7 @@ class Settings:
     hang_at: int = 0  # stop moving in this step of the first round
     hang_always: bool = False  # in every round
     daemon: bool = False  # start a process that detaches itself
+    ballast_mb: int = 0  # dead weight in the model's state
 
 
 class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -57,6 +58,8 @@ def main() -> None:
     model = torch.nn.Sequential(
         torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(32, 1)
     )
+    if settings.ballast_mb:
+        model.register_buffer("ballast", torch.arange(settings.ballast_mb << 18, dtype=torch.float32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     loader = DataLoader(

@@ -1,0 +1,202 @@
+"""What a command is about: the run, what its configuration says, and the snapshots that lie here and remotely."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from resilient.errors import ConfigurationError, RunNotFound, SnapshotNotFound, UsageError
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.remote_settings import RemoteSettings
+from resilient.protocol.settings import RetentionSettings
+from resilient.snapshot.inventory import Item, candidates, inventory
+from resilient.snapshot.remote import RemoteItem, RemoteTier, current
+from resilient.snapshot.retention import Candidate, best_first
+
+_KEYS = ("run", "dir", "step", "tier", "to", "object")
+_SECTIONS = ("retention", "remote")
+TIERS = ("local", "remote")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run that is meant, and what its configuration says.
+
+    :param given: ``key=value`` from the command line, but for sections of the configuration.
+    :param configured: the saved configuration; empty for a run without a supervisor, and on another machine.
+    :param overrides: ``retention.*`` and ``remote.*`` from the command line, as nested sections.
+    """
+
+    paths: RunPaths
+    given: Mapping[str, str] = field(default_factory=dict)
+    configured: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> str:
+        return self.given.get("step", "")
+
+    @property
+    def tier(self) -> str:
+        """``local`` or ``remote``, or nothing if it was not said.
+
+        :raises UsageError: there is no such tier.
+        """
+        tier = self.given.get("tier", "")
+        if tier not in {"", *TIERS}:
+            raise UsageError(f"tier={tier} is no tier", "use tier=local or tier=remote")
+        return tier
+
+    @property
+    def retention(self) -> RetentionSettings:
+        return RetentionSettings.of({**self._section("retention"), **self.overrides.get("retention", {})})
+
+    @property
+    def remote(self) -> RemoteSettings:
+        return RemoteSettings.of(_merged(self._section("remote"), self.overrides.get("remote", {})))
+
+    @property
+    def memory_dir(self) -> str:
+        return str(self._section("snapshot").get("memory_dir", ""))
+
+    def _section(self, name: str) -> dict[str, Any]:
+        section = self.configured.get(name)
+        return dict(section) if isinstance(section, Mapping) else {}
+
+    def items(self) -> tuple[Item, ...]:
+        return inventory(self.paths.snapshots)
+
+    def remote_tier(self) -> RemoteTier:
+        """The run's remote tier.
+
+        :raises UsageError: it has none.
+        :raises ConfigurationError: its filesystem cannot be used.
+        """
+        if not self.remote.enabled:
+            raise UsageError(
+                f"the run {self.paths.run_id} has no remote tier", "name it: remote.url=s3://bucket/prefix"
+            )
+        from resilient.snapshot.bucket_fsspec import open_bucket  # noqa: PLC0415  most commands do without it
+
+        return RemoteTier(open_bucket(self.remote, self.paths.run_id))
+
+    def chosen(self, default: str = "") -> Item:
+        """The snapshot on this machine that ``step=`` means.
+
+        :raises SnapshotNotFound: there is none.
+        """
+        items = self.items()
+        step = self.chosen_step(candidates(items), [item.step for item in items], default)
+        return min((item for item in items if item.step == step), key=lambda item: item.quarantined)
+
+    def named(self) -> Item:
+        """The snapshot on this machine that ``step=`` means, which must have been said."""
+        if not self.step:
+            raise UsageError("which snapshot?", "add step=50, step=latest or step=best")
+        return self.chosen()
+
+    def chosen_step(self, loadable: Sequence[Candidate], steps: Sequence[int], default: str = "") -> int:
+        """The step that ``step=`` means.
+
+        :param loadable: what ``latest`` and ``best`` are taken from.
+        :param steps: all steps there are.
+        :raises SnapshotNotFound: there is none.
+        """
+        wanted = self.step or default
+        if wanted == "latest":
+            found = [candidate.step for candidate in loadable][-1:]
+        elif wanted == "best":
+            found = self._best(loadable)
+        elif wanted.isdecimal():
+            found = [int(wanted)]
+        else:
+            raise UsageError(f"step={wanted} is no step", "use step=50, step=latest or step=best")
+        if not found or found[0] not in steps:
+            raise self._missing(wanted, sorted(set(steps)))
+        return found[0]
+
+    def _best(self, loadable: Sequence[Candidate]) -> list[int]:
+        settings = self.retention
+        if not settings.best_metric:
+            raise UsageError("step=best: best by which metric?", "add retention.best_metric=NAME, and best_mode if max")
+        return best_first(loadable, settings.best_metric, settings.best_mode)[:1]
+
+    def _missing(self, wanted: str, steps: Sequence[int]) -> SnapshotNotFound:
+        there = ", ".join(map(str, steps[-10:])) if steps else "there are none"
+        known = f"the last of its {len(steps)}: {there}" if len(steps) > 10 else f"those of the run: {there}"
+        return SnapshotNotFound(f"the run {self.paths.run_id} has no snapshot step={wanted}", known)
+
+
+def everywhere(items: Sequence[Item], remote: Sequence[RemoteItem]) -> list[Candidate]:
+    """What may be loaded from any tier, by step; of one step, the nearer."""
+    there = {
+        step: Candidate(step, item.manifest.created, item.manifest.metrics)
+        for step, item in current(remote).items()
+        if item.manifest is not None
+    }
+    here = {candidate.step: candidate for candidate in candidates(items)}
+    return [candidate for _, candidate in sorted({**there, **here}.items())]
+
+
+def find_target(overrides: Sequence[str]) -> Target:
+    """Read ``run=… dir=… step=… retention.…=… remote.…=…``.
+
+    :raises UsageError: a key is not known, or no run is named.
+    :raises RunNotFound: there is no such run.
+    """
+    pairs = dict(text.split("=", 1) for text in overrides)
+    plain = {key: value for key, value in pairs.items() if key.partition(".")[0] not in _SECTIONS}
+    for key in plain.keys() - set(_KEYS):
+        close = difflib.get_close_matches(key, _KEYS, 1)
+        hint = f"did you mean {close[0]}=?" if close else f"known are {', '.join(_KEYS)}, retention.… and remote.…"
+        raise UsageError(f"{key}= is not known here", hint)
+    if not plain.get("run"):
+        raise UsageError("run=ID is needed", "for example: resilient snapshots list run=demo")
+    paths = RunPaths.of(plain.get("dir", "runs"), plain["run"])
+    sections = _nested({key: value for key, value in pairs.items() if key not in plain})
+    if not paths.snapshots.is_dir() and not sections.get("remote", {}).get("url"):
+        raise _no_run(paths)
+    return Target(paths, plain, _saved_configuration(paths), sections)
+
+
+def _nested(pairs: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, text in pairs.items():
+        *above, last = key.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        if not above or not isinstance(node, dict):
+            raise ConfigurationError(f"{key}= is a whole section", f"set one of its values: {key}.…=")
+        node[last] = yaml.safe_load(text)
+    return tree
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        merged[key] = _merged(known, value) if isinstance(value, Mapping) and isinstance(known, Mapping) else value
+    return merged
+
+
+def _no_run(paths: RunPaths) -> RunNotFound:
+    parent = paths.root.parent
+    known = sorted(path.parent.name for path in parent.glob("*/snapshots")) if parent.is_dir() else []
+    close = difflib.get_close_matches(paths.run_id, known, 1)
+    if close:
+        return RunNotFound(f"there is no run {paths.run_id} in {parent}", f"did you mean run={close[0]}?")
+    there = f"there are: {', '.join(known[:20])}" if known else "there are no runs; name their directory with dir=…"
+    return RunNotFound(f"there is no run {paths.run_id} in {parent}", there)
+
+
+def _saved_configuration(paths: RunPaths) -> Mapping[str, Any]:
+    try:
+        loaded = yaml.safe_load(paths.config.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return loaded if isinstance(loaded, Mapping) else {}

@@ -1,0 +1,210 @@
+"""The supervisor's side of the uploader: requests, answers, and starting it again should it die."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resilient.protocol.arena import Slot
+from resilient.protocol.remote_settings import RemoteSettings
+from resilient.supervisor.drain import Rejected, Restored, RestoreFailed
+from resilient.supervisor.helper import Helper
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A snapshot that may be loaded from the remote tier."""
+
+    identity: str
+    created: float
+
+
+@dataclass(frozen=True)
+class RemoteListed:
+    """What lies in the remote tier, by step.
+
+    :param damaged: how many snapshots there cannot be loaded.
+    """
+
+    snapshots: Mapping[int, Remote]
+    damaged: int
+
+
+@dataclass(frozen=True)
+class ListingFailed:
+    """Nothing is known of the remote tier."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A snapshot is committed in the remote tier.
+
+    :param sent: bytes that were not there yet.
+    :param removed: steps that retention there no longer wanted.
+    :param problem: why what is not wanted could not be removed.
+    """
+
+    step: int
+    identity: str
+    created: float
+    bytes: int
+    sent: int
+    seconds: float
+    removed: tuple[int, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class UploadFailed:
+    """A snapshot is not in the remote tier.
+
+    :param lost: trying again would not help, for the local copy cannot be read.
+    """
+
+    step: int
+    problem: str
+    lost: bool = False
+
+
+Answer = RemoteListed | ListingFailed | Uploaded | UploadFailed | Restored | Rejected | RestoreFailed
+_MAX_DEATHS = 3
+_REAP_SECONDS = 1.0
+
+
+class Uploads:
+    """Sends one request at a time; requests that a dead uploader did not answer are sent to its successor."""
+
+    def __init__(self, settings: RemoteSettings, snapshots: Path, run_id: str, *, lock: int, log: Path) -> None:
+        self.settings = settings
+        self._arguments = [str(snapshots), str(os.getpid()), run_id, json.dumps(settings.to_json())]
+        self._lock = lock
+        self._log = log
+        self._queue: deque[dict[str, Any]] = deque()
+        self._deaths = 0
+        self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
+        self._start()
+
+    def _start(self) -> None:
+        self._up = True
+        module = "resilient.supervisor.upload_process"
+        self._helper = Helper(module, self._arguments, lock=self._lock, log=self._log)
+
+    @property
+    def connection(self) -> socket.socket:
+        """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
+        return self._helper.connection if self._up else self._idle[0]
+
+    @property
+    def pid(self) -> int:
+        """Process number of the uploader."""
+        return self._helper.pid
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+    @property
+    def uploading(self) -> int | None:
+        """The step that is being uploaded, if one is."""
+        return next((request["step"] for request in self._queue if request["op"] == "upload"), None)
+
+    def list(self) -> None:
+        """Ask what lies there."""
+        self._ask({"op": "list"})
+
+    def upload(self, step: int) -> None:
+        """Ask for the local snapshot of ``step`` to be copied."""
+        self._ask({"op": "upload", "step": step})
+
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
+        """Ask for a snapshot to be read into ``slots``. An upload that is under way gives way: training waits for this,
+        and what has been sent of it lies there.
+        """
+        paths = {str(rank): str(slot.path) for rank, slot in slots.items()}
+        if self._queue and self._up:
+            self._stop()
+        self._queue.appendleft({"op": "restore", "step": step, "slots": paths, "sequence": sequence})
+        self._send()
+
+    def abandon(self) -> None:
+        """Forget all requests; what has been uploaded so far lies there."""
+        if self._queue and self._up:
+            self._stop()
+        self._queue.clear()
+
+    def receive(self) -> Answer | None:
+        """The answer to the oldest request; call it when :attr:`connection` is readable."""
+        message = self._helper.receive()
+        if message is None:
+            return self._died()
+        self._deaths = 0
+        self._next()
+        event = message["event"]
+        if event == "listed":
+            found = {step: Remote(identity, created) for step, identity, created in message["snapshots"]}
+            return RemoteListed(found, message["damaged"])
+        if event == "uploaded":
+            body = {name: value for name, value in message.items() if name not in {"event", "removed"}}
+            return Uploaded(**body, removed=tuple(message["removed"]))
+        if event == "restored":
+            return Restored(message["step"], message["identity"], message["seconds"])
+        if event == "rejected":
+            return Rejected(message["step"], message["reason"], message["kept_as"])
+        return _failed(message, message["problem"], lost=message["lost"])
+
+    def _died(self) -> Answer | None:
+        self._deaths += 1
+        words = self._helper.last_words(400)
+        self._helper.close(_REAP_SECONDS)
+        self._up = False
+        if not self._queue:
+            return None  # the next request starts it again
+        if self._deaths < _MAX_DEATHS:
+            self._send()
+            return None
+        self._deaths = 0
+        request = self._queue[0]
+        self._next()
+        return _failed(request, f"the uploader died {_MAX_DEATHS} times over it: {words}")
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        self._queue.append(request)
+        if len(self._queue) == 1:
+            self._send()
+
+    def _next(self) -> None:
+        self._queue.popleft()
+        if self._queue:
+            self._send()
+
+    def _send(self) -> None:
+        """Send the oldest request; an uploader that dies of it is found out by the next :meth:`receive`."""
+        if not self._up:
+            self._start()
+        self._helper.send(self._queue[0])
+
+    def _stop(self) -> None:
+        self._helper.kill()
+        self._helper.close(_REAP_SECONDS)
+        self._up = False
+
+    def close(self) -> None:
+        """End it at once: whatever it is doing can be taken up by the next one."""
+        if self._up:
+            self._stop()
+
+
+def _failed(request: Mapping[str, Any], problem: str, *, lost: bool = False) -> Answer:
+    if request["op"] == "list":
+        return ListingFailed(problem)
+    if request["op"] == "restore":
+        return RestoreFailed(request["step"], problem)
+    return UploadFailed(request["step"], problem, lost)
