@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,8 +30,10 @@ from benchmarks.peers import PEERS, ROOT
 from benchmarks.snapshot_report import Figures, tables, verdicts
 from benchmarks.snapshot_state import NAMES
 
-_COPIES = 15  # of the state, that all seats together hold at most, by measurement
-_SPARE_BYTES = 2 << 30
+_STATE_BYTES = {"gpt": 1_360_000_000, "tiny": 2_000_000}
+_COPIES = {"ours": 6.5, "torch": 3.5, "process": 3.5, "torchsnapshot": 3.0, "dlrover": 3.5}  # of it, at the most
+_SEAT_BYTES = 400_000_000  # of a process with torch, besides the state
+_SPARE_BYTES = 2 << 30  # that are left to the system and the page cache
 
 
 class SeatFailedError(RuntimeError):
@@ -96,38 +99,46 @@ class Benchmark:
         self._state = state
         self._options = options
         self._figures = figures
-        self._seats: list[Seat] = []
 
     def measure(self, rounds: int) -> None:
+        """Shift after shift. Ours, and with them the limits, are in every shift, and stay."""
+        pythons = self._pythons()
         with ExitStack() as stack:
-            self._start(stack)
-            for number in range(rounds + 1):
-                order = self._seats[number % len(self._seats) :] + self._seats[: number % len(self._seats)]
-                for seat in order:
-                    for contestant, asynchronous in list(seat.contestants.items()):
-                        self._turn(seat, contestant, asynchronous=asynchronous, warm=number > 0)
-                print(f"{self._state}: round {number} of {rounds}{'' if number else ' (thrown away)'}", flush=True)
+            planned = shifts(list(pythons)[1:], self._state)
+            ours = self._start("ours", pythons.pop("ours"), stack)
+            for shift in planned:
+                print(f"{self._state}: limits and resilient beside {', '.join(shift)}", flush=True)
+                with ExitStack() as leaving:
+                    found = [self._start(name, pythons[name], leaving) for name in shift]
+                    self._rounds([seat for seat in (ours, *found) if seat is not None], rounds)
 
-    def _start(self, stack: ExitStack) -> None:
-        pythons: dict[str, str | Path] = {"ours": sys.executable, "torch": sys.executable, "process": sys.executable}
+    def _rounds(self, seats: list[Seat], rounds: int) -> None:
+        for number in range(rounds + 1):
+            first = number % len(seats)
+            for seat in seats[first:] + seats[:first]:
+                for contestant, asynchronous in list(seat.contestants.items()):
+                    self._turn(seat, contestant, asynchronous=asynchronous, warm=number > 0)
+            print(f"{self._state}: round {number} of {rounds}{'' if number else ' (thrown away)'}", flush=True)
+
+    def _pythons(self) -> dict[str, str | Path]:
+        """The interpreter of each seat; torch's own contestants run in our environment, for torch is in it."""
+        pythons: dict[str, str | Path] = dict.fromkeys(("ours", "torch", "process"), sys.executable)
         for name, peer in PEERS.items() if self._options.peers else ():
             if problem := peer.problem():
                 self._figures.problem(name, problem)
             else:
                 pythons[name] = peer.python
-        for name, python in pythons.items():
-            try:
-                seat = Seat(name, python, self._state, self._options)
-            except SeatFailedError as error:
-                self._figures.problem(name, str(error))
-                continue
-            stack.callback(seat.close)
-            self._seats.append(seat)
-            self._figures.versions[name] = seat.facts["torch"]
-        facts = [seat.facts for seat in self._seats]
-        if len({fact["fingerprint"] for fact in facts}) != 1:
-            raise SystemExit(f"the contestants do not hold the same state: {facts}")
-        self._figures.size, self._figures.tensors = facts[0]["bytes"], facts[0]["tensors"]
+        return pythons
+
+    def _start(self, name: str, python: str | Path, stack: ExitStack) -> Seat | None:
+        try:
+            seat = Seat(name, python, self._state, self._options)
+        except SeatFailedError as error:
+            self._figures.problem(name, str(error))
+            return None
+        stack.callback(seat.close)
+        self._figures.admit(name, seat.facts)
+        return seat
 
     def _turn(self, seat: Seat, contestant: str, *, asynchronous: bool, warm: bool) -> None:
         """A save and its load; then a second save while a first is being written. What loads is checked once."""
@@ -154,22 +165,29 @@ class Benchmark:
             self._figures.add(contestant, answer["seconds"])
 
 
-def _check_memory(size: int) -> None:
-    available = psutil.virtual_memory().available
-    if available < _COPIES * size + _SPARE_BYTES:
-        needed = (_COPIES * size + _SPARE_BYTES) / 2**30
-        raise SystemExit(
-            f"{available / 2**30:.1f} GiB of memory are free, all contestants together need {needed:.0f}: "
-            "free some, or run with --no-peers or --states tiny"
-        )
+def shifts(names: Sequence[str], state: str) -> list[list[str]]:
+    """As many seats at a time as there is memory for beside ours, in one shift if it is enough for all."""
+
+    def needed(seats: Sequence[str]) -> float:
+        return sum(_COPIES[name] * _STATE_BYTES[state] + _SEAT_BYTES for name in seats)
+
+    free = psutil.virtual_memory().available - _SPARE_BYTES - needed(["ours"])
+    found: list[list[str]] = [[]]
+    for name in names:
+        if needed([name]) > free:
+            wanted = (needed(["ours", name]) + _SPARE_BYTES) / 2**30
+            raise SystemExit(f"{wanted:.0f} GiB of free memory are needed: free some, or run with --states tiny")
+        if needed([*found[-1], name]) > free:
+            found.append([])
+        found[-1].append(name)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     options.folder = options.folder.absolute()
     options.folder.mkdir(parents=True)
-    if "gpt" in options.states and options.peers:
-        _check_memory(1_360_000_000)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     console, body = Console(width=160), {}
     machine = f"{len(os.sched_getaffinity(0))} cores, {options.threads} threads, Python {platform.python_version()}"
     try:

@@ -54,10 +54,19 @@ class Figures:
     state: str
     size: int = 0
     tensors: int = 0
+    fingerprint: int = 0
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     notes: dict[str, dict[str, int]] = field(default_factory=dict)  # what was observed → how often
     problems: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def admit(self, seat: str, facts: dict[str, Any]) -> None:
+        """A seat is ready; all must hold the same bytes."""
+        self.fingerprint = self.fingerprint or facts["fingerprint"]
+        if facts["fingerprint"] != self.fingerprint:
+            raise SystemExit(f"{seat} does not hold the same state as the others: its torch makes other numbers")
+        self.size, self.tensors = facts["bytes"], facts["tensors"]
+        self.versions[seat] = facts["torch"]
 
     def add(self, contestant: str, seconds: dict[str, float]) -> None:
         for figure, value in seconds.items():
