@@ -59,7 +59,9 @@ class Benchmark:
             yield from self._report_steps(size)
         boundary = 1e6 * statistics.median(item["step"] for item in self.boundary)
         report = 1e6 * statistics.median(item["report"] for item in self.boundary)
-        yield f"a step with 3 metrics and no snapshot: {boundary:.1f} µs, run.report alone {report:.1f}"
+        busy = 1e6 * statistics.median(item["busy"] for item in self.boundary)
+        parts = f"{busy:.1f} of them on the processor, {report:.1f} in run.report"
+        yield f"a step with 3 metrics and no snapshot: {boundary:.1f} µs, {parts}"
         yield _verdict(boundary, _BOUNDARY_MICROSECONDS, "µs per step")
         for name, found in self.idle.items():
             memory = f"RSS {found['rss_mib']:.1f}, PSS {found['pss_mib']:.1f}, USS {found['uss_mib']:.1f} MiB"
