@@ -39,7 +39,9 @@ format: setup
 
 benchmarks: setup
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.snapshot
+	$(BIN)/python -m benchmarks.overhead
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
