@@ -10,8 +10,8 @@ import mmap
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.remote import MARK, remote_name
 
-_STREAMS = 4
+_STREAMS = 3  # each holds a part, and the service's own client a copy of it
 
 
 class Pace:
@@ -40,14 +40,16 @@ class Pace:
         self._clock = clock
         self._sleep = sleep
         self._free_at = clock()
+        self._lock = threading.Lock()
 
     def spend(self, size: int) -> None:
         """Wait until ``size`` more bytes may go."""
         if not self._rate:
             return
-        now = self._clock()
-        begins = max(self._free_at, now)
-        self._free_at = begins + size / self._rate
+        with self._lock:
+            now = self._clock()
+            begins = max(self._free_at, now)
+            self._free_at = begins + size / self._rate
         if begins > now:
             self._sleep(begins - now)
 
@@ -109,50 +111,61 @@ def _send_image(bucket: Bucket, key: str, copy: Copy, file: ImageFile, *, pace: 
     on_its_way = bucket.begin(key, file.checksum)
     present = set(on_its_way.present)
     result.found += sum(sizes[number] for number in present)
-    missing = [number for number in range(len(sizes)) if number not in present]
-    _send_parts(on_its_way, copy, file, missing, pace=pace, result=result)
+    sender = _Sender(on_its_way, copy, file, pace)
+    try:
+        sender.send_all([number for number in range(len(sizes)) if number not in present])
+    finally:
+        result.sent += sum(sender.sent)
     on_its_way.finish()
 
 
-def _send_parts(
-    on_its_way: Upload, copy: Copy, file: ImageFile, missing: Collection[int], *, pace: Pace, result: Sent
-) -> None:
-    """Read and verify one part after the other, while others are being sent."""
-    streams = 1 if on_its_way.ordered else min(_STREAMS, max(1, len(missing)))
-    sizes = part_sizes(file.checksum)
-    free: queue.Queue[memoryview] = queue.Queue()
-    for _ in range(streams + 1):
-        free.put(memoryview(mmap.mmap(-1, CHUNK)))
+class _Sender:
+    """Sends parts of one image: one is read and verified while others are on their way.
 
-    failed, sent = threading.Event(), list[int]()
+    :ivar sent: bytes of each part that has arrived.
+    """
 
-    def send(number: int, buffer: memoryview) -> None:
-        try:
-            if not failed.is_set():  # after a part that is missing, none may follow where they have an order
-                pace.spend(sizes[number])
-                on_its_way.send(number, buffer[: sizes[number]])
-                sent.append(sizes[number])
-        except BaseException:
-            failed.set()
-            raise
-        finally:
-            free.put(buffer)
+    def __init__(self, on_its_way: Upload, copy: Copy, file: ImageFile, pace: Pace) -> None:
+        self.sent: list[int] = []
+        self._on_its_way = on_its_way
+        self._copy = copy
+        self._file = file
+        self._pace = pace
+        self._sizes = part_sizes(file.checksum)
+        self._failed = threading.Event()
+        self._free: queue.Queue[memoryview] = queue.Queue()
 
-    sends: list[Future[None]] = []
-    try:
+    def send_all(self, numbers: Sequence[int]) -> None:
+        streams = 1 if self._on_its_way.ordered else min(_STREAMS, max(1, len(numbers)))
+        for _ in range(max(streams, 2)):  # where only one may be sent, the next is read meanwhile
+            self._free.put(memoryview(mmap.mmap(-1, CHUNK)))
         with ThreadPoolExecutor(streams, "resilient-upload") as pool:
             try:
-                for number in missing:
-                    buffer = free.get()
-                    for done in sends:
-                        if done.done():
-                            done.result()
-                    copy.read_chunk(file, number, buffer[: sizes[number]])
-                    sends.append(pool.submit(send, number, buffer))
-                for done in sends:
-                    done.result()
+                sends = [pool.submit(self._send, number, part) for number, part in self._parts(numbers)]
+                for sent in sends:
+                    sent.result()
             except BaseException:
-                failed.set()
+                self._failed.set()
                 raise
-    finally:
-        result.sent += sum(sent)
+
+    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[int, memoryview]]:
+        """Each part, verified, in memory that is given back when it has been sent; no more once one has failed."""
+        for number in numbers:
+            buffer = self._free.get()
+            if self._failed.is_set():
+                return
+            part = buffer[: self._sizes[number]]
+            self._copy.read_chunk(self._file, number, part)
+            yield number, part
+
+    def _send(self, number: int, part: memoryview) -> None:
+        try:
+            if not self._failed.is_set():  # after a part that is missing, none may follow where they have an order
+                self._pace.spend(len(part))
+                self._on_its_way.send(number, part)
+                self.sent.append(len(part))
+        except BaseException:
+            self._failed.set()
+            raise
+        finally:
+            self._free.put(memoryview(part.obj))

@@ -199,7 +199,8 @@ def test_a_restore_does_not_wait_for_an_upload(make: Callable[..., Bench], tmp_p
     bench.copies.open()
     bench.until(lambda: bench.copies.ready(nearer=False))
     bench.commit(20)
-    bench.until(lambda: bench.there() == [10, 20])
+    bench.until(lambda: not bench.uploads.busy)
+    assert bench.there() == [10, 20]
     bench.commit(30)
     assert bench.uploads.uploading == 30
     (tmp_path / "slots").mkdir()
