@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +14,9 @@ from resilient.drill.faults import flip_bit
 from resilient.errors import RemoteUnavailable, SnapshotCorrupt
 from resilient.protocol import names
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.snapshot.bucket import Bucket, Patience, PatientBucket
+from resilient.snapshot.bucket import Bucket, Patience, PatientBucket, part_sizes
 from resilient.snapshot.bucket_directory import FileUpload
+from resilient.snapshot.bucket_s3 import MultipartUpload, S3Bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.direct import write_all
 from resilient.snapshot.remote import RemoteTier, remote_name
@@ -214,3 +218,46 @@ def test_the_pace_is_kept_on_average() -> None:
     now[0] += 100
     pace.spend(50)
     assert waits == [5.0, 5.0, 5.0], "time that nobody used is not saved up, and not paid twice"
+
+
+def test_an_upload_whose_completion_was_not_heard_of_can_be_finished_again(
+    remote: RemoteSettings, small_chunks: int, tmp_path: Path
+) -> None:
+    image = os.urandom(2 * small_chunks)
+    manifest = make_snapshot(tmp_path / "s", 5, image)
+    bucket, key = bare(remote), f"{remote_name(5, manifest.identity)}/rank-00000.safetensors"
+    begun = bucket.begin(key, manifest.files[0].checksum)
+    for number in range(2):
+        begun.send(number, memoryview(image)[number * small_chunks : (number + 1) * small_chunks])
+    begun.finish()
+    if isinstance(bucket, S3Bucket):  # the service forgets an upload that is completed; this server does so later
+        upload_id = begun._identity  # type: ignore[attr-defined]
+        bucket = Forgetful(bucket._filesystem, bucket._bucket, bucket._prefix)
+        begun = MultipartUpload(bucket, bucket._prefix + key, upload_id, part_sizes(manifest.files[0].checksum))
+    begun.finish()
+    assert bucket.sizes()[key] == len(image)
+
+
+class Forgetful(S3Bucket):
+    """Answers as S3 does when the upload that is to be completed is not there any more."""
+
+    def call(self, method: str, **arguments: object) -> object:
+        if method == "complete_multipart_upload":
+            raise FileNotFoundError("The specified upload does not exist.")
+        return super().call(method, **arguments)
+
+
+def test_after_a_part_that_failed_no_other_follows(remote: RemoteSettings, small_chunks: int, tmp_path: Path) -> None:
+    make_snapshot(tmp_path / "s", 5, bytes(5 * small_chunks))
+    faulty = Slow(bare(remote), at=3, error=OSError)
+    with pytest.raises(OSError, match="send, operation 3"):
+        upload(faulty, tmp_path / "s" / names.snapshot_name(5))
+    assert faulty.operations == 4
+
+
+class Slow(FaultyBucket):
+    """So slow that the next part waits when one fails."""
+
+    def _do(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        time.sleep(0.3 if name == "send" else 0.0)
+        return super()._do(name, function, *arguments)

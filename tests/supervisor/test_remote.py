@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import select
 import shutil
@@ -77,6 +78,14 @@ class Bench:
         self.copies.poll()
         if select.select([self.uploads.connection], [], [], 0.02)[0] and (event := self.copies.receive()) is not None:
             self.events.append(event)
+
+    def end(self, step: int, by: float = math.inf) -> str | None:
+        """The end of the run, as the supervisor's loop waits for it; returns what is not there."""
+        self.copies.finish(step, by)
+        while not (ended := self.copies.finished())[0]:
+            self.turn()
+            self.copies.finish(step, by)
+        return ended[1]
 
     def there(self) -> list[int]:
         return list(current(RemoteTier(bare(self.settings)).items()))
@@ -260,8 +269,7 @@ def test_what_lies_there_already_is_not_uploaded_again(make: Callable[..., Bench
     bench.copies.open()
     bench.until(lambda: bench.copies.ready(nearer=True))
     assert not bench.uploads.busy
-    bench.copies.finish(10, float("inf"))
-    assert bench.copies.finished() == (True, None)
+    assert bench.end(10) is None
 
 
 def test_a_remote_tier_that_is_away_is_said_once_and_tried_again_later(make: Callable[..., Bench]) -> None:
@@ -303,11 +311,10 @@ def test_the_end_waits_for_the_last_snapshot(make: Callable[..., Bench]) -> None
     bench = make(every_steps=1000)
     bench.commit(10)
     assert not bench.uploads.busy
-    bench.copies.finish(10, float("inf"))
+    bench.copies.finish(10, math.inf)
     assert bench.copies.finished() == (False, None)
     assert bench.copies.in_use() == (10,)
-    bench.until(lambda: bench.copies.finished()[0])
-    assert bench.copies.finished() == (True, None)
+    assert bench.end(10) is None
     assert bench.there() == [10]
 
 
@@ -316,9 +323,8 @@ def test_the_end_does_not_wait_longer_than_there_is_time(make: Callable[..., Ben
     bench.commit(10)
     bench.until(lambda: bench.there() == [10])
     bench.commit(20, tell=False)
-    bench.copies.finish(20, time.monotonic() + 0.5)
-    bench.until(lambda: bench.copies.finished()[0])
-    assert bench.copies.finished() == (True, "there was no time to upload step 20; what has been sent of it is kept")
+    problem = bench.end(20, time.monotonic() + 0.5)
+    assert problem == "there was no time to upload step 20; what has been sent of it is kept"
     assert not bench.uploads.busy
 
 
@@ -326,8 +332,4 @@ def test_the_end_says_why_the_last_snapshot_is_not_there(make: Callable[..., Ben
     bench = make()
     bench.commit(10, tell=False)
     shutil.rmtree(bench.place)
-    bench.copies.finish(10, float("inf"))
-    bench.until(lambda: bench.copies.finished()[0])
-    over, problem = bench.copies.finished()
-    assert over
-    assert "step 10 could not be uploaded" in str(problem)
+    assert "step 10 could not be uploaded" in str(bench.end(10))
