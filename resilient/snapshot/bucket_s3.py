@@ -53,7 +53,10 @@ class S3Bucket:
         self.call("put_object", Key=self._prefix + key, Body=bytes(data))
 
     def begin(self, key: str, checksum: Checksum) -> MultipartUpload:
-        known = [upload for name, upload in self._uploads(key) if name == key]
+        try:
+            known = [upload for name, upload in self._uploads(key) if name == key]
+        except PermissionError:  # who may write need not be allowed to list what was begun; then nothing is taken up
+            known = []
         for duplicate in known[1:]:
             self._abort(key, duplicate)
         full = self._prefix + key

@@ -152,3 +152,15 @@ def test_composing_leaves_nothing_behind(here: Path) -> None:
     """Hydra's own habit of making dated output folders would give every relaunch a new place and no snapshot."""
     load("mine", [])
     assert sorted(path.name for path in here.iterdir()) == ["conf"]
+
+
+def test_the_remote_tier_has_options_and_a_retention_of_its_own(here: Path) -> None:
+    options = "{endpoint_url: 'http://x', client_kwargs: {region_name: eu}}"
+    remote = f"remote: {{url: 's3://b/x', options: {options}, retention: {{last: 5}}}}\n"
+    (here / "conf" / "far.yaml").write_text("worker: {script: a.py}\n" + remote)
+    config = load("far", ["remote.every_steps=10", "+remote.options.profile=p"]).config
+    assert config.remote.options == {"endpoint_url": "http://x", "client_kwargs": {"region_name": "eu"}, "profile": "p"}
+    assert (config.remote.retention.last, config.retention.last, config.remote.every_steps) == (5, 3, 10)
+    assert "+remote.options.anon=…" in refused("far", "remote.options.anon=true")
+    assert "looks like a credential" in refused("far", "+remote.options.secret=hunter2")
+    assert "hunter2" not in refused("far", "+remote.options.secret=hunter2")

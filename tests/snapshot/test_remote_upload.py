@@ -21,7 +21,7 @@ from resilient.snapshot.copies import read_image
 from resilient.snapshot.direct import write_all
 from resilient.snapshot.remote import RemoteTier, remote_name
 from resilient.snapshot.upload import Pace, upload
-from tests.buckets import Cut, FaultyBucket, When, bare, make_snapshot
+from tests.buckets import Cut, FaultyBucket, When, bare, make_s3, make_snapshot
 
 PARTS = 3
 OPERATIONS = ("sizes", "begin", "send", "send", "send", "finish", "put", "sizes", "put")
@@ -253,6 +253,33 @@ def test_after_a_part_that_failed_no_other_follows(remote: RemoteSettings, small
     with pytest.raises(OSError, match="send, operation 3"):
         upload(faulty, tmp_path / "s" / names.snapshot_name(5))
     assert faulty.operations == 4
+
+
+def test_who_may_not_list_what_was_begun_can_still_upload(s3_endpoint: str, small_chunks: int, tmp_path: Path) -> None:
+    class Forbidden(S3Bucket):
+        def call(self, method: str, **arguments: object) -> object:
+            if method == "list_multipart_uploads":
+                raise PermissionError("Access Denied")
+            return super().call(method, **arguments)
+
+    bucket = bare(make_s3(s3_endpoint))
+    assert isinstance(bucket, S3Bucket)
+    image = os.urandom(2 * small_chunks)
+    make_snapshot(tmp_path / "s", 5, image)
+    upload(Forbidden(bucket._filesystem, bucket._bucket, bucket._prefix), tmp_path / "s" / names.snapshot_name(5))
+    assert loads(bucket, 5, [image])
+
+
+def test_files_that_a_kill_left_half_written_in_a_directory_go(tmp_path: Path) -> None:
+    manifest = make_snapshot(tmp_path / "s", 5)
+    bucket = bare(RemoteSettings(url=str(tmp_path)))
+    upload(bucket, tmp_path / "s" / names.snapshot_name(5))
+    directory = tmp_path / "demo" / remote_name(5, manifest.identity)
+    (directory / ".fresh-manifest.json-0a1b2c3d").write_text("{")
+    (directory / ".partial-rank-00000.safetensors").write_text("x")
+    assert loads(bucket, 5, [(directory / "rank-00000.safetensors").read_bytes()])
+    RemoteTier(bucket).remove_leftovers(keep=())
+    assert {path.name for path in directory.iterdir()} == {"manifest.json", "rank-00000.safetensors"}
 
 
 class Slow(FaultyBucket):
