@@ -59,19 +59,27 @@ class RunMemory:
         return (parent if parent.is_dir() else paths.root) / paths.memory_name
 
     def _claim(self) -> None:
+        while not self._claimed():
+            pass  # it was removed the moment before, by one that had looked at it before this run was there
+
+    def _claimed(self) -> bool:
         self.directory.mkdir(mode=0o700, exist_ok=True)
         if self.directory.stat().st_uid != os.getuid():
             raise ConfigurationError(
                 f"{self.directory} belongs to another user", "set snapshot.memory_dir to a directory of your own"
             )
         if self._tenancy is None or not (self.directory / LOCK).exists():
-            fresh = Tenancy(self.directory)
+            try:
+                fresh = Tenancy(self.directory)
+            except FileNotFoundError:
+                return False
             if self._tenancy is not None:
                 self._tenancy.leave()
             self._tenancy = fresh
             self._clear_unless_ours()
             self._tenancy.share()
         self._clear_unless_ours()
+        return True
 
     def _clear_unless_ours(self) -> None:
         mark, tenant = self.directory / "identity", Tenant.read(self.directory)

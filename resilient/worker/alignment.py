@@ -5,6 +5,10 @@ bit. A boundary is *aligned* when nothing is half done: one of the registered op
 before, or none of their parameters holds a gradient. Where no torch optimizer is registered, every boundary is.
 
 A gradient scaler that finds an infinite gradient skips the optimizer's step; its ``update()`` then stands for it.
+
+Steps that Python does not make, such as those in a CUDA graph that is replayed, are not seen. Where none has been seen
+in a very long time, and none ever, boundaries count as aligned all the same: a snapshot that may lack gradients is
+better than none.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ class Alignment:
 
     :param clock: seconds.
     :ivar aligned: whether the last boundary was; what has not begun yet is.
+    :ivar seen: whether a step of a registered optimizer has ever been seen. Without, nothing says when the tensors that
+        they own may change.
     """
 
     def __init__(self, objects: Mapping[str, Any], clock: Callable[[], float]) -> None:
@@ -39,6 +45,7 @@ class Alignment:
         self._waiting: tuple[int, float] | None = None
         self._warned = False
         self.aligned = True
+        self.seen = False
 
     def open(self) -> None:
         """Begin to watch. Does nothing when there is nothing to watch, or a second time."""
@@ -54,7 +61,8 @@ class Alignment:
         """A step has ended; returns whether its boundary is aligned."""
         updates = self._marks()
         updated = any(new is not old for new, old in zip(updates, self._updates, strict=True))
-        self.aligned = self._stepped or updated or not self._has_gradients()
+        unseen = self._warned and not self.seen
+        self.aligned = self._stepped or updated or unseen or not self._has_gradients()
         self._stepped, self._updates = False, updates
         return self.aligned
 
@@ -65,10 +73,14 @@ class Alignment:
         steps, seconds = step - self._waiting[0], self._clock() - self._waiting[1]
         if not self._warned and (steps >= _LONG_STEPS or seconds >= _LONG_SECONDS):
             self._warned = True
+            remedy = (
+                "clear the gradients of parameters that are not trained"
+                if self.seen
+                else "register the optimizer that steps; until one is seen, snapshots are taken without the gradients"
+            )
             warnings.warn(
-                f"a snapshot has been due for {steps} steps, and gradients have been accumulating all the time without "
-                "a step of a registered optimizer; a snapshot would lose them. Register the optimizer that steps, or "
-                "clear the gradients of parameters that are not trained",
+                f"a snapshot has been due for {steps} steps, while gradients accumulate without a step of a registered "
+                f"optimizer; a snapshot would lose them: {remedy}",
                 stacklevel=2,
             )
 
@@ -83,6 +95,7 @@ class Alignment:
             or id(optimizer) in self._known
             or any(known.param_groups is optimizer.param_groups for known in self._optimizers)
         )
+        self.seen |= self._stepped
 
     def _has_gradients(self) -> bool:
         return any(

@@ -100,7 +100,7 @@ class SupervisedHost:
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
         self._refused: set[str] = set()
-        spill = Spill(RunPaths(Path(plan.run_root)).memory)
+        spill = Spill(RunPaths(Path(plan.run_root)).memory, lambda message: _say(f"WARNING: {message}"))
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
         self.preparation = Preparation(self.arena)
 

@@ -229,7 +229,7 @@ class Run:
                 self._host.durable_requested(slot)
 
         try:
-            if not last and self._overlap.allows():
+            if not last and self._alignment.seen and self._overlap.allows():
                 self._capture.write_overlapped(slot, step, self._copier, done)
             else:
                 self._capture.write(slot, step)

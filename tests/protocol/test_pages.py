@@ -52,8 +52,9 @@ def test_where_there_is_no_room_nothing_is_taken(memory: Path, descriptor: int, 
     assert free_bytes(memory) == before
 
 
-def test_what_fails_half_way_is_given_back(descriptor: int) -> None:
+def test_what_fails_half_way_is_given_back(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the free room is not known beforehand; here, a limit on the size of files stands for that."""
+    monkeypatch.setattr("resilient.protocol.pages.PIECE", MIB // 2)
     reserve(descriptor, MIB)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, before[1]))

@@ -176,6 +176,7 @@ def test_a_slot_without_room_moves_to_disk_and_gives_its_memory_back(
 ) -> None:
     for step in (1, 2, 3):
         write(arena, step, b"x" * MIB)
+    supervisor = Arena.shared(memory, 0, 3, spill)  # it has the old file mapped
     fill(memory, 0)
     slot = write(arena, 4, b"y" * 2 * MIB)
     assert slot.path.is_symlink()
@@ -183,6 +184,7 @@ def test_a_slot_without_room_moves_to_disk_and_gives_its_memory_back(
     assert free_bytes(memory) >= MIB - 8192
     assert contents(arena) == {2: b"x" * MIB, 3: b"x" * MIB, 4: b"y" * 2 * MIB}
     assert arena.newest() is slot
+    supervisor.close()
     assert len(warnings) == 1
     for word in ("2.0 MiB", "0.0 MiB are free", str(spill.directory), "slower", "--shm-size", "remount", "memory_dir"):
         assert word in warnings[0]
@@ -245,6 +247,25 @@ def test_a_link_that_somebody_removed_is_made_again(memory: Path, arena: Arena, 
     supervisor.close()
 
 
+def test_a_slot_of_which_nothing_is_left_is_written_anew_and_can_be_used(
+    memory: Path, arena: Arena, spill: Spill
+) -> None:
+    supervisor = Arena.shared(memory, 0, 3, spill)
+    fill(memory, 8 * HEADER)
+    slot = write(arena, 4, b"y" * MIB)
+    slot.path.unlink()
+    spill.file_of(slot.path).unlink()
+    for mapped in supervisor.slots:
+        mapped.keep_linked()
+    assert supervisor.newest() is None
+    successor = Arena.shared(memory, 0, 3, spill)
+    write(successor, 5)
+    assert contents(supervisor) == contents(successor) == {5: b"image"}
+    assert SlotInfo.peek(slot.path) is not None
+    supervisor.close()
+    successor.close()
+
+
 def test_a_removed_slot_that_no_longer_fits_is_written_anew_on_disk(memory: Path, arena: Arena, spill: Spill) -> None:
     slot = write(arena, 4, b"y" * MIB, hold=True)
     slot.path.unlink()
@@ -303,7 +324,7 @@ def test_a_spill_on_the_same_filesystem_is_none(memory: Path) -> None:
 
 # --- whatever a header holds
 
-WORD = st.one_of(st.integers(0, 8), st.integers(0, (1 << 64) - 1), st.sampled_from([1 << 62, 1 << 63, 10**18]))
+WORD = st.one_of(st.integers(0, 8), st.integers(0, (1 << 64) - 1), st.sampled_from([1 << 62, 10**18, (1 << 64) - 1]))
 MAGIC = struct.pack("=Q", 0x31_54_4C_53_4C_53_45_52)
 HEADERS = st.one_of(
     st.binary(max_size=HEADER + 600),

@@ -137,11 +137,26 @@ def test_waiting_for_very_long_is_warned_of_once(watched: Watched) -> None:
         watched.now = 599.0
         watched.alignment.kept_waiting(1002)
     watched.now = 600.0
-    with pytest.warns(UserWarning, match="due for 2 steps.*accumulating"):
+    with pytest.warns(UserWarning, match="due for 2 steps.*accumulate"):
         watched.alignment.kept_waiting(1003)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         watched.alignment.kept_waiting(9999)
+
+
+@pytest.mark.filterwarnings("ignore:a snapshot has been due")
+def test_where_no_step_is_ever_seen_waiting_has_an_end(watched: Watched) -> None:
+    """Steps in a CUDA graph, for example; or a hook that an optimizer does not call."""
+    watched.backward()
+    watched.alignment.kept_waiting(1)
+    assert not watched.alignment.boundary()
+    watched.alignment.kept_waiting(1001)
+    assert watched.alignment.boundary()
+    assert not watched.alignment.seen
+    watched.first.step()
+    assert watched.alignment.boundary()
+    assert watched.alignment.seen
+    assert not watched.alignment.boundary()  # a step has been seen, so the next will be, too
 
 
 def test_the_hook_is_gone_after_closing() -> None:

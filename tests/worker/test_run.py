@@ -199,6 +199,17 @@ def test_what_is_due_while_gradients_accumulate_is_taken_after_the_optimizer_has
     assert bench.durable() == [3, 6, 9, 10]
 
 
+def test_nothing_is_overlapped_before_an_optimizer_has_been_seen_to_step(benches: Benches) -> None:
+    """Of tensors whose optimizer steps unseen nobody knows when they may change."""
+    bench = benches(every_steps=100)
+    bench.hold.clear()  # an overlapped copy would never end
+    for step, _ in bench.run.steps(total=3):
+        with torch.no_grad():
+            bench.model.weight.add_(1)
+        bench.at[step] = bench.model.weight.detach().clone()
+    bench.assert_all_as_at_their_steps()
+
+
 def test_a_request_to_leave_is_put_off_until_the_optimizer_has_stepped(benches: Benches) -> None:
     bench = benches(every_steps=100)
     bench.host.leave_at = 4
