@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from resilient.errors import ExitCode
+from resilient.policy import endings
 from resilient.policy.decisions import (
     AskWorkers,
     Decision,
@@ -61,7 +61,6 @@ from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangWatch
 from resilient.policy.restarts import (
     FailedRound,
-    Verdict,
     stop_rule,
     wait_before_relaunch,
 )
@@ -107,23 +106,9 @@ def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
 def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
     source = choose_source(event, [Source(rejected.step, rejected.tier) for rejected in state.rejected])
     if source is None and event.remote_problem is not None:
-        return _end(
-            state,
-            ExitCode.REMOTE_UNAVAILABLE,
-            "There is no snapshot on this machine, and what lies in the remote tier cannot be found out: "
-            f"{event.remote_problem}. Nothing was started, for that might lose all progress. When the cause is gone, "
-            "start the same command again; remote.url= starts without the remote tier.",
-        )
+        return _end(state, endings.remote_unknown(event.remote_problem))
     if source is None and (state.rejected or event.quarantined):
-        last = f", the last one step {state.rejected[-1].step} ({state.rejected[-1].reason})" if state.rejected else ""
-        return _end(
-            state,
-            ExitCode.NO_SNAPSHOT,
-            f"No snapshot of this run can be loaded: {max(len(state.rejected), event.quarantined)} failed verification"
-            f"{last}. They are kept beside the others, with the suffix .corrupt or, in the remote tier, with a mark "
-            "corrupt.json. Starting over "
-            "would lose all progress, so this is left to you: choose a new run.id to start from the beginning.",
-        )
+        return _end(state, endings.none_loadable(state, event))
     if source is None:
         return _launch(state, LaunchRound(state.round + 1), now)
     if source.tier is Tier.MEMORY:
@@ -149,12 +134,7 @@ def _restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcom
     if state.restore_failures + 1 < _RESTORE_TRIES:
         after = replace(state, phase=Phase.CHOOSING, restore_failures=state.restore_failures + 1)
         return after, (ListSnapshots(),)
-    return _end(
-        state,
-        ExitCode.REMOTE_UNAVAILABLE if event.tier is Tier.REMOTE else ExitCode.NO_SNAPSHOT,
-        f"The snapshot of step {event.step} could not be brought into memory, {_RESTORE_TRIES} times: {event.problem}. "
-        "Nothing is lost: when the cause is gone, start the same command again.",
-    )
+    return _end(state, endings.not_restored(event, _RESTORE_TRIES))
 
 
 _RESTORE_TRIES = 3
@@ -203,7 +183,7 @@ def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
     if state.live:
         return state, ()
     if len(state.finished) == state.settings.ranks:
-        return _flush(state, EndRun(ExitCode.FINISHED, f"Finished at step {state.step}."))
+        return _flush(state, endings.finished(state))
     return _judge(state, now)
 
 
@@ -238,7 +218,7 @@ def _judge(state: RunState, now: float) -> Outcome:
     """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
     incident = state.failure
     if state.stop is not None:
-        return _flush(state, _stopped(state, state.stop))
+        return _flush(state, endings.stopped(state, state.stop))
     if incident is None:  # every rank left in good order, but not all of them said that the run is finished
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
         state, incident = _incident(state, failure, rank=None, remedy="relaunch")
@@ -250,7 +230,7 @@ def _judge(state: RunState, now: float) -> Outcome:
     state = replace(state, history=state.history.add(failed))
     verdict = stop_rule(state.settings.restarts)(state.history)
     if verdict is not None:
-        return _flush(state, EndRun(verdict.exit_code, _diagnosis(state, incident, verdict)))
+        return _flush(state, endings.given_up(state, incident, verdict))
     wait = wait_before_relaunch(state.settings.restarts, state.history)
     discard: tuple[Decision, ...] = ()
     if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
@@ -294,7 +274,7 @@ def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> O
 def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
     state, noted = _noted(state, event)
     state = replace(state, stop=event, stop_asked_at=now)
-    after, decisions = _flush(state, _stopped(state, event))
+    after, decisions = _flush(state, endings.stopped(state, event))
     return after, (*noted, *decisions)
 
 
@@ -329,9 +309,9 @@ def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> 
     if state.live:
         return state, ()
     if len(state.finished) == state.settings.ranks:
-        return _flush(state, EndRun(ExitCode.FINISHED, f"Finished at step {state.step}."))
+        return _flush(state, endings.finished(state))
     assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
-    return _flush(state, _stopped(state, state.stop))
+    return _flush(state, endings.stopped(state, state.stop))
 
 
 def _flush(state: RunState, ending: EndRun) -> Outcome:
@@ -346,30 +326,10 @@ def _flush_by(state: RunState) -> float | None:
 
 def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
     assert state.ending is not None  # noqa: S101  FLUSHING is only entered with an ending
-    ending = state.ending
-    durable = f"Durable up to step {event.step}." if event.step is not None else "No snapshot is durable yet."
-    exit_code = ending.exit_code
-    if event.problem is None and event.remote_problem is None:
-        return _end(state, exit_code, f"{ending.diagnosis} {durable}")
-    if event.problem is None:
-        exit_code = ExitCode.DISK_FULL if exit_code is ExitCode.FINISHED else exit_code
-        again = "The same command tries again to upload it."
-        return _end(
-            state, exit_code, f"{ending.diagnosis} {durable} NOT in the remote tier: {event.remote_problem}. {again}"
-        )
-    if event.late and exit_code is ExitCode.FINISHED:  # not yet: the last steps will be done again from what is durable
-        preempted = state.stop is not None and state.stop.kind is StopKind.PREEMPTION
-        exit_code = ExitCode.REQUEUE if preempted else ExitCode.TERMINATED
-    elif not event.late and exit_code in _PROMISES_DURABILITY:
-        exit_code = ExitCode.DISK_FULL
-    return _end(state, exit_code, f"{ending.diagnosis} {durable} Newer state is NOT durable: {event.problem}.")
+    return _end(state, endings.flushed(state.ending, event, state.stop))
 
 
-_PROMISES_DURABILITY = frozenset({ExitCode.FINISHED, ExitCode.REQUEUE, ExitCode.TERMINATED})
-
-
-def _end(state: RunState, exit_code: ExitCode, diagnosis: str) -> Outcome:
-    ending = EndRun(exit_code, diagnosis)
+def _end(state: RunState, ending: EndRun) -> Outcome:
     return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
 
 
@@ -392,32 +352,6 @@ def _incident(
     at_step = state.step if step is None else step
     incident = Incident(number, max(state.round, 0), rank, at_step, failure, remedy)
     return replace(state, incidents=number), incident
-
-
-def _stopped(state: RunState, stop: StopRequested) -> EndRun:
-    requeue = stop.kind is StopKind.PREEMPTION
-    why = "Preempted" if requeue else "Stopped by request"
-    exit_code = ExitCode.REQUEUE if requeue else ExitCode.TERMINATED
-    return EndRun(exit_code, f"{why} at step {state.step}; start the same command again to carry on.")
-
-
-def _diagnosis(state: RunState, incident: Incident, verdict: Verdict) -> str:
-    where = f"rank {incident.rank}" if incident.rank is not None else "the group"
-    tried = sum(not failed.progressed for failed in state.history.since_progress())
-    rounds = "1 round" if tried == 1 else f"{tried} rounds"
-    return (
-        f"Stopped after step {state.step}: {verdict.reason}. First seen on {where}, class: "
-        f"{incident.failure.failure_class.value}; {rounds} without progress. {_ADVICE[verdict.exit_code]}"
-    )
-
-
-_ADVICE = {
-    ExitCode.WORKER_ERROR: "Correct the script or its settings, then start the same command again: it resumes.",
-    ExitCode.CRASH_LOOP: "Look at the worker's log of the last round; after a correction the same command resumes.",
-    ExitCode.HUNG: "Look at the worker's log for what it waits for, or raise hang.min_seconds if it was only slow.",
-    ExitCode.BUDGET_SPENT: "The machine may be bad: start again elsewhere, or raise the limits under restarts.",
-    ExitCode.DISK_FULL: "Free space in the run directory, then start the same command again: it resumes.",
-}
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

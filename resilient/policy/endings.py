@@ -1,0 +1,99 @@
+"""The words a run ends with: one paragraph that says what happened, how far it got, and what to do."""
+
+from __future__ import annotations
+
+from resilient.errors import ExitCode
+from resilient.policy.decisions import EndRun
+from resilient.policy.events import FlushEnded, Incident, RestoreFailed, SnapshotsListed, StopKind, StopRequested, Tier
+from resilient.policy.restarts import Verdict
+from resilient.policy.state import RunState
+
+_PROMISES_DURABILITY = frozenset({ExitCode.FINISHED, ExitCode.REQUEUE, ExitCode.TERMINATED})
+_ADVICE = {
+    ExitCode.WORKER_ERROR: "Correct the script or its settings, then start the same command again: it resumes.",
+    ExitCode.CRASH_LOOP: "Look at the worker's log of the last round; after a correction the same command resumes.",
+    ExitCode.HUNG: "Look at the worker's log for what it waits for, or raise hang.min_seconds if it was only slow.",
+    ExitCode.BUDGET_SPENT: "The machine may be bad: start again elsewhere, or raise the limits under restarts.",
+    ExitCode.DISK_FULL: "Free space in the run directory, then start the same command again: it resumes.",
+}
+
+
+def finished(state: RunState) -> EndRun:
+    """Every rank has said that the run is finished."""
+    return EndRun(ExitCode.FINISHED, f"Finished at step {state.step}.")
+
+
+def stopped(state: RunState, stop: StopRequested) -> EndRun:
+    """It was asked to stop, and has."""
+    requeue = stop.kind is StopKind.PREEMPTION
+    why = "Preempted" if requeue else "Stopped by request"
+    return EndRun(_stop_code(stop), f"{why} at step {state.step}; start the same command again to carry on.")
+
+
+def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
+    """The stop rules say that another relaunch would not help."""
+    where = f"rank {incident.rank}" if incident.rank is not None else "the group"
+    tried = sum(not failed.progressed for failed in state.history.since_progress())
+    rounds = "1 round" if tried == 1 else f"{tried} rounds"
+    return EndRun(
+        verdict.exit_code,
+        f"Stopped after step {state.step}: {verdict.reason}. First seen on {where}, class: "
+        f"{incident.failure.failure_class.value}; {rounds} without progress. {_ADVICE[verdict.exit_code]}",
+    )
+
+
+def remote_unknown(problem: str) -> EndRun:
+    """Nothing is here, and whether anything is in the remote tier cannot be found out."""
+    return EndRun(
+        ExitCode.REMOTE_UNAVAILABLE,
+        "There is no snapshot on this machine, and what lies in the remote tier cannot be found out: "
+        f"{problem}. Nothing was started, for that might lose all progress. When the cause is gone, "
+        "start the same command again; remote.url= starts without the remote tier.",
+    )
+
+
+def none_loadable(state: RunState, listed: SnapshotsListed) -> EndRun:
+    """There were snapshots, and none of them can be loaded."""
+    last = f", the last one step {state.rejected[-1].step} ({state.rejected[-1].reason})" if state.rejected else ""
+    return EndRun(
+        ExitCode.NO_SNAPSHOT,
+        f"No snapshot of this run can be loaded: {max(len(state.rejected), listed.quarantined)} failed verification"
+        f"{last}. They are kept beside the others, with the suffix .corrupt or, in the remote tier, with a mark "
+        "corrupt.json. Starting over would lose all progress, so this is left to you: choose a new run.id to start "
+        "from the beginning.",
+    )
+
+
+def not_restored(failed: RestoreFailed, tries: int) -> EndRun:
+    """A snapshot that may be sound could not be brought into memory."""
+    return EndRun(
+        ExitCode.REMOTE_UNAVAILABLE if failed.tier is Tier.REMOTE else ExitCode.NO_SNAPSHOT,
+        f"The snapshot of step {failed.step} could not be brought into memory, {tries} times: {failed.problem}. "
+        "Nothing is lost: when the cause is gone, start the same command again.",
+    )
+
+
+def flushed(ending: EndRun, flush: FlushEnded, stop: StopRequested | None) -> EndRun:
+    """``ending``, with what became durable; where that is less than it promises, another exit code."""
+    durable = f"Durable up to step {flush.step}." if flush.step is not None else "No snapshot is durable yet."
+    told = f"{ending.diagnosis} {durable}"
+    if flush.problem is not None:
+        return EndRun(_code_of_undurable(ending, flush, stop), f"{told} Newer state is NOT durable: {flush.problem}.")
+    if flush.remote_problem is not None:
+        code = ExitCode.DISK_FULL if ending.exit_code is ExitCode.FINISHED else ending.exit_code
+        again = "The same command tries again to upload it."
+        return EndRun(code, f"{told} NOT in the remote tier: {flush.remote_problem}. {again}")
+    return EndRun(ending.exit_code, told)
+
+
+def _code_of_undurable(ending: EndRun, flush: FlushEnded, stop: StopRequested | None) -> ExitCode:
+    if flush.late and ending.exit_code is ExitCode.FINISHED:
+        # Not yet: the last steps will be done again from what is durable.
+        return _stop_code(stop) if stop is not None else ExitCode.TERMINATED
+    if not flush.late and ending.exit_code in _PROMISES_DURABILITY:
+        return ExitCode.DISK_FULL
+    return ending.exit_code
+
+
+def _stop_code(stop: StopRequested) -> ExitCode:
+    return ExitCode.REQUEUE if stop.kind is StopKind.PREEMPTION else ExitCode.TERMINATED
