@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -172,7 +173,7 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
     _compare_names(body["objects"], objects)
     for name, item in objects.items():
-        source = TensorSource(image, layout, views=_copied_by_loading(name, item))
+        source = TensorSource(image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item))
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
         try:
             item.load_state_dict(state)
@@ -195,6 +196,26 @@ def _copied_by_loading(name: str, item: Stateful) -> frozenset[str]:
         return frozenset()
     own = itertools.chain(item.named_parameters(), item.named_buffers())
     return frozenset(f"{name}.{key}" for key, _ in own)
+
+
+def _kept_by_loading(name: str, item: Stateful) -> dict[str, torch.Tensor]:
+    """The tensors of an optimizer's state. Its ``load_state_dict`` takes what it is given in their place, so it may as
+    well be given them, filled anew. Those that share memory with another tensor are left out.
+    """
+    if not isinstance(item, torch.optim.Optimizer):
+        return {}
+    collector = TensorCollector()
+    with suppress(StateError):
+        tree.encode(item.state_dict(), collector, path=name)
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in collector.tensors.values())
+    return {
+        path: tensor
+        for path, tensor in collector.tensors.items()
+        if tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not tensor.requires_grad
+        and storages[tensor.untyped_storage().data_ptr()] == 1
+    }
 
 
 def _compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:

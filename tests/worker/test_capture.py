@@ -489,3 +489,45 @@ def test_two_objects_under_one_name_are_refused() -> None:
 def test_an_object_without_state_is_refused_by_name(value: Any) -> None:
     with pytest.raises(StateError, match=r"nets\.0 is a .* no state_dict"):
         flatten_objects({"nets": [value]})
+
+
+# --- into what is there
+
+
+def test_an_optimizer_that_has_its_state_already_gets_it_back_in_the_same_memory(arena: Arena) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+
+    step()
+    slot = arena.slots[0]
+    capture = Capture({"optimizer": optimizer}, allow_pickle=False)
+    capture.write(slot, 1)
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    addresses = [value.data_ptr() for state in optimizer.state.values() for value in state.values()]
+    step()
+    restore(slot.image, {"optimizer": optimizer}, allow_pickle=False)
+    assert [value.data_ptr() for state in optimizer.state.values() for value in state.values()] == addresses
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(before[index][key], after[index][key]) for index in before for key in before[index])
+    slot.image[:] = bytes(len(slot.image))
+    assert all(torch.equal(before[index][key], after[index][key]) for index in before for key in before[index])
+
+
+def test_state_that_shares_memory_is_not_written_over(arena: Arena) -> None:
+    """Two tensors of the snapshot that have come to share memory since: each must get its own values back."""
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for index, parameter in enumerate(parameters):
+        optimizer.state[parameter]["mark"] = torch.full((2,), float(index + 1))
+    slot = arena.slots[0]
+    Capture({"optimizer": optimizer}, allow_pickle=False).write(slot, 1)
+    shared = torch.zeros(4)
+    optimizer.state[parameters[0]]["mark"] = shared[:2]
+    optimizer.state[parameters[1]]["mark"] = shared[2:]
+    restore(slot.image, {"optimizer": optimizer}, allow_pickle=False)
+    assert [optimizer.state[parameter]["mark"].tolist() for parameter in parameters] == [[1.0, 1.0], [2.0, 2.0]]
+    assert shared.tolist() == [0.0] * 4
