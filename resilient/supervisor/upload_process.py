@@ -63,7 +63,9 @@ class Uploader:
         try:
             done = upload(self._tier.bucket, snapshot, self._pace)
         except SnapshotCorrupt as error:
-            return failed(request, f"the local copy is damaged: {error.problem}", lost=True)
+            gone = not snapshot.exists()
+            why = "it has been deleted here meanwhile" if gone else f"the local copy is damaged: {error.problem}"
+            return failed(request, why, lost=True)
         removed, problem = self._tidy()
         return {
             "event": "uploaded",

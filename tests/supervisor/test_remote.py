@@ -333,3 +333,22 @@ def test_the_end_says_why_the_last_snapshot_is_not_there(make: Callable[..., Ben
     bench.commit(10, tell=False)
     shutil.rmtree(bench.place)
     assert "step 10 could not be uploaded" in str(bench.end(10))
+
+
+def test_a_local_copy_that_is_gone_or_damaged_is_said_and_not_tried_again(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.commit(10, tell=False)
+    shutil.rmtree(bench.paths.snapshot(10))
+    bench.copies.committed(10)
+    bench.until(lambda: len(bench.notes("UploadFailed")) == 1)
+    bench.commit(20, tell=False)
+    flip_bit(bench.paths.snapshot(20) / image_name(0), offset=100)
+    bench.copies.committed(20)
+    bench.until(lambda: len(bench.notes("UploadFailed")) == 2)
+    assert bench.copies.in_use() == ()
+    gone, damaged = (note["problem"] for note in bench.notes("UploadFailed"))
+    assert gone == "it has been deleted here meanwhile"
+    assert "the local copy is damaged" in damaged
+    assert bench.there() == []
+    bench.commit(30)
+    bench.until(lambda: bench.there() == [30])
