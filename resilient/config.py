@@ -138,11 +138,15 @@ def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:
 def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
     """Compare with the configuration the run was started with; returns the differences, one line each.
 
+    A setting that did not exist then counts as having had its default.
+
     :raises ConfigurationDrift: there are some, and they are not allowed.
     """
     if not saved.exists():
         return []
     before, after = dict(_leaves(OmegaConf.to_container(OmegaConf.load(saved)))), dict(_leaves(composed.tree))
+    defaults = OmegaConf.to_container(OmegaConf.structured(_thawed(Config)), enum_to_str=True)
+    before = {**{key: value for key, value in _leaves(defaults) if key in after}, **before}
     keys = sorted(key for key in before.keys() | after.keys() if key not in _PER_LAUNCH)
     missing = "(absent)"
     changed = [

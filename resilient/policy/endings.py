@@ -48,7 +48,7 @@ def remote_unknown(problem: str) -> EndRun:
         ExitCode.REMOTE_UNAVAILABLE,
         "There is no snapshot on this machine, and what lies in the remote tier cannot be found out: "
         f"{problem}. Nothing was started, for that might lose all progress. When the cause is gone, "
-        "start the same command again; remote.url= starts without the remote tier.",
+        "start the same command again; remote.url= run.allow_drift=true starts without the remote tier.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from resilient.config import builtin_directory, check_drift, expand_sweep, load
 from resilient.errors import ConfigurationDrift, ConfigurationError, ExitCode
@@ -146,6 +147,17 @@ def test_drift(here: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationDrift, match=r"train\.lr: 0\.001 → 5"):
         check_drift(saved, changed, allow=False)
     assert check_drift(saved, changed, allow=True) == ["train.lr: 0.001 → 5", "train.new: (absent) → 1"]
+
+
+def test_a_setting_that_did_not_exist_when_the_run_was_started_is_no_drift_at_its_default(
+    here: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "config.yaml"
+    older = yaml.safe_load(load("mine", []).to_yaml())
+    del older["remote"], older["snapshot"]["auto"]
+    saved.write_text(yaml.safe_dump(older))
+    assert check_drift(saved, load("mine", []), allow=False) == []
+    assert check_drift(saved, load("mine", ["snapshot.auto=true"]), allow=True) == ["snapshot.auto: False → True"]
 
 
 def test_composing_leaves_nothing_behind(here: Path) -> None:

@@ -80,6 +80,8 @@ class Shell(RuleBasedStateMachine):
         self.durable: set[int] = set()
         self.remote: set[int] = set()
         self.unmarked: set[int] = set()  # rejected remote ones that could not be marked, and are listed again
+        self.forgiven: set[int] = set()  # of these, the ones whose step was trained again: a copy may be a new one
+        self.rejected: set[int] = set()  # steps whose local copy was rejected once
         self.restoring: RestoreSnapshot | None = None
         self.flushing = False
         self.rounds: list[int] = []
@@ -114,8 +116,8 @@ class Shell(RuleBasedStateMachine):
             assert not self.live, "the slots of live workers are theirs"
             assert decision.tier is not Tier.LOCAL or decision.step in self.durable
             if decision.tier is Tier.REMOTE:
-                assert decision.step in self.remote, "what was rejected is not tried again"
-                assert decision.step not in self.durable, "the nearer copy comes first"
+                assert decision.step in self.remote | self.forgiven, "what was rejected is not tried again"
+                assert decision.step not in self.durable - self.rejected, "the nearer copy comes first"
             self.restoring, self.memory = decision, None
         elif isinstance(decision, LaunchRound):
             self.launch(decision)
@@ -195,6 +197,7 @@ class Shell(RuleBasedStateMachine):
             complete = min(self.steps.values())
             if complete > (self.memory or 0):
                 self.memory, self.had_snapshot = complete, True
+        self.forgiven |= {step for step in self.unmarked if step <= self.steps[rank]}
         self.feed(WorkerProgressed(rank, self.steps[rank], phase))
 
     @precondition(lambda self: self.memory is not None)
@@ -256,7 +259,9 @@ class Shell(RuleBasedStateMachine):
             self.feed(SnapshotRestored(step, tier))
         else:
             (self.remote if tier is Tier.REMOTE else self.durable).discard(step)
-            if tier is Tier.REMOTE and not marked:
+            if tier is Tier.LOCAL:
+                self.rejected.add(step)
+            elif not marked:
                 self.unmarked.add(step)
             self.feed(SnapshotRejected(step, tier, "checksum mismatch"))
 
