@@ -114,7 +114,9 @@ class Persistence:
         """
         self._hurry()
         newest = self._newest_unsaved()
-        if flush_by is None or newest is None or self._drain.busy or self._drain.rate <= 0:
+        if flush_by is None or newest is None or self._drain.rate <= 0:
+            return
+        if self._drain.busy or self._memory.held_steps():  # with two slots, the workers' last one needs the other
             return
         needed = newest.size / self._drain.rate
         if gone_by + needed > flush_by >= self._clock() + needed:

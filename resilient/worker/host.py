@@ -254,8 +254,13 @@ class StandaloneHost:
             return
         # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's
         # end.
-        self._writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
-        self._writer.start()
+        writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
+        try:
+            writer.start()
+        except RuntimeError:  # as many threads as the system allows: slower, and no reason to end the training
+            self._commit(slot, dict(self._latest))
+            return
+        self._writer = writer
 
     def _commit(self, slot: Slot, metrics: dict[str, float]) -> None:
         step = slot.info().step

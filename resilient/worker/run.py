@@ -85,8 +85,7 @@ class Run:
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
             self._body = None
-            self._schedule.worked(self._clock() - began)
-            self._complete_step(self.step + 1, total)
+            self._complete_step(self.step + 1, total, self._clock() - began)
         if self.step >= total:
             self.finish()
 
@@ -151,15 +150,17 @@ class Run:
 
     # --- the step boundary
 
-    def _complete_step(self, step: int, total: int) -> None:
+    def _complete_step(self, step: int, total: int, seconds: float) -> None:
         self.step = step
+        in_body = self._copier.take_waited()
         self._wait_for_copy()
+        self._schedule.worked(max(0.0, seconds - in_body), waited=in_body + self._copier.take_waited())
         aligned = self._alignment.boundary()
         leaving = self._host.command() is Command.LEAVE
         last = step == total or (leaving and aligned)
         self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
         self._memory_due |= self._schedule.memory_due(step)
-        due = self._durable_due or self._memory_due
+        due = self._memory_due or (self._durable_due and self._may_hold(last=last))
         taking = due and (aligned or last)
         self._publish(flush=taking)
         if taking:
@@ -210,10 +211,9 @@ class Run:
     def _snapshot(self, step: int, *, last: bool) -> None:
         slot = self._host.arena.next_free()
         if slot is None:
+            self._memory_due = True
             return  # every slot waits for the drain; the newest image stands
-        # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
-        # then is made durable at the first boundary after that.
-        hold = self._durable_due and (last or not self._host.arena.held())
+        hold = self._durable_due and self._may_hold(last=last)
         sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
 
         def done(unchanged: bool) -> None:
@@ -242,6 +242,12 @@ class Run:
                 self._go_without(error)
             return
         self._host.preparation.want(slot.info().size)
+
+    def _may_hold(self, *, last: bool) -> bool:
+        """One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
+        then is made durable at the first boundary after that.
+        """
+        return last or not self._host.arena.held()
 
     def _go_without(self, error: StorageFull) -> None:
         """There is no room for an image, though there was for earlier ones: go on, and try again at the next.
