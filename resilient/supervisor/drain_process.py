@@ -141,6 +141,8 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     except SnapshotCorrupt as error:
         if not snapshot.exists():
             return {"event": "failed", "op": "restore", "step": step, "problem": f"{snapshot} has disappeared"}
+        if not catalog.is_damage(error):
+            return {"event": "failed", "op": "restore", "step": step, "problem": error.problem}
         kept = catalog.quarantine(storage, snapshot)  # where that fails too, `main` reports it, and nothing is rejected
         return {"event": "rejected", "step": step, "reason": error.problem, "kept_as": kept.name}
     return {

@@ -198,6 +198,8 @@ class StandaloneHost:
             try:
                 return self._read(path)
             except SnapshotCorrupt as error:
+                if not catalog.is_damage(error):
+                    raise
                 kept = catalog.quarantine(self._storage, path)
                 _say(f"{error.problem}; kept as {kept.name}, trying an older one")
         if quarantined := catalog.count_quarantined(self._paths.snapshots):

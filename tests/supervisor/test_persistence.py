@@ -23,7 +23,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
-from resilient.supervisor.drain_process import persist
+from resilient.supervisor.drain_process import persist, restore
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
@@ -285,3 +285,24 @@ def test_a_snapshot_is_durable_though_an_older_one_cannot_be_deleted(make: Calla
         answer = persist(CannotDelete(), bench.paths.snapshots, request)
         assert answer["event"] == "persisted"
     assert max(bench.durable()) == 11
+
+
+@pytest.mark.parametrize(
+    ("number", "event"), [(errno.ESTALE, "failed"), (errno.EACCES, "failed"), (errno.EIO, "rejected")]
+)
+def test_a_snapshot_that_cannot_be_read_at_the_moment_is_not_called_corrupt(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, number: int, event: str
+) -> None:
+    """All others could not be read either, and the run would be left with none."""
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    bench.memory.void()
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(catalog, "read_exactly", fail)
+    request = {"op": "restore", "step": 9, "slots": {"0": str(bench.memory.arenas[0].slots[0].path)}, "sequence": 1}
+    assert restore(Storage(), bench.paths.snapshots, request)["event"] == event
+    assert bench.durable() == (() if event == "rejected" else (9,))
