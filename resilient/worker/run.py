@@ -124,12 +124,14 @@ class Run:
 
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
-        purpose.
+        purpose. The newest snapshot in memory becomes durable then; a step in whose body the loop was left is not
+        complete, and not in it.
         """
         if self.finished:
             return
         self._alignment.close()
         self._copier.close()
+        self._make_newest_durable()
         self._capture.close()
         self._publish(flush=True)
         self._host.finished()
@@ -198,6 +200,13 @@ class Run:
         elif self.step > self._start_step:
             self._durable_due = True
             self._snapshot(self.step, last=True)
+
+    def _make_newest_durable(self) -> None:
+        newest = self._host.arena.newest()
+        step = newest.info().step if newest is not None else 0
+        if newest is not None and step > max(self._start_step, self._durable_step or 0):
+            newest.hold()
+            self._host.durable_requested(newest)
 
     def _wait_for_copy(self) -> None:
         self._copier.wait()

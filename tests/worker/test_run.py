@@ -306,3 +306,14 @@ def test_where_no_thread_can_be_started_snapshots_become_durable_all_the_same(
         bench.train()
     assert bench.durable() == [2, 4, 6]
     bench.assert_all_as_at_their_steps()
+
+
+def test_a_loop_that_is_left_on_purpose_leaves_its_newest_snapshot_on_disk(benches: Benches) -> None:
+    bench = benches(every_steps=100)
+    for step, _ in bench.run.steps(total=1000):
+        bench.train()
+        if step == 7:
+            break
+    bench.run.finish()
+    assert bench.durable() == [6]
+    bench.assert_all_as_at_their_steps()
