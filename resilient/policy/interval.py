@@ -85,6 +85,12 @@ class Pace:
         """A memory snapshot held the training up so long."""
         return replace(self, stall=_mean(self.stall, seconds, self.stalls), stalls=self.stalls + 1)
 
+    def stalled_longer(self, seconds: float) -> Pace:
+        """The memory snapshot seen last held the training up for so much longer than was said."""
+        if not self.stalls:
+            return self
+        return replace(self, stall=self.stall + max(self.RATE, 1 / self.stalls) * seconds)
+
     def memory_interval(self, overhead: float, most: int) -> int:
         """Steps between two memory snapshots, so that they cost no more than ``overhead`` (a fraction) of the step
         time.

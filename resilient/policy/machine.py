@@ -267,6 +267,8 @@ def _noted(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decis
 
 
 def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Outcome:
+    if state.stop is not None:
+        return _nearer(state, event, now), ()
     state, noted = _noted(state, event)
     return replace(state, stop=event, stop_asked_at=now), noted
 
@@ -291,7 +293,16 @@ def _hurry(state: RunState, event: StopRequested, now: float) -> Outcome:
 
 def _stop_again(state: RunState, event: StopRequested, now: float) -> Outcome:
     """Whoever asks twice is in a hurry: no more waiting for a step boundary. The newest complete image still counts."""
-    return replace(state, escalation=2), (KillWorkers("asked to stop a second time"),)
+    return replace(_nearer(state, event, now), escalation=2), (KillWorkers("asked to stop a second time"),)
+
+
+def _nearer(state: RunState, again: StopRequested, now: float) -> RunState:
+    """Asked to stop already, and now once more: for the reason it had, but by the nearer of the two times."""
+    assert state.stop is not None  # noqa: S101  it was asked before
+    before = _flush_by(state)
+    after = replace(state, stop=replace(again, kind=state.stop.kind), stop_asked_at=now)
+    by = _flush_by(after)
+    return after if by is not None and (before is None or by < before) else state
 
 
 def _escalate(state: RunState, event: Tick, now: float) -> Outcome:

@@ -5,6 +5,7 @@ The directory itself is the list; there is no index that could disagree with it 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -21,6 +22,26 @@ from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.storage import Storage
 
 CORRUPT = ".corrupt"
+
+_OF_THE_MOMENT = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EINTR,
+        errno.EAGAIN,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+"""Why a file cannot be read that may be sound; a bad sector (``EIO``) is not among them."""
 
 
 def committed_steps(directory: Path) -> tuple[int, ...]:
@@ -127,6 +148,13 @@ def count_quarantined(directory: Path) -> int:
     return sum(
         names.snapshot_step(path.name.partition(CORRUPT)[0]) is not None for path in directory.glob(f"*{CORRUPT}*")
     )
+
+
+def is_damage(error: SnapshotCorrupt) -> bool:
+    """Whether the snapshot is to blame; not where reading it failed for a reason that says nothing of it, and would
+    hold for all others too.
+    """
+    return not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_MOMENT)
 
 
 def quarantine(storage: Storage, snapshot: Path) -> Path:

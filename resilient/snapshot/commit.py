@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,17 @@ class Draft:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
+def _sound() -> None:
+    """The images do not change while they are written."""
+
+
+def commit(storage: Storage, directory: Path, draft: Draft, confirm: Callable[[], None] = _sound) -> Manifest:
     """Make ``draft`` a snapshot in ``directory``, durable when this returns.
 
     A snapshot of the same step that is already there is replaced, in one step.
 
+    :param confirm: called when the images are written and nothing is a snapshot yet; it raises if what was read was
+        changed meanwhile.
     :raises StorageFull: there is no room; what was written is removed again.
     """
     needed = sum(len(image) for image in draft.images.values()) + _SPARE_BYTES
@@ -56,7 +62,7 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
     temporary = directory / f"{TEMPORARY}{names.snapshot_name(draft.step)}-{identity[:8]}"
     storage.make_directory(temporary)
     try:
-        manifest = _write(storage, temporary, draft, identity)
+        manifest = _write(storage, temporary, draft, identity, confirm)
     except Exception:  # whatever it is: a commit that is tried again must not leave a copy each time
         with suppress(OSError):
             storage.remove_tree(temporary)
@@ -65,11 +71,12 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
     return manifest
 
 
-def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Manifest:
+def _write(storage: Storage, temporary: Path, draft: Draft, identity: str, confirm: Callable[[], None]) -> Manifest:
     files = [
         ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), image))
         for rank, image in sorted(draft.images.items())
     ]
+    confirm()
     manifest = Manifest(
         run_id=draft.run_id,
         step=draft.step,

@@ -126,7 +126,9 @@ class Drain:
         return written / elapsed
 
     def hurry(self) -> None:
-        """Let what is being written now be written without a limit."""
+        """Let what is being written now, and what waits behind it, be written without a limit."""
+        for request in self._queue:
+            request["write_bytes_per_second"] = 0.0
         if self._up and self._writing is not None:
             self._helper.send({"op": "hurry"})
 

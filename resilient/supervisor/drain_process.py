@@ -45,8 +45,8 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     try:
         with ExitStack() as stack:
             slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
-            if any(not slot.info().complete or slot.info().step != step for slot in slots.values()):
-                return {**answer, "problem": f"a slot no longer holds step {step}"}
+            whole = _Whole(slots.values(), step)
+            whole.confirm()
             draft = Draft(
                 run_id=request["run_id"],
                 step=step,
@@ -56,10 +56,14 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
                 metrics=slots[0].meta.get("metrics", {}),
                 versions=request["versions"],
             )
-            manifest = _commit(storage, directory, draft, retention, in_use)
-        removed = prune(storage, directory, retention, in_use)
-    except (StorageFull, OSError) as error:
+            manifest = _commit(storage, directory, draft, whole, retention=retention, in_use=in_use)
+    except (SnapshotError, StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
+    try:
+        removed = prune(storage, directory, retention, in_use)
+    except OSError as error:  # the new one is durable all the same
+        removed = []
+        print(f"old snapshots could not be deleted: {error}", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     return {
         "event": "persisted",
@@ -71,8 +75,36 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     }
 
 
+class _Whole:
+    """Slots of which all hold one step, and go on doing so.
+
+    A worker does not touch a slot that it has held itself. One that was held by the supervisor it may have chosen to
+    be written next the moment before.
+    """
+
+    def __init__(self, slots: Collection[Slot], step: int) -> None:
+        self._slots = slots
+        self._step = step
+        self._sequences = self._now()
+
+    def _now(self) -> list[int]:
+        return [slot.info().sequence for slot in self._slots]
+
+    def confirm(self) -> None:
+        """:raises SnapshotError: the slots do not hold the step, or no longer."""
+        infos = [slot.info() for slot in self._slots]
+        if self._now() != self._sequences or any(not info.complete or info.step != self._step for info in infos):
+            raise SnapshotError(f"a slot no longer holds step {self._step}")
+
+
 def _commit(
-    storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings, in_use: Collection[int]
+    storage: Storage,
+    directory: Path,
+    draft: Draft,
+    whole: _Whole,
+    *,
+    retention: RetentionSettings,
+    in_use: Collection[int],
 ) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
@@ -81,11 +113,11 @@ def _commit(
         reraise=True,
     )
     try:
-        return retry(commit, storage, directory, draft)
+        return retry(commit, storage, directory, draft, whole.confirm)
     except StorageFull:
         if not prune(storage, directory, retention, in_use):
             raise
-        return retry(commit, storage, directory, draft)
+        return retry(commit, storage, directory, draft, whole.confirm)
 
 
 def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
@@ -109,6 +141,8 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     except SnapshotCorrupt as error:
         if not snapshot.exists():
             return {"event": "failed", "op": "restore", "step": step, "problem": f"{snapshot} has disappeared"}
+        if not catalog.is_damage(error):
+            return {"event": "failed", "op": "restore", "step": step, "problem": error.problem}
         kept = catalog.quarantine(storage, snapshot)  # where that fails too, `main` reports it, and nothing is rejected
         return {"event": "rejected", "step": step, "reason": error.problem, "kept_as": kept.name}
     return {

@@ -59,3 +59,4 @@ class MeteredStorage(Storage):
             pause = min(early, 0.1)
             self._sleep(pause)
             self.waited += pause
+            self._progress(self._written)  # who judges the disk by what is written has to know how long we only wait

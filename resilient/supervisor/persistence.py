@@ -45,6 +45,7 @@ class Persistence:
         self.identity: str | None = None
         self.durable: int | None = None
         self._flushing = False
+        self._hurried = False  # the run is to end, and does not keep to a limit any more
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
@@ -100,7 +101,7 @@ class Persistence:
                 "versions": dict(self._spec.versions),
                 "retention": asdict(self._spec.retention),
                 "in_use": self._remote.in_use() if self._remote is not None else (),
-                "write_bytes_per_second": 0.0 if self._flushing else self._spec.snapshot.write_bytes_per_second,
+                "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
             }
             self._drain.persist(step, slots, details)
 
@@ -111,8 +112,11 @@ class Persistence:
         :param gone_by: when the workers will be gone at the latest.
         :param flush_by: when the run has to end, if there is such a time.
         """
+        self._hurry()
         newest = self._newest_unsaved()
-        if flush_by is None or newest is None or self._drain.busy or self._drain.rate <= 0:
+        if flush_by is None or newest is None or self._drain.rate <= 0:
+            return
+        if self._drain.busy or self._memory.held_steps():  # with two slots, the workers' last one needs the other
             return
         needed = newest.size / self._drain.rate
         if gone_by + needed > flush_by >= self._clock() + needed:
@@ -132,8 +136,12 @@ class Persistence:
         remaining = self._flush_by - self._clock()
         plan = plan_flush(newest, self._drain.writing, self._drain.current_rate, remaining)
         self._carry_out(plan, newest)
-        self._drain.hurry()
+        self._hurry()
         self.persist_held(round_number)
+
+    def _hurry(self) -> None:
+        self._hurried = True
+        self._drain.hurry()
 
     def _carry_out(self, plan: FlushPlan, newest: Writing | None) -> None:
         self._journal.record("note", plan, self._clock())

@@ -19,6 +19,7 @@ from resilient.snapshot.skeleton import Parts
 from resilient.worker.cuda import CudaCopy, PinnedSlots
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
+from resilient.worker.loading import load, parameters_have_types_of
 from resilient.worker.overlap import Copier, Done, copy_all
 from resilient.worker.plan import Content, Plan
 
@@ -172,11 +173,12 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
     if not isinstance(body, dict) or not isinstance(body.get("objects"), dict) or type(body.get("step")) is not int:
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
     _compare_names(body["objects"], objects)
+    same_types = parameters_have_types_of(layout, objects)
     for name, item in objects.items():
         source = TensorSource(image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item))
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
         try:
-            item.load_state_dict(state)
+            load(item, state, image, same_types=same_types)
         except ResilientError:
             raise
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

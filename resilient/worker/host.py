@@ -198,6 +198,8 @@ class StandaloneHost:
             try:
                 return self._read(path)
             except SnapshotCorrupt as error:
+                if not catalog.is_damage(error):
+                    raise
                 kept = catalog.quarantine(self._storage, path)
                 _say(f"{error.problem}; kept as {kept.name}, trying an older one")
         if quarantined := catalog.count_quarantined(self._paths.snapshots):
@@ -254,8 +256,13 @@ class StandaloneHost:
             return
         # Not a daemon: the interpreter waits for it at exit, so the last snapshot is never cut short by the script's
         # end.
-        self._writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
-        self._writer.start()
+        writer = threading.Thread(target=self._commit, args=(slot, dict(self._latest)), name="resilient-commit")
+        try:
+            writer.start()
+        except RuntimeError:  # as many threads as the system allows: slower, and no reason to end the training
+            self._commit(slot, dict(self._latest))
+            return
+        self._writer = writer
 
     def _commit(self, slot: Slot, metrics: dict[str, float]) -> None:
         step = slot.info().step

@@ -16,8 +16,10 @@ comes first. Then the copy is void.
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,6 +91,8 @@ class Copier:
         self._current: _Copy | None = None
         self._samples = Samples([])
         self._thread: threading.Thread | None = None
+        self._owner = 0  # the process that has the thread; in one that is forked from it nothing is copied
+        self._waited = 0.0
         self._hook: Any = None
 
     def start(
@@ -103,6 +107,7 @@ class Copier:
             self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step))  # type: ignore[no-untyped-call]
             self._thread = threading.Thread(target=self._run, name="resilient-copy", daemon=True)
             self._thread.start()
+            self._owner = os.getpid()
             atexit.register(self._settle)  # a daemon thread inside torch would bring the ending process down
         guarded = [*sources, *device.guarded] if device is not None else sources
         self._samples = self._samples.of(guarded)
@@ -111,13 +116,18 @@ class Copier:
 
     def wait(self) -> None:
         """Return when nothing is being copied; an error of the copy or of ``done`` is raised here."""
-        current = self._current
+        current = self._under_way()
         if current is None:
             return
-        current.finished.wait()
+        self._wait_for(current.finished)
         self._current = None
         if current.error is not None:
             raise current.error
+
+    def take_waited(self) -> float:
+        """Seconds that training has waited for copies since this was asked last."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
     def close(self) -> None:
         """Wait, and take the hook off the optimizers again."""
@@ -130,14 +140,23 @@ class Copier:
 
     def _settle(self) -> None:
         """At the end of the process, whatever ends it: let the copy under way come to its end."""
-        if self._current is not None:
-            self._current.finished.wait()
+        current = self._under_way()
+        if current is not None:
+            current.finished.wait()
+
+    def _under_way(self) -> _Copy | None:
+        return self._current if os.getpid() == self._owner else None
+
+    def _wait_for(self, event: threading.Event) -> None:
+        began = time.monotonic()
+        event.wait()
+        self._waited += time.monotonic() - began
 
     def _before_step(self, *_: Any) -> None:
-        current = self._current
+        current = self._under_way()
         if current is None:
             return
-        current.issued.wait()
+        self._wait_for(current.issued)
         if current.device is None or current.error is not None:
             self.wait()
             return

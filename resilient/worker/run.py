@@ -85,8 +85,7 @@ class Run:
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
             self._body = None
-            self._schedule.worked(self._clock() - began)
-            self._complete_step(self.step + 1, total)
+            self._complete_step(self.step + 1, total, self._clock() - began)
         if self.step >= total:
             self.finish()
 
@@ -125,12 +124,14 @@ class Run:
 
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
-        purpose.
+        purpose. The newest snapshot in memory becomes durable then; a step in whose body the loop was left is not
+        complete, and not in it.
         """
         if self.finished:
             return
         self._alignment.close()
         self._copier.close()
+        self._make_newest_durable()
         self._capture.close()
         self._publish(flush=True)
         self._host.finished()
@@ -151,15 +152,17 @@ class Run:
 
     # --- the step boundary
 
-    def _complete_step(self, step: int, total: int) -> None:
+    def _complete_step(self, step: int, total: int, seconds: float) -> None:
         self.step = step
+        in_body = self._copier.take_waited()
         self._wait_for_copy()
+        self._schedule.worked(max(0.0, seconds - in_body), waited=in_body + self._copier.take_waited())
         aligned = self._alignment.boundary()
         leaving = self._host.command() is Command.LEAVE
         last = step == total or (leaving and aligned)
         self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
         self._memory_due |= self._schedule.memory_due(step)
-        due = self._durable_due or self._memory_due
+        due = self._memory_due or (self._durable_due and self._may_hold(last=last))
         taking = due and (aligned or last)
         self._publish(flush=taking)
         if taking:
@@ -198,6 +201,13 @@ class Run:
             self._durable_due = True
             self._snapshot(self.step, last=True)
 
+    def _make_newest_durable(self) -> None:
+        newest = self._host.arena.newest()
+        step = newest.info().step if newest is not None else 0
+        if newest is not None and step > max(self._start_step, self._durable_step or 0):
+            newest.hold()
+            self._host.durable_requested(newest)
+
     def _wait_for_copy(self) -> None:
         self._copier.wait()
         if self._overlap.lost_first():
@@ -210,10 +220,9 @@ class Run:
     def _snapshot(self, step: int, *, last: bool) -> None:
         slot = self._host.arena.next_free()
         if slot is None:
+            self._memory_due = True
             return  # every slot waits for the drain; the newest image stands
-        # One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
-        # then is made durable at the first boundary after that.
-        hold = self._durable_due and (last or not self._host.arena.held())
+        hold = self._durable_due and self._may_hold(last=last)
         sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
 
         def done(unchanged: bool) -> None:
@@ -242,6 +251,12 @@ class Run:
                 self._go_without(error)
             return
         self._host.preparation.want(slot.info().size)
+
+    def _may_hold(self, *, last: bool) -> bool:
+        """One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
+        then is made durable at the first boundary after that.
+        """
+        return last or not self._host.arena.held()
 
     def _go_without(self, error: StorageFull) -> None:
         """There is no room for an image, though there was for earlier ones: go on, and try again at the next.

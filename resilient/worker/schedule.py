@@ -90,8 +90,13 @@ class Schedule:
             return step % self._settings.memory_every_steps == 0
         return step - self._imaged >= self._pace.memory_interval(self._settings.overhead, _MOST_STEPS)
 
-    def worked(self, seconds: float) -> None:
-        """A step's own work took so long."""
+    def worked(self, seconds: float, *, waited: float = 0.0) -> None:
+        """A step's own work took so long.
+
+        :param waited: how long the memory snapshot taken last held the training up meanwhile, which could not go on
+            before it was copied.
+        """
+        self._pace = self._pace.stalled_longer(waited)
         writing = self._writing
         if writing is None:
             self._pace = self._pace.stepped(seconds)

@@ -108,3 +108,12 @@ def test_the_cost_of_a_durable_snapshot_is_a_mean_and_its_interval_is_bounded() 
     assert cost.interval(1e5, 10.0, least=0.0, most=60.0) == 60.0
     assert cost.interval(1e5, 10.0, least=3000.0, most=3600.0) == 3000.0
     assert cost.interval(1e5, 10.0, least=0.0, most=7.0) == 30.0  # it takes as long to be written
+
+
+def test_what_a_memory_snapshot_costs_may_be_learned_in_two_parts() -> None:
+    whole, parts = Pace(), Pace()
+    for seconds in (3.0, 5.0, 1.0):
+        whole = whole.stalled(seconds + 0.5)
+        parts = parts.stalled(seconds).stalled_longer(0.5)
+    assert parts.stall == pytest.approx(whole.stall)
+    assert Pace().stalled_longer(1.0) == Pace()

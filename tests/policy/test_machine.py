@@ -706,3 +706,41 @@ def test_stages_of_a_stop_out_of_order_are_refused(ask: float, term: float) -> N
 def test_a_stop_without_grace_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"stop\.grace_seconds"):
         StopSettings(grace_seconds=0)
+
+
+# --- asked to stop twice
+
+PERSON = StopRequested(StopKind.REQUEST, grace=20.0, patient=True)
+
+
+def flush_in(decisions: Sequence[Decision]) -> FlushMemory:
+    (found,) = [decision for decision in decisions if isinstance(decision, FlushMemory)]
+    return found
+
+
+def test_a_preemption_after_a_patient_stop_sets_its_deadline() -> None:
+    story = running()
+    story.on(PERSON, at=100.0)
+    story.on(PREEMPT, at=110.0)
+    decisions = story.on(WorkerExited(0, 11), at=111.0)
+    assert flush_in(decisions).by == 110.0 + 0.95 * 20.0
+    assert story.state.ending is not None
+    assert story.state.ending.exit_code is ExitCode.TERMINATED
+
+
+def test_a_person_who_asks_twice_kills_the_workers_and_still_waits_for_the_disk() -> None:
+    story = running()
+    story.on(PERSON, at=100.0)
+    assert kinds(story.on(PERSON, at=101.0)) == [KillWorkers]
+    assert flush_in(story.on(WorkerExited(0, 11, KILLED), at=102.0)).by is None
+
+
+@pytest.mark.parametrize("clearing", [False, True])
+def test_asking_again_never_moves_the_end_away(clearing: bool) -> None:
+    story = running(ranks=2 if clearing else 1)
+    if clearing:
+        story.lose(KILLED, 10, rank=1)
+    story.on(PREEMPT, at=100.0)
+    story.on(PREEMPT, at=115.0)
+    rank = min(story.state.live)
+    assert flush_in(story.on(WorkerExited(rank, 11, KILLED), at=116.0)).by == 100.0 + 0.95 * 20.0

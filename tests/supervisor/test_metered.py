@@ -70,3 +70,16 @@ def test_once_hurried_the_limit_is_off(tmp_path: Path) -> None:
     meter.write(tmp_path / "image", 100 * MB)
     assert meter.time.now == pytest.approx(101.0, abs=0.11)
     assert meter.told[-1] == 100 * MB
+
+
+def test_what_a_limit_costs_is_told_while_it_costs_it(tmp_path: Path) -> None:
+    """Or a disk that only has to wait is taken for a slow one, in the moment in which its speed decides."""
+    told: list[tuple[float, float]] = []
+    time = Time()
+    storage = MeteredStorage(
+        lambda _: told.append((time.now, storage.waited)), lambda: False, clock=time.clock, sleep=time.sleep
+    )
+    storage.start(MB / 10)
+    storage.write(tmp_path / "image", lambda append: append(memoryview(bytes(MB))))
+    assert max(later - earlier for (earlier, _), (later, _) in zip(told, told[1:], strict=False)) < 1.0
+    assert all(waited == pytest.approx(now - 100.0) for now, waited in told)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from resilient.policy import events as on
 from resilient.policy.state import PolicySettings
 from resilient.protocol.lock import RunLock
 from resilient.protocol.paths import RunPaths, hostname
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
+from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
+from resilient.supervisor.drain_process import persist, restore
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
@@ -218,3 +222,87 @@ def test_nobody_waits_for_a_restore_that_nobody_will_use(make: Callable[..., Ben
     bench.persistence.restore(9)
     assert bench.flush(60.0) == on.FlushEnded(9)
     assert bench.persistence.memory_is_durable
+
+
+def test_the_limit_is_off_for_what_waits_behind_the_one_being_written_when_the_run_ends(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(limit=MB / 10)  # 160 s for an image
+    bench.image(10, hold=True)
+    bench.image(11, hold=True)  # the workers' last, which was seen before they were gone
+    bench.until(lambda: bench.drain.writing is not None and bench.drain.pending(11))
+    assert bench.flush() == on.FlushEnded(11)
+    assert bench.durable() == (10, 11)
+
+
+def test_the_limit_is_off_from_the_moment_the_workers_are_asked_to_leave(make: Callable[..., Bench]) -> None:
+    bench = make(limit=MB / 10)
+    bench.image(10, hold=True)
+    bench.until(lambda: bench.drain.writing is not None)
+    now = time.monotonic()
+    bench.persistence.workers_leave(now + 100, now + 200)
+    bench.until(lambda: bench.persistence.durable == 10)
+    bench.image(11)
+    bench.persistence.workers_leave(now + 200, now + 200)  # it goes to disk now, and at full speed
+    bench.until(lambda: bench.persistence.durable == 11)
+
+
+def test_an_image_that_is_overwritten_while_it_is_written_to_disk_never_becomes_a_snapshot(
+    make: Callable[..., Bench],
+) -> None:
+    """It was held from outside in the moment in which the worker had chosen its slot to write next."""
+    bench = make(limit=4 * MB)
+    bench.image(10, hold=True)
+    bench.until(lambda: bench.drain.writing is not None and bench.drain.writing.written > 0)
+    slot = bench.memory.arenas[0].find(10)
+    assert slot is not None
+    slot.begin(11, SIZE)
+    slot.image[:] = bytes(SIZE)
+    slot.complete(bench.memory.arenas[0].next_sequence(), {}, hold=False)
+    bench.drain.hurry()
+    bench.until(lambda: not bench.drain.busy)
+    assert bench.durable() == ()
+    assert "no longer holds step 10" in bench.said()
+    assert not list(bench.paths.snapshots.glob(".tmp-*"))
+
+
+class CannotDelete(Storage):
+    """A network filesystem where somebody has a file open in what is to go."""
+
+    def remove_tree(self, path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+
+def test_a_snapshot_is_durable_though_an_older_one_cannot_be_deleted(make: Callable[..., Bench]) -> None:
+    bench = make()
+    retention = asdict(RetentionSettings(last=1))
+    details = {"run_id": "run", "round": 0, "parent": None, "versions": {}, "retention": retention}
+    for step in (10, 11):
+        bench.image(step, hold=True)
+        slot = bench.memory.arenas[0].find(step)
+        assert slot is not None
+        request = {"op": "persist", "step": step, "slots": {"0": str(slot.path)}, **details}
+        answer = persist(CannotDelete(), bench.paths.snapshots, request)
+        assert answer["event"] == "persisted"
+    assert max(bench.durable()) == 11
+
+
+@pytest.mark.parametrize(
+    ("number", "event"), [(errno.ESTALE, "failed"), (errno.EACCES, "failed"), (errno.EIO, "rejected")]
+)
+def test_a_snapshot_that_cannot_be_read_at_the_moment_is_not_called_corrupt(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, number: int, event: str
+) -> None:
+    """All others could not be read either, and the run would be left with none."""
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    bench.memory.void()
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(catalog, "read_exactly", fail)
+    request = {"op": "restore", "step": 9, "slots": {"0": str(bench.memory.arenas[0].slots[0].path)}, "sequence": 1}
+    assert restore(Storage(), bench.paths.snapshots, request)["event"] == event
+    assert bench.durable() == (() if event == "rejected" else (9,))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -230,3 +233,87 @@ def test_a_request_to_leave_before_the_first_step_is_obeyed_at_once(benches: Ben
     assert list(bench.run.steps(total=20)) == []
     assert bench.run.left_early
     assert bench.durable() == []
+
+
+def test_the_wait_of_an_optimizer_for_the_copy_is_a_cost_of_the_snapshot_and_not_of_the_step(benches: Benches) -> None:
+    bench = benches(memory_every_steps=0, overhead=0.01, every_steps=1000)
+    copies = 0
+
+    def slow(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+        nonlocal copies
+        copies += 1
+        time.sleep(0.2)  # as much as a hundred steps and more
+        copy_all(targets, sources)
+
+    bench.run._copier = Copier(slow)
+    for _ in bench.run.steps(total=60):
+        bench.train()
+    assert copies <= 2  # the first one comes before anything is known, and is copied at once
+    assert bench.run._schedule._pace.stall > 0.05
+    assert bench.run._schedule._pace.step < 0.1
+
+
+def test_a_disk_that_stands_still_does_not_make_memory_snapshots_more_frequent(benches: Benches) -> None:
+    bench = benches(memory_every_steps=10, every_steps=10)
+    bench.host.durable_requested = lambda slot: None  # type: ignore[method-assign]  # held, and never written
+    for _ in bench.run.steps(total=40):
+        bench.train()
+    assert bench.host.arena.next_sequence() == 5
+
+
+def test_a_forked_process_neither_waits_for_a_copy_nor_hangs_at_its_end(benches: Benches) -> None:
+    bench = benches(every_steps=1000)
+    for step, _ in bench.run.steps(total=4):
+        if step == 3:
+            child = os.fork()
+            if child == 0:
+                bench.optimizer.step()
+                bench.run._copier._settle()  # what runs when the interpreter ends
+                os._exit(0)
+            assert _exit_code(child) == 0
+            bench.hold.set()
+        bench.train()
+        if step == 2:
+            bench.hold.clear()
+    assert 4 in bench.durable()
+
+
+def _exit_code(pid: int) -> int | None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def test_where_no_thread_can_be_started_snapshots_become_durable_all_the_same(
+    benches: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "resilient-commit":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    bench = benches(every_steps=2)
+    for _ in bench.run.steps(total=6):
+        bench.train()
+    assert bench.durable() == [2, 4, 6]
+    bench.assert_all_as_at_their_steps()
+
+
+def test_a_loop_that_is_left_on_purpose_leaves_its_newest_snapshot_on_disk(benches: Benches) -> None:
+    bench = benches(every_steps=100)
+    for step, _ in bench.run.steps(total=1000):
+        bench.train()
+        if step == 7:
+            break
+    bench.run.finish()
+    assert bench.durable() == [6]
+    bench.assert_all_as_at_their_steps()
