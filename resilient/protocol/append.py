@@ -1,4 +1,6 @@
-"""Append-only files that survive a full disk, or one that is away for a while: what cannot be written now is kept, and written before the rest."""
+"""Append-only files that survive a full disk, or one that is away for a while: what cannot be written now is kept, and
+written before the rest.
+"""
 
 from __future__ import annotations
 
