@@ -1,4 +1,6 @@
-"""Append-only files that survive a full disk: what cannot be written now is kept, and written before the rest."""
+"""Append-only files that survive a full disk, or one that does not answer: what cannot be written now is kept, and
+written before the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,22 @@ import errno
 import os
 from pathlib import Path
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LATER = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EROFS,
+        errno.EAGAIN,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
 _MOST_KEPT = 64 << 20  # bytes; a disk that stays full for longer than that loses the log, not the training
 
 
@@ -18,13 +35,13 @@ class AppendOnly:
         self._kept = b"" if _ends_with_a_line(path) else b"\n"  # else the next line would be glued to one cut short
 
     def write(self, lines: bytes) -> None:
-        """Append ``lines``; on a full disk, keep them for later."""
+        """Append ``lines``; where the disk is full or does not answer, keep them for later."""
         data = self._kept + lines
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in _LATER:
                 raise
         self._kept = data if len(data) <= _MOST_KEPT else b""
 

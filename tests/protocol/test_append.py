@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,3 +66,20 @@ def test_any_other_error_is_raised(tmp_path: Path) -> None:
     os.close(log._descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         log.write(b"line\n")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EROFS])
+def test_a_filesystem_that_is_away_for_a_while_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    log = AppendOnly(tmp_path / "log")
+
+    def fail(_descriptor: int, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as away:
+        away.setattr(os, "write", fail)
+        log.write(b"one\n")
+    log.write(b"two\n")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
