@@ -1,4 +1,4 @@
-"""Append-only files that survive a full disk, or one that is away for a while: what cannot be written now is kept, and
+"""Append-only files that survive a full disk, or one that does not answer: what cannot be written now is kept, and
 written before the rest.
 """
 

@@ -113,8 +113,8 @@ class Drain:
 
     @property
     def current_rate(self) -> float:
-        """Bytes per second that the disk takes, as seen with what is being written now, or else with the last one; 0 if
-        nothing is known.
+        """Bytes per second that the disk takes, as seen with what is being written now or with the last one, whichever
+        is less; 0 if nothing is known.
 
         The first pieces of a file say little, for they may only have gone into a cache.
         """
@@ -123,7 +123,8 @@ class Drain:
         enough = self._writing is not None and written >= self._writing.size // 4
         if elapsed <= 0 or not written or (self.rate and not enough):
             return self.rate
-        return written / elapsed
+        seen = written / elapsed
+        return min(seen, self.rate) if self.rate else seen
 
     def hurry(self) -> None:
         """Let what is being written now, and what waits behind it, be written without a limit."""

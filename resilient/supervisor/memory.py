@@ -193,6 +193,18 @@ class RunMemory:
             for slot in arena.slots:
                 slot.release()
 
+    def keep_only(self, step: int) -> None:
+        """Images of other steps are no snapshots any more: the run goes on from ``step``."""
+        for arena in self.arenas.values():
+            for slot in arena.slots:
+                info = slot.info()
+                if info.step != step and not info.held:
+                    slot.void()
+
+    def next_sequence(self) -> int:
+        """A number for an image that is to count as the newest."""
+        return 1 + max(slot.info().sequence for arena in self.arenas.values() for slot in arena.slots)
+
     def void(self) -> None:
         """Nothing in memory is a snapshot any more."""
         for arena in self.arenas.values():

@@ -78,13 +78,15 @@ class Persistence:
         return self._remote.complete(listed)
 
     def restore(self, step: int, tier: on.Tier = on.Tier.LOCAL) -> None:
-        """Have the snapshot of ``step`` read into memory, given up for it; :meth:`receive` says how it went."""
-        self._memory.void()  # what it holds is older, or has been given up
-        slots = {rank: arena.slots[0] for rank, arena in self._memory.arenas.items()}
+        """Have the snapshot of ``step`` read into memory; :meth:`receive` says how it went. What memory holds is older,
+        but stays until the snapshot has turned out to be sound.
+        """
+        slots = {rank: arena.next_free() or arena.slots[0] for rank, arena in self._memory.arenas.items()}
+        sequence = self._memory.next_sequence()
         if tier is on.Tier.REMOTE and self._remote is not None:
-            self._remote.restore(step, slots)
+            self._remote.restore(step, slots, sequence)
         else:
-            self._drain.restore(step, slots, sequence=1)
+            self._drain.restore(step, slots, sequence)
 
     def persist_held(self, round_number: int) -> None:
         """Have everything written to disk that the workers, or a flush, hold for that."""
@@ -197,6 +199,7 @@ class Persistence:
         event = self._remote.receive() if self._remote is not None else None
         if isinstance(event, on.SnapshotRestored) and self._remote is not None:
             self.identity = self._remote.identity
+            self._memory.keep_only(event.step)
         return event
 
     def receive(self) -> on.Event | None:
@@ -217,6 +220,7 @@ class Persistence:
         elif isinstance(answer, Restored):
             self.identity = answer.identity
             self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
+            self._memory.keep_only(answer.step)
             return on.SnapshotRestored(answer.step)
         elif isinstance(answer, RestoreFailed):
             self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")

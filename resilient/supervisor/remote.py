@@ -88,9 +88,9 @@ class RemoteCopies:
         problem = None if self._listed else self._problem
         return on.SnapshotsListed(listed.memory_step, listed.durable_steps, quarantined, steps, problem)
 
-    def restore(self, step: int, slots: Mapping[int, Slot]) -> None:
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went."""
-        self._uploads.restore(step, slots, sequence=1)
+        self._uploads.restore(step, slots, sequence)
 
     # --- what is to be uploaded
 

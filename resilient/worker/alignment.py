@@ -7,8 +7,8 @@ before, or none of their parameters holds a gradient. Where no torch optimizer i
 A gradient scaler that finds an infinite gradient skips the optimizer's step; its ``update()`` then stands for it.
 
 Steps that Python does not make, such as those in a CUDA graph that is replayed, are not seen. Where none has been seen
-in a very long time, and none ever, boundaries count as aligned all the same: a snapshot that may lack gradients is
-better than none.
+in a very long time, and none ever, or none in very many steps, boundaries count as aligned all the same until one is: a
+snapshot that may lack gradients is better than none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Alignment:
 
     :param clock: seconds.
     :ivar aligned: whether the last boundary was; what has not begun yet is.
-    :ivar seen: whether a step of a registered optimizer has ever been seen. Without, nothing says when the tensors that
-        they own may change.
+    :ivar seen: whether steps of a registered optimizer are seen. Without, nothing says when the tensors that they own
+        may change.
     """
 
     def __init__(self, objects: Mapping[str, Any], clock: Callable[[], float]) -> None:
@@ -71,6 +71,8 @@ class Alignment:
         if self._waiting is None:
             self._waiting = (step, self._clock())
         steps, seconds = step - self._waiting[0], self._clock() - self._waiting[1]
+        if steps >= _LONG_STEPS:  # they may have been seen once, before the graph was made
+            self.seen = False
         if not self._warned and (steps >= _LONG_STEPS or seconds >= _LONG_SECONDS):
             self._warned = True
             remedy = (

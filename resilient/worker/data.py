@@ -157,7 +157,7 @@ class PositionedSampler:
         if self._in_order:
             return range(self._size)
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        return torch.randperm(self._size, generator=generator).numpy()
+        return torch.randperm(self._size, generator=generator, device="cpu").numpy()
 
 
 def _is_plain_random(sampler: Any) -> bool:
@@ -186,7 +186,8 @@ class LoaderData:
         while True:
             self._sampler.epoch, self._sampler.start = self._epoch, self._batch
             empty = self._batch == 0
-            iterator = iter(self._loader)
+            with torch.device("cpu"):  # where the loader's generator is, whatever the script's default device is
+                iterator = iter(self._loader)
             opened()
             for batch in iterator:
                 empty = False

@@ -172,7 +172,7 @@ class TensorSource:
         dtype, shape = TORCH_DTYPES[place.spec.dtype], place.spec.shape
         count = place.spec.size // dtype.itemsize
         if count == 0:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         view = torch.frombuffer(self._image, dtype=dtype, count=count, offset=place.offset).reshape(shape)
         if name in self._views:
             return view
@@ -184,7 +184,7 @@ class TensorSource:
     def _strided(self, name: str, strides: list[int]) -> torch.Tensor:
         source = self._tensor(name)
         if _is_dense(source, strides):
-            return torch.empty_strided(source.shape, strides, dtype=source.dtype).copy_(source)
+            return torch.empty_strided(source.shape, strides, dtype=source.dtype, device="cpu").copy_(source)
         return source  # an expanded or sliced view: its values are what counts
 
 

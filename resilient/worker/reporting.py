@@ -62,7 +62,7 @@ class Reporter:
             raise UsageError(f"{name} is a tensor of shape {tuple(value.shape)}, a metric is one number")
         if not value.is_cuda:
             return _number(name, value.item())
-        landing = torch.empty((), dtype=value.dtype, pin_memory=True)
+        landing = torch.empty((), dtype=value.dtype, device="cpu", pin_memory=True)
         landing.copy_(value.detach().reshape(()), non_blocking=True)
         pending.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stubs
         pending.arrived.record()

@@ -125,9 +125,9 @@ class Run:
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
         purpose. The newest snapshot in memory becomes durable then; a step in whose body the loop was left is not
-        complete, and not in it.
+        complete, and not in it. Where the loop has left early, it does nothing: the run goes on another time.
         """
-        if self.finished:
+        if self.finished or self.left_early:
             return
         self._alignment.close()
         self._copier.close()

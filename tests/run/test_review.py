@@ -240,3 +240,25 @@ def test_missing_submodule_is_an_entry_point_that_does_not_exist(workspace: Work
     (package / "__init__.py").touch()
     case = workspace.run("module", "worker.script=''", "worker.module=pkg.nope")
     assert case.finish() == ExitCode.NO_ENTRY_POINT
+
+
+def test_a_script_that_says_finished_after_the_loop_in_any_case_is_not_finished_when_it_is_preempted(
+    workspace: Workspace,
+) -> None:
+    script = write_script(
+        workspace,
+        "says.py",
+        "import time, torch, resilient\n"
+        "model = torch.nn.Linear(1, 1)\n"
+        "run = resilient.attach(model=model)\n"
+        "for step, _ in run.steps(total=60):\n"
+        "    run.report(loss=float(step))\n"
+        "    time.sleep(0.02)\n"
+        "run.finish()\n",
+    )
+    case = workspace.run("says", script)
+    running = case.start().wait_for_step(20)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    assert case.finish() == 0, case.output()
+    assert len(case.losses()) == 60

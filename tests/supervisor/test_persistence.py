@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from resilient.drill.faults import flip_bit
 from resilient.policy import events as on
 from resilient.policy.state import PolicySettings
 from resilient.protocol.lock import RunLock
+from resilient.protocol.names import image_name
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
@@ -306,3 +308,31 @@ def test_a_snapshot_that_cannot_be_read_at_the_moment_is_not_called_corrupt(
     request = {"op": "restore", "step": 9, "slots": {"0": str(bench.memory.arenas[0].slots[0].path)}, "sequence": 1}
     assert restore(Storage(), bench.paths.snapshots, request)["event"] == event
     assert bench.durable() == (() if event == "rejected" else (9,))
+
+
+def test_what_memory_holds_stays_until_the_snapshot_from_disk_is_sound(make: Callable[..., Bench]) -> None:
+    bench = make()
+    for step in (50, 60):
+        bench.image(step, hold=True)
+        bench.until(lambda step=step: bench.persistence.durable == step)  # type: ignore[misc]
+    bench.memory.void()
+    bench.image(55)
+    flip_bit(bench.paths.snapshot(60) / image_name(0), 5000)
+    events: list[on.Event] = []
+
+    def restore(step: int) -> on.Event:
+        bench.persistence.restore(step)
+        while not events:
+            bench.drain.connection.settimeout(30)
+            if (event := bench.persistence.receive()) is not None:
+                events.append(event)
+        return events.pop()
+
+    assert isinstance(restore(60), on.SnapshotRejected)
+    assert bench.memory.newest_step() == 55
+    bench.image(45)
+    assert isinstance(restore(50), on.SnapshotRestored)
+    assert [slot.info().step for slot in bench.memory.arenas[0].slots if slot.info().complete] == [50]
+    newest = bench.memory.arenas[0].newest()
+    assert newest is not None
+    assert newest.info().step == 50

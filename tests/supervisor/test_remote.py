@@ -214,7 +214,7 @@ def test_a_restore_does_not_wait_for_an_upload(make: Callable[..., Bench], tmp_p
     assert bench.uploads.uploading == 30
     (tmp_path / "slots").mkdir()
     arena = Arena.shared(tmp_path / "slots", 0, 2)
-    bench.copies.restore(10, {0: arena.slots[0]})
+    bench.copies.restore(10, {0: arena.slots[0]}, 1)
     bench.until(lambda: bench.events)
     assert bench.events == [on.SnapshotRestored(10, on.Tier.REMOTE)]
     assert arena.slots[0].info().step == 10
@@ -235,7 +235,7 @@ def test_a_damaged_remote_snapshot_is_rejected_once_and_no_longer_known(
     flip_bit(bench.place / "demo" / name / image_name(0), offset=100)
     (tmp_path / "slots").mkdir()
     arena = Arena.shared(tmp_path / "slots", 0, 2)
-    bench.copies.restore(20, {0: arena.slots[0]})
+    bench.copies.restore(20, {0: arena.slots[0]}, 1)
     bench.until(lambda: bench.events)
     (event,) = bench.events
     assert isinstance(event, on.SnapshotRejected)

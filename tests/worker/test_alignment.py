@@ -159,6 +159,24 @@ def test_where_no_step_is_ever_seen_waiting_has_an_end(watched: Watched) -> None
     assert not watched.alignment.boundary()  # a step has been seen, so the next will be, too
 
 
+@pytest.mark.filterwarnings("ignore:a snapshot has been due")
+def test_where_steps_have_been_seen_and_are_no_more_waiting_has_an_end_too(watched: Watched) -> None:
+    """A graph that was made after some steps: nothing would be snapshot again, and nothing may be overlapped."""
+    watched.first.step()
+    assert watched.alignment.boundary()
+    watched.backward()
+    watched.alignment.kept_waiting(1)
+    watched.now = 1e6  # steps may take as long as they like
+    watched.alignment.kept_waiting(1000)
+    assert not watched.alignment.boundary()
+    watched.alignment.kept_waiting(1001)
+    assert watched.alignment.boundary()
+    assert not watched.alignment.seen
+    watched.first.step()
+    assert watched.alignment.boundary()
+    assert not watched.alignment.boundary()
+
+
 def test_the_hook_is_gone_after_closing() -> None:
     before = len(_global_optimizer_post_hooks)
     watched = Watched()

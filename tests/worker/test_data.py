@@ -525,3 +525,19 @@ def test_the_order_of_a_plain_sampler_is_computed_without_asking_it() -> None:
 
     batches, _ = consume(DataLoader(Numbers(), batch_size=5, sampler=OddFirst(Numbers())), 2)
     assert batches == [[1, 3, 5, 7, 9], [0, 2, 4, 6, 8]]
+
+
+@pytest.fixture
+def another_default_device() -> Iterator[None]:
+    torch.set_default_device("meta")  # as a script would set "cuda"; nothing can be drawn or read there
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.mark.usefixtures("another_default_device")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_default_device_of_the_script_is_none_of_our_business(workers: int) -> None:
+    letters = list("abcdefgh")
+    loader: DataLoader[str] = DataLoader(letters, batch_size=2, shuffle=True, num_workers=workers)  # type: ignore[arg-type]
+    batches = positioned(loader, 1).batches(lambda: None)
+    assert sorted(letter for _ in range(4) for letter in next(batches)) == letters
