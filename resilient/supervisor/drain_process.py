@@ -1,8 +1,8 @@
-"""The drain: copies complete slots to disk, and disk images back into slots, in a process of its own.
+"""The drain: copies slots to disk, and disk images back into slots, in a process of its own.
 
-A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads slots that
-are held and only writes slots of workers that are not there; it keeps no state, so it can be killed at any moment and
-started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNAPSHOTS PARENT``.
+A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads what is final
+of slots that are held, and only writes slots of workers that are not there; it keeps no state, so it can be killed at
+any moment and started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNAPSHOTS PARENT``.
 """
 
 from __future__ import annotations
@@ -32,32 +32,41 @@ from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.supervisor.growing import GrowingImages, Unfinished
 from resilient.supervisor.metered import MeteredStorage
 
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
 
 
-def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
-    """Make the images in the named slots a durable snapshot, then delete what retention no longer wants."""
+def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
+    """Make the images in the named slots a durable snapshot, then delete what retention no longer wants.
+
+    Some may still be being written. When one of these does not become complete, that is "unfinished" and no failure.
+    """
     began, step = time.monotonic(), int(request["step"])
     retention, in_use = RetentionSettings.of(request["retention"]), tuple(request.get("in_use", ()))
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
             slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
-            if any(not slot.info().complete or slot.info().step != step for slot in slots.values()):
-                return {**answer, "problem": f"a slot no longer holds step {step}"}
+            begun = {int(rank): int(count) for rank, count in request["begun"].items()}
+            images = GrowingImages(slots, step, begun, storage.idle)
             draft = Draft(
                 run_id=request["run_id"],
                 step=step,
                 round=request["round"],
                 images={rank: slot.image for rank, slot in slots.items()},
                 parent=request["parent"],
-                metrics=slots[0].meta.get("metrics", {}),
                 versions=request["versions"],
+                ready=images.ready,
+                settle=images.settle,
             )
             manifest = _commit(storage, directory, draft, retention, in_use)
         removed = prune(storage, directory, retention, in_use)
+    except Unfinished:
+        if request["growing"]:
+            return {"event": "unfinished", "step": step}
+        return {**answer, "problem": f"a slot no longer holds step {step}"}
     except (StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     seconds = time.monotonic() - began
