@@ -37,7 +37,7 @@ def test_worker_killed_at_random_moments(cases: tuple[RunCase, RunCase]) -> None
     running = case.start()
     for step in (4, 9, 14):
         running.wait_for_step(step)
-        time.sleep(random.random() * 0.1)
+        time.sleep(random.random() * 0.04)
         KillWorker().inject(running.target)
     assert running.wait() == 0, case.output()
     assert case.incidents() == ["killed"] * 3
@@ -48,7 +48,7 @@ def test_supervisor_killed_at_random_moments(cases: tuple[RunCase, RunCase]) -> 
     case, reference = cases
     for step in (4, 12):
         running = case.start().wait_for_step(step)
-        time.sleep(random.random() * 0.1)
+        time.sleep(random.random() * 0.04)
         KillSupervisor().inject(running.target)
         running.wait()
     assert case.finish() == 0, case.output()
