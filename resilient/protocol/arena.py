@@ -1,8 +1,8 @@
 """The arena: a worker's snapshot slots in shared memory, one file per slot.
 
 The worker writes, the drain reads, and nobody locks, because ownership is passed on explicitly: the worker sets
-``HOLD`` on a slot that must become durable and does not touch it again until the drain clears it. When the worker is
-dead, the supervisor owns all slots.
+``HOLD`` on a slot that must become durable and does not touch it again until the drain clears it, but for what it has
+not yet written of the image. When the worker is dead, the supervisor owns all slots.
 
 The files belong to the run, not to a process: they outlive the worker, and the supervisor too.
 """
@@ -62,7 +62,14 @@ class Arena:
         return max(matching, key=lambda slot: slot.info().sequence, default=None)
 
     def held(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.info().held and slot.info().complete]
+        """Slots that wait for the disk, complete or still being written."""
+        return [slot for slot in self.slots if slot.info().held and slot.info().state is not SlotState.EMPTY]
+
+    def void_growing(self) -> None:
+        """Nobody will go on writing what is held and not complete."""
+        for slot in self.slots:
+            if slot.info().growing:
+                slot.void()
 
     def next_free(self) -> Slot | None:
         """The slot to write next: never a held one, and never the only complete one. None when there is no such slot.

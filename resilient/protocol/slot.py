@@ -3,6 +3,9 @@
 A slot is a 4 KiB header page followed by an image, so the image is page-aligned in memory and in the file. It goes
 EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the slot being written.
 
+A slot may be held while it is still being written. It then *grows*: ``REACHED`` says how much of the image, from its
+beginning, is final, so that the drain can write that much, and nothing of it counts before the slot is COMPLETE.
+
 A slot for which shared memory has no room moves to a file on disk: a symbolic link takes its place in the directory,
 and ``MOVED`` in the header of the old file tells those who still have that one mapped to open it again by its path.
 """
@@ -48,6 +51,8 @@ class _Word(IntEnum):
     HOLD = 5
     META = 6  # bytes of JSON behind the words
     MOVED = 7  # this file is no longer the slot: open it again by its path
+    REACHED = 8  # bytes from the image's beginning that are final while the slot is WRITING
+    BEGUN = 9  # counts how often the slot was begun; tells two images of one step apart, complete or not
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,17 @@ class SlotInfo:
     sequence: int
     size: int
     held: bool
+    reached: int = 0
+    begun: int = 0
 
     @property
     def complete(self) -> bool:
         return self.state is SlotState.COMPLETE
+
+    @property
+    def growing(self) -> bool:
+        """It goes to disk while it is being written."""
+        return self.state is SlotState.WRITING and self.held
 
     @classmethod
     def of(cls, index: int, words: Sequence[int]) -> SlotInfo:
@@ -71,7 +83,9 @@ class SlotInfo:
         state, step, sequence = words[_Word.STATE], words[_Word.STEP], words[_Word.SEQUENCE]
         if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
             return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
-        return cls(index, SlotState(state), step, sequence, words[_Word.SIZE], bool(words[_Word.HOLD]))
+        size, held, reached = words[_Word.SIZE], bool(words[_Word.HOLD]), words[_Word.REACHED]
+        begun = words[_Word.BEGUN]  # last: if it is what it was, so is all that was read before it
+        return cls(index, SlotState(state), step, sequence, size, held, reached, begun)
 
     @classmethod
     def peek(cls, path: Path) -> SlotInfo | None:
@@ -102,7 +116,7 @@ class Slot:
         self.cramped = False
         self._spill = spill
         self._lock = threading.Lock()  # between a capture and what prepares the slot in the background
-        self._wanted = self._writing = False
+        self._wanted = self._writing = self._grown = False
         self._populated: mmap.mmap | None = None  # the mapping whose page tables are filled
         self._descriptor = _open(path)
         if os.fstat(self._descriptor).st_size < HEADER:
@@ -125,7 +139,9 @@ class Slot:
         with self._lock:
             self._wanted, self.cramped = False, True
             self._grow(HEADER + size)
-            self.cramped = False
+            self.cramped = self._grown = False
+            self._words[_Word.BEGUN] = (self._words[_Word.BEGUN] + 1) % _MOST_IMAGES
+            self._words[_Word.REACHED] = 0
             self._words[_Word.STATE] = SlotState.WRITING
             self._words[_Word.STEP] = step
             self._words[_Word.SIZE] = size
@@ -156,18 +172,28 @@ class Slot:
             return HEADER + size <= len(self.memory) or stop()
 
     def complete(self, sequence: int, meta: Mapping[str, Any], *, hold: bool) -> None:
-        """WRITING → COMPLETE; with ``hold``, the slot is handed to the drain in the same breath."""
+        """WRITING → COMPLETE; with ``hold``, the slot is handed to the drain in the same breath.
+
+        One that was held while it was written is left held or not: the drain may have given it up meanwhile.
+        """
         encoded = json.dumps(meta).encode()
         if len(encoded) > _META_LIMIT:
             encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
         self.memory[_META_AT : _META_AT + len(encoded)] = encoded
         self._words[_Word.META] = len(encoded)
         self._words[_Word.SEQUENCE] = sequence
-        self._words[_Word.HOLD] = int(hold)
+        if not self._grown:
+            self._words[_Word.HOLD] = int(hold)
         self._words[_Word.STATE] = SlotState.COMPLETE
         self._writing = False
 
+    def reached(self, size: int) -> None:
+        """The first ``size`` bytes of the image that is being written will not change any more."""
+        self._words[_Word.REACHED] = size
+
     def hold(self) -> None:
+        """Hand the slot to the drain; while it is WRITING, as far as it is :meth:`reached`."""
+        self._grown = self._writing
         self._words[_Word.HOLD] = 1
 
     def release(self) -> None:
@@ -296,7 +322,8 @@ class Slot:
                 self._descriptor = fresh
                 self._map()
                 self._clear()
-                self._words[_Word.SEQUENCE] = SlotInfo.of(self.index, words).sequence
+                before = SlotInfo.of(self.index, words)
+                self._words[_Word.SEQUENCE], self._words[_Word.BEGUN] = before.sequence, before.begun
             self._spill.link(self.path)
             words[_Word.MOVED] = 1  # only now, so that whoever sees it finds the link
             os.ftruncate(old, HEADER)

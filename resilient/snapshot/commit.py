@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +26,18 @@ TEMPORARY = ".tmp-"
 _SPARE_BYTES = 16 << 20  # what a commit leaves free for journals and logs
 
 
+def _final(_rank: int, _size: int) -> None:
+    """All bytes are."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A snapshot about to be committed.
 
     :param images: by rank, the bytes of each image.
+    :param ready: called with a rank and a number of bytes; returns when so many of its image, from the beginning, are
+        final, or raises, and then there is no snapshot.
+    :param settle: called when all images are written and before they count; returns the metrics, or raises.
     """
 
     run_id: str
@@ -40,19 +47,23 @@ class Draft:
     parent: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[int, int], None] = _final
+    settle: Callable[[], Mapping[str, float]] | None = None
+
+    def chunks(self, rank: int) -> Iterator[memoryview]:
+        """The image of ``rank``, each chunk when it is final."""
+        reached = 0
+        for chunk in chunks_of(self.images[rank]):
+            reached += len(chunk)
+            self.ready(rank, reached)
+            yield chunk
 
 
-def _sound() -> None:
-    """The images do not change while they are written."""
-
-
-def commit(storage: Storage, directory: Path, draft: Draft, confirm: Callable[[], None] = _sound) -> Manifest:
+def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
     """Make ``draft`` a snapshot in ``directory``, durable when this returns.
 
     A snapshot of the same step that is already there is replaced, in one step.
 
-    :param confirm: called when the images are written and nothing is a snapshot yet; it raises if what was read was
-        changed meanwhile.
     :raises StorageFull: there is no room; what was written is removed again.
     """
     needed = sum(len(image) for image in draft.images.values()) + _SPARE_BYTES
@@ -62,7 +73,7 @@ def commit(storage: Storage, directory: Path, draft: Draft, confirm: Callable[[]
     temporary = directory / f"{TEMPORARY}{names.snapshot_name(draft.step)}-{identity[:8]}"
     storage.make_directory(temporary)
     try:
-        manifest = _write(storage, temporary, draft, identity, confirm)
+        manifest = _write(storage, temporary, draft, identity)
     except Exception:  # whatever it is: a commit that is tried again must not leave a copy each time
         with suppress(OSError):
             storage.remove_tree(temporary)
@@ -71,12 +82,12 @@ def commit(storage: Storage, directory: Path, draft: Draft, confirm: Callable[[]
     return manifest
 
 
-def _write(storage: Storage, temporary: Path, draft: Draft, identity: str, confirm: Callable[[], None]) -> Manifest:
+def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Manifest:
     files = [
-        ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), image))
-        for rank, image in sorted(draft.images.items())
+        ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), draft, rank))
+        for rank in sorted(draft.images)
     ]
-    confirm()
+    metrics = draft.metrics if draft.settle is None else draft.settle()
     manifest = Manifest(
         run_id=draft.run_id,
         step=draft.step,
@@ -86,7 +97,7 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str, confi
         parent=draft.parent,
         created=time.time(),
         files=tuple(files),
-        metrics=draft.metrics,
+        metrics=metrics,
         versions={"python": platform.python_version(), **draft.versions},
     )
     encoded = memoryview(manifest.to_bytes())
@@ -95,11 +106,11 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str, confi
     return manifest
 
 
-def _write_image(storage: Storage, path: Path, image: memoryview) -> Checksum:
+def _write_image(storage: Storage, path: Path, draft: Draft, rank: int) -> Checksum:
     sums: list[Checksum] = []
 
     def produce(append: Writer) -> None:
-        sums.append(checksum(chunks_of(image), append))
+        sums.append(checksum(draft.chunks(rank), append))
 
     storage.write(path, produce)
     return sums[0]

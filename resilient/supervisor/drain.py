@@ -36,6 +36,16 @@ class PersistFailed:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A snapshot that went to disk while it was being copied has not become one: the worker died, or the copy is void.
+
+    Nothing is lost by that, and its slots are not the drain's any more.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Restored:
     """A snapshot was verified and lies in the slots."""
 
@@ -61,7 +71,7 @@ class RestoreFailed:
     problem: str
 
 
-Answer = Persisted | PersistFailed | Restored | Rejected | RestoreFailed
+Answer = Persisted | PersistFailed | Unfinished | Restored | Rejected | RestoreFailed
 _MAX_DEATHS = 3
 _REAP_SECONDS = 1.0  # what was killed is gone by then, unless its disk hangs, and then nobody can wait for it
 
@@ -126,6 +136,11 @@ class Drain:
         seen = written / elapsed
         return min(seen, self.rate) if self.rate else seen
 
+    @property
+    def growing(self) -> bool:
+        """Whether what is being made durable was still being written when that was asked for."""
+        return bool(self._queue) and bool(self._queue[0].get("growing"))
+
     def hurry(self) -> None:
         """Let what is being written now, and what waits behind it, be written without a limit."""
         for request in self._queue:
@@ -153,9 +168,20 @@ class Drain:
         self._next()
 
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
-        """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here."""
-        size = sum(slot.info().size for slot in slots.values())
-        self._ask({"op": "persist", "step": step, "size": size, "slots": _paths(slots), **details})
+        """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here.
+
+        They may still be being written; then it may turn out :class:`Unfinished`.
+        """
+        infos = {str(rank): slot.info() for rank, slot in slots.items()}
+        request = {
+            "op": "persist",
+            "step": step,
+            "size": sum(info.size for info in infos.values()),
+            "slots": _paths(slots),
+            "begun": {rank: info.begun for rank, info in infos.items()},
+            "growing": not all(info.complete for info in infos.values()),
+        }
+        self._ask({**request, **details})
 
     def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Ask for a snapshot to be read into ``slots``."""
@@ -186,6 +212,8 @@ class Drain:
                 message["seconds"],
                 tuple(message["removed"]),
             )
+        if message["event"] == "unfinished":
+            return Unfinished(message["step"])
         if message["event"] == "restored":
             return Restored(message["step"], message["identity"], message["seconds"])
         if message["event"] == "rejected":

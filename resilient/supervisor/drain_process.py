@@ -1,8 +1,8 @@
-"""The drain: copies complete slots to disk, and disk images back into slots, in a process of its own.
+"""The drain: copies slots to disk, and disk images back into slots, in a process of its own.
 
-A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads slots that
-are held and only writes slots of workers that are not there; it keeps no state, so it can be killed at any moment and
-started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNAPSHOTS PARENT``.
+A disk that hangs must not hang the supervisor, and hashing must not take its time. The drain only reads what is final
+of slots that are held, and only writes slots of workers that are not there; it keeps no state, so it can be killed at
+any moment and started again. Run as ``python -m resilient.supervisor.drain_process FD LOCK SNAPSHOTS PARENT``.
 """
 
 from __future__ import annotations
@@ -32,31 +32,40 @@ from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.supervisor.growing import GrowingImages, Unfinished
 from resilient.supervisor.metered import MeteredStorage
 
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
 
 
-def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
-    """Make the images in the named slots a durable snapshot, then delete what retention no longer wants."""
+def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
+    """Make the images in the named slots a durable snapshot, then delete what retention no longer wants.
+
+    Some may still be being written. When one of these does not become complete, that is "unfinished" and no failure.
+    """
     began, step = time.monotonic(), int(request["step"])
     retention, in_use = RetentionSettings.of(request["retention"]), tuple(request.get("in_use", ()))
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
             slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
-            whole = _Whole(slots.values(), step)
-            whole.confirm()
+            begun = {int(rank): int(count) for rank, count in request["begun"].items()}
+            images = GrowingImages(slots, step, begun, storage.idle)
             draft = Draft(
                 run_id=request["run_id"],
                 step=step,
                 round=request["round"],
                 images={rank: slot.image for rank, slot in slots.items()},
                 parent=request["parent"],
-                metrics=slots[0].meta.get("metrics", {}),
                 versions=request["versions"],
+                ready=images.ready,
+                settle=images.settle,
             )
-            manifest = _commit(storage, directory, draft, whole, retention=retention, in_use=in_use)
+            manifest = _commit(storage, directory, draft, retention, in_use)
+    except Unfinished:
+        if request["growing"]:
+            return {"event": "unfinished", "step": step}
+        return {**answer, "problem": f"a slot no longer holds step {step}"}
     except (SnapshotError, StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     try:
@@ -75,36 +84,8 @@ def persist(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
     }
 
 
-class _Whole:
-    """Slots of which all hold one step, and go on doing so.
-
-    A worker does not touch a slot that it has held itself. One that was held by the supervisor it may have chosen to
-    be written next the moment before.
-    """
-
-    def __init__(self, slots: Collection[Slot], step: int) -> None:
-        self._slots = slots
-        self._step = step
-        self._sequences = self._now()
-
-    def _now(self) -> list[int]:
-        return [slot.info().sequence for slot in self._slots]
-
-    def confirm(self) -> None:
-        """:raises SnapshotError: the slots do not hold the step, or no longer."""
-        infos = [slot.info() for slot in self._slots]
-        if self._now() != self._sequences or any(not info.complete or info.step != self._step for info in infos):
-            raise SnapshotError(f"a slot no longer holds step {self._step}")
-
-
 def _commit(
-    storage: Storage,
-    directory: Path,
-    draft: Draft,
-    whole: _Whole,
-    *,
-    retention: RetentionSettings,
-    in_use: Collection[int],
+    storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings, in_use: Collection[int]
 ) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
@@ -113,11 +94,11 @@ def _commit(
         reraise=True,
     )
     try:
-        return retry(commit, storage, directory, draft, whole.confirm)
+        return retry(commit, storage, directory, draft)
     except StorageFull:
         if not prune(storage, directory, retention, in_use):
             raise
-        return retry(commit, storage, directory, draft, whole.confirm)
+        return retry(commit, storage, directory, draft)
 
 
 def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:

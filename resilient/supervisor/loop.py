@@ -270,6 +270,7 @@ class Supervisor:
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
         self._pass_on_output()
+        self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
         step = board[Word.STEP]
         attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)

@@ -172,8 +172,21 @@ class RunMemory:
         whole = {rank: slot for rank, slot in found.items() if slot is not None}
         return whole if len(whole) == len(found) else None
 
+    def held_slots(self, step: int) -> dict[int, Slot] | None:
+        """Each rank's slot with the image of ``step``, or with as much as there is of one that goes to disk while it is
+        written; None if a rank has neither.
+        """
+        found: dict[int, Slot] = {}
+        for rank, arena in self.arenas.items():
+            infos = [(slot.info(), slot) for slot in arena.held()]
+            matching = [(info.complete, info.sequence, slot) for info, slot in infos if info.step == step]
+            if not matching:
+                return None
+            found[rank] = max(matching, key=lambda each: each[:2])[-1]
+        return found
+
     def held_steps(self) -> list[int]:
-        """Steps that all ranks want made durable, oldest first."""
+        """Steps that all ranks want made durable, oldest first. What they hold of them may still be growing."""
         steps = [{slot.info().step for slot in arena.held()} for arena in self.arenas.values()]
         return sorted(set.intersection(*steps))
 
@@ -204,6 +217,11 @@ class RunMemory:
     def next_sequence(self) -> int:
         """A number for an image that is to count as the newest."""
         return 1 + max(slot.info().sequence for arena in self.arenas.values() for slot in arena.slots)
+
+    def void_growing(self, rank: int | None = None) -> None:
+        """The worker of ``rank``, or every worker, is dead: what it had not finished is nothing."""
+        for arena in self.arenas.values() if rank is None else [self.arenas[rank]]:
+            arena.void_growing()
 
     def void(self) -> None:
         """Nothing in memory is a snapshot any more."""

@@ -14,7 +14,7 @@ _PIECE = 8 << 20
 class MeteredStorage(Storage):
     """The local filesystem, with a limit and a count.
 
-    :ivar waited: seconds since :meth:`start` that the limit has cost.
+    :ivar waited: seconds since :meth:`start` that the limit has cost, or in which there was nothing to write.
     :param progress: called with the bytes written since :meth:`start`.
     :param hurried: asked now and then while the limit makes us wait; once it says yes, the limit is off.
     """
@@ -42,6 +42,10 @@ class MeteredStorage(Storage):
         :param limit: bytes per second, on average since this call; 0 for none.
         """
         self._limit, self._began, self._written, self.waited = limit, self._clock(), 0, 0.0
+
+    def idle(self, seconds: float) -> None:
+        """There was nothing to write for so long: that says nothing of the disk."""
+        self.waited += seconds
 
     def append(self, descriptor: int, data: memoryview) -> None:
         for at in range(0, len(data), _PIECE):

@@ -57,6 +57,7 @@ class Persistence:
 
     def adopt(self) -> None:
         """Forget which slots a killed predecessor was writing to disk, and look at what it has written."""
+        self._memory.void_growing()
         self._memory.release_all()
         self._look()
         if self._remote is not None:
@@ -67,6 +68,7 @@ class Persistence:
 
     def list_snapshots(self) -> on.SnapshotsListed | None:
         """What could be resumed from, now; None while we wait to hear of the remote tier, and shall be asked again."""
+        self._memory.void_growing()
         self._memory.keep_linked()
         durable = catalog.committed_steps(self._spec.paths.snapshots)
         quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
@@ -93,7 +95,7 @@ class Persistence:
         if self._remote is not None:
             self._remote.poll()
         for step in self._memory.held_steps():
-            slots = self._memory.slots_of(step)
+            slots = self._memory.held_slots(step)
             if slots is None or self._drain.pending(step):
                 continue
             details = {
@@ -132,8 +134,12 @@ class Persistence:
 
         :param by: when the run has to end, if there is such a time.
         """
+        self._memory.void_growing()
         self._memory.keep_linked()
         self._flushing, self._flush_by = True, math.inf if by is None else by
+        writing = self._drain.writing
+        if writing is not None and self._drain.growing and self._memory.slots_of(writing.step) is None:
+            self._drain.abandon()  # it can become nothing any more
         newest = self._newest_unsaved()
         remaining = self._flush_by - self._clock()
         plan = plan_flush(newest, self._drain.writing, self._drain.current_rate, remaining)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import compress
 from typing import Any, NamedTuple
@@ -20,8 +21,11 @@ from resilient.worker.cuda import CudaCopy, PinnedSlots
 from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
 from resilient.worker.loading import load, parameters_have_types_of
-from resilient.worker.overlap import Copier, Done, copy_all
+from resilient.worker.overlap import Copier, Done, Piece, copy_all
 from resilient.worker.plan import Content, Plan
+
+_PIECE = 32 << 20
+"""Bytes copied at a time when the image goes to disk meanwhile: half of what the drain takes at a time."""
 
 
 def flatten_objects(objects: Mapping[str, Any]) -> dict[str, Stateful]:
@@ -64,45 +68,58 @@ class Capture:
         self._layout: Layout | None = None
         self._signature: list[Any] = []
         self._specs: tuple[TensorSpec, ...] = ()
+        self._offsets: list[int] = []  # of the tensors with elements, in the image
         self._views: dict[int, tuple[Layout, Any, list[torch.Tensor]]] = {}
 
-    def write(self, slot: Slot, step: int) -> None:
+    def write(self, slot: Slot, step: int, *, grow: bool = False) -> None:
         """Put the state after ``step`` into ``slot``, which is WRITING when this returns.
 
+        :param grow: hold the slot already now, so that it goes to disk while it is being written.
         :raises StateError: something cannot be captured; the message names its path.
         :raises StorageFull: no room for the image.
         """
-        targets, content = self._stage(slot, step)
-        copy_all(targets, content.sources)
+        batch = self._stage(slot, step)
+        for targets, sources in self._grow(slot, batch) if grow else [(batch.targets, batch.sources)]:
+            copy_all(targets, sources)
 
-    def write_overlapped(self, slot: Slot, step: int, copier: Copier, done: Done) -> None:
+    def write_overlapped(self, slot: Slot, step: int, copier: Copier, done: Done, *, grow: bool = False) -> None:
         """Like :meth:`write`, but what the optimizers own is copied by ``copier`` after this returns; then ``done``
         is called.
+
+        :param grow: as there; where an accelerator copies it is for ``done`` to hold the slot, because nothing is known
+            to be final before.
         """
-        targets, content = self._stage(slot, step)
-        host, device = _Batch(targets, content.sources, content.owned), None
+        host, device = self._stage(slot, step), None
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs
             on_device = [source.is_cuda for source in host.sources]
             if any(on_device):
-                device = CudaCopy(slot, self._pinned, *host.only(on_device))
+                there = host.only(on_device)
+                device = CudaCopy(slot, self._pinned, there.targets, there.sources, there.owned)
                 host = host.only([not is_there for is_there in on_device])
         at_once, later = host.only([not is_owned for is_owned in host.owned]), host.only(host.owned)
         copy_all(at_once.targets, at_once.sources)
-        copier.start(later.targets, later.sources, done, device)
+        pieces = self._grow(slot, later) if grow and device is None else None
+        copier.start(later.targets, later.sources, done, device, pieces)
 
     def close(self) -> None:
         """Let go of what CUDA knows of the slots. Nothing may be being copied."""
         self._pinned.close()
 
-    def _stage(self, slot: Slot, step: int) -> tuple[list[torch.Tensor], Content]:
-        """Write all of the image but its tensors; returns where each of these goes, and the content."""
+    def _grow(self, slot: Slot, batch: _Batch) -> Iterator[Piece]:
+        """Hold the slot, of whose image nothing but ``batch`` is missing; returns the pieces in which to copy that."""
+        slot.reached(min(batch.offsets, default=slot.info().size))
+        slot.hold()
+        return batch.pieces(slot)
+
+    def _stage(self, slot: Slot, step: int) -> _Batch:
+        """Write all of the image but its tensors; returns these, and where each of them goes."""
         content = self._content(step)
         layout, padded = self._layout_for(content.state)
         slot.begin(step, layout.size)
         image = slot.image
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
-        return self._views_of(slot, layout), content
+        return _Batch(self._views_of(slot, layout), content.sources, content.owned, self._offsets)
 
     def _content(self, step: int) -> Content:
         states = {name: item.state_dict() for name, item in self._objects.items()}
@@ -126,6 +143,7 @@ class Capture:
         padded = self._layout.encode_state(state) if self._layout is not None else None
         if self._layout is None or padded is None:
             self._layout = Layout.plan(self._specs, len(state))
+            self._offsets = [self._layout.tensors[spec.name].offset for spec in self._specs if spec.size]
             padded = self._layout.encode_state(state)
         assert padded is not None  # noqa: S101  the layout was planned for a state of this size
         return self._layout, padded
@@ -148,18 +166,36 @@ class Capture:
 
 
 class _Batch(NamedTuple):
-    """Tensors to copy, where each of them goes, and whether only an optimizer's step changes it."""
+    """Tensors to copy, where each of them goes, whether only an optimizer's step changes it, and the byte of the image
+    at which it begins.
+    """
 
     targets: Sequence[torch.Tensor]
     sources: Sequence[torch.Tensor]
     owned: Sequence[bool]
+    offsets: Sequence[int]
 
     def only(self, wanted: Sequence[bool]) -> _Batch:
         return _Batch(
             list(compress(self.targets, wanted)),
             list(compress(self.sources, wanted)),
             list(compress(self.owned, wanted)),
+            list(compress(self.offsets, wanted)),
         )
+
+    def pieces(self, slot: Slot) -> Iterator[Piece]:
+        """The tensors in the order in which they lie; the slot is told of each piece when the next is asked for."""
+        order = sorted(range(len(self.offsets)), key=self.offsets.__getitem__)
+        places = [*(self.offsets[index] for index in order), slot.info().size]
+        begin = 0
+        while begin < len(order):
+            end = max(begin + 1, bisect_left(places, places[begin] + _PIECE, hi=len(order)))
+            yield (
+                [self.targets[index] for index in order[begin:end]],
+                [self.sources[index] for index in order[begin:end]],
+            )
+            slot.reached(places[end])
+            begin = end
 
 
 def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle: bool) -> int:

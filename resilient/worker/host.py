@@ -48,6 +48,8 @@ class Host(Protocol):
     settings: SnapshotSettings
     arena: Arena
     preparation: Preparation
+    writes_growing: bool
+    """Whether a slot that is held goes to disk while it is still being written."""
 
     def image(self) -> memoryview | None:
         """The image to resume from, or None to start afresh."""
@@ -90,6 +92,8 @@ class Host(Protocol):
 
 class SupervisedHost:
     """A worker under a supervisor: board and arena are shared memory that outlives the worker."""
+
+    writes_growing = True
 
     def __init__(self, environment: WorkerEnvironment, plan: RoundPlan) -> None:
         self.plan = plan
@@ -175,6 +179,8 @@ class SupervisedHost:
 
 class StandaloneHost:
     """A plain ``python train.py``: snapshots on disk, written by a thread; SIGTERM ends the loop at a step boundary."""
+
+    writes_growing = False
 
     def __init__(self, paths: RunPaths, settings: SnapshotSettings, retention: RetentionSettings) -> None:
         paths.create()

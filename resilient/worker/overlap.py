@@ -20,7 +20,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ Done = Callable[[bool], None]
 """Called at the end of a copy: True when it is good, False when a tensor changed meanwhile."""
 
 CopyFunction = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], None]
+
+Piece = tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+"""Targets and sources that are copied together."""
 
 
 class DeviceCopy(Protocol):
@@ -60,8 +63,7 @@ class DeviceCopy(Protocol):
 class _Copy:
     """A copy under way. ``issued``: from now on the host may issue changes; ``finished``: all is over."""
 
-    targets: Sequence[torch.Tensor]
-    sources: Sequence[torch.Tensor]
+    pieces: Iterable[Piece]
     device: DeviceCopy | None
     guard: Guard
     done: Done
@@ -101,8 +103,12 @@ class Copier:
         sources: Sequence[torch.Tensor],
         done: Done,
         device: DeviceCopy | None = None,
+        pieces: Iterable[Piece] | None = None,
     ) -> None:
-        """Begin to copy; ``done`` is called from the copying thread. The copy before it must have been waited for."""
+        """Begin to copy; ``done`` is called from the copying thread. The copy before it must have been waited for.
+
+        :param pieces: the same tensors, to be copied one piece after the other; without them, all at once.
+        """
         if self._thread is None:
             self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step))  # type: ignore[no-untyped-call]
             self._thread = threading.Thread(target=self._run, name="resilient-copy", daemon=True)
@@ -111,7 +117,7 @@ class Copier:
             atexit.register(self._settle)  # a daemon thread inside torch would bring the ending process down
         guarded = [*sources, *device.guarded] if device is not None else sources
         self._samples = self._samples.of(guarded)
-        self._current = _Copy(targets, sources, device, Guard(guarded, self._samples), done)
+        self._current = _Copy(pieces or [(targets, sources)], device, Guard(guarded, self._samples), done)
         self._requests.put(self._current)
 
     def wait(self) -> None:
@@ -166,7 +172,8 @@ class Copier:
     def _run(self) -> None:
         while (copy := self._requests.get()) is not None:
             try:
-                self._copy(copy.targets, copy.sources)
+                for targets, sources in copy.pieces:
+                    self._copy(targets, sources)
                 if copy.device is not None:
                     copy.device.issue()
                     copy.issued.set()

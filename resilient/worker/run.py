@@ -218,11 +218,13 @@ class Run:
             )
 
     def _snapshot(self, step: int, *, last: bool) -> None:
+        self._host.arena.void_growing()  # nothing is being copied: a copy that is not complete has met with an error
         slot = self._host.arena.next_free()
         if slot is None:
             self._memory_due = True
             return  # every slot waits for the drain; the newest image stands
         hold = self._durable_due and self._may_hold(last=last)
+        grow = hold and self._host.writes_growing
         sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
 
         def done(unchanged: bool) -> None:
@@ -239,9 +241,9 @@ class Run:
 
         try:
             if not last and self._alignment.seen and self._overlap.allows():
-                self._capture.write_overlapped(slot, step, self._copier, done)
+                self._capture.write_overlapped(slot, step, self._copier, done, grow=grow)
             else:
-                self._capture.write(slot, step)
+                self._capture.write(slot, step, grow=grow)
                 done(True)
         except StorageFull as error:
             other = self._host.arena.next_free()

@@ -91,7 +91,52 @@ def test_a_held_slot_that_is_being_written_is_not_handed_out(arena: Arena) -> No
     slot = write(arena, 1)
     slot.begin(2, 5)
     slot.hold()
+    assert arena.held() == [slot]
+    assert [write(arena, step) for step in (3, 4, 5)] == [arena.slots[1], arena.slots[2], arena.slots[1]]
+    assert arena.newest() is arena.slots[1]
+    assert arena.find(2) is None
+
+
+def test_a_slot_that_grows_says_how_much_of_it_is_final(arena: Arena) -> None:
+    slot = write(arena, 1)
+    before = slot.info().begun
+    slot.begin(2, 5)
+    assert not slot.info().growing
+    assert (slot.info().reached, slot.info().begun) == (0, before + 1)
+    slot.reached(3)
+    slot.hold()
+    assert slot.info().growing
+    assert slot.info().reached == 3
+    slot.complete(9, {}, hold=False)
+    assert slot.info().held, "it stays with the drain"
+    assert not slot.info().growing
+    slot.release()
+    slot.begin(2, 5)
+    assert (slot.info().reached, slot.info().begun) == (0, before + 2), "the same step, and another image"
+
+
+def test_what_was_given_up_while_it_grew_is_not_handed_over_when_it_is_complete(arena: Arena) -> None:
+    slot = arena.slots[0]
+    slot.begin(1, 5)
+    slot.hold()
+    slot.release()
+    slot.complete(1, {}, hold=True)
+    assert slot.info().complete
     assert arena.held() == []
+    slot.begin(2, 5)
+    slot.complete(2, {}, hold=True)
+    assert arena.held() == [slot], "the next image is another matter"
+
+
+def test_only_slots_that_grow_are_voided_with_their_worker(arena: Arena) -> None:
+    held, kept = write(arena, 1, hold=True), write(arena, 2)
+    arena.slots[2].begin(3, 5)
+    arena.slots[2].hold()
+    arena.void_growing()
+    assert [slot.info().state for slot in arena.slots] == [SlotState.COMPLETE, SlotState.COMPLETE, SlotState.EMPTY]
+    assert arena.held() == [held]
+    assert arena.newest() is kept
+    assert arena.next_free() is arena.slots[2]
 
 
 def test_the_image_lies_on_a_page_in_the_file(arena: Arena) -> None:

@@ -128,7 +128,7 @@ def test_a_capture_that_begins_meanwhile_waits_for_a_piece_and_no_more(
     for thread in (background, capture):
         thread.join(10)
     assert pieces == 1
-    assert slot.info() == SlotInfo(0, SlotState.WRITING, 7, 0, MIB, held=False)
+    assert slot.info() == SlotInfo(0, SlotState.WRITING, 7, 0, MIB, held=False, begun=1)
     assert len(slot.image) == MIB
 
 

@@ -27,6 +27,7 @@ train:
   hang_always: false
   daemon: false
   ballast_mb: 0
+  owned_mb: 0
 """
 
 

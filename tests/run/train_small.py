@@ -31,6 +31,7 @@ class Settings:
     hang_always: bool = False  # in every round
     daemon: bool = False  # start a process that detaches itself
     ballast_mb: int = 0  # dead weight in the model's state
+    owned_mb: int = 0  # and in what the optimizer owns
 
 
 class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -60,6 +61,10 @@ def main() -> None:
     )
     if settings.ballast_mb:
         model.register_buffer("ballast", torch.arange(settings.ballast_mb << 18, dtype=torch.float32))
+    if settings.owned_mb:
+        model.register_parameter(
+            "owned", torch.nn.Parameter(torch.arange(settings.owned_mb << 18, dtype=torch.float32))
+        )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     loader = DataLoader(

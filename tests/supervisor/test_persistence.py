@@ -28,6 +28,7 @@ from resilient.supervisor.drain import Drain
 from resilient.supervisor.drain_process import persist, restore
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.metered import MeteredStorage
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.spec import RunSpec
@@ -268,7 +269,7 @@ def test_an_image_that_is_overwritten_while_it_is_written_to_disk_never_becomes_
     assert not list(bench.paths.snapshots.glob(".tmp-*"))
 
 
-class CannotDelete(Storage):
+class CannotDelete(MeteredStorage):
     """A network filesystem where somebody has a file open in what is to go."""
 
     def remove_tree(self, path: Path) -> None:
@@ -283,8 +284,9 @@ def test_a_snapshot_is_durable_though_an_older_one_cannot_be_deleted(make: Calla
         bench.image(step, hold=True)
         slot = bench.memory.arenas[0].find(step)
         assert slot is not None
-        request = {"op": "persist", "step": step, "slots": {"0": str(slot.path)}, **details}
-        answer = persist(CannotDelete(), bench.paths.snapshots, request)
+        meant = {"step": step, "slots": {"0": str(slot.path)}, "begun": {"0": slot.info().begun}, "growing": False}
+        storage = CannotDelete(lambda _: None, lambda: False)
+        answer = persist(storage, bench.paths.snapshots, {"op": "persist", **meant, **details})
         assert answer["event"] == "persisted"
     assert max(bench.durable()) == 11
 

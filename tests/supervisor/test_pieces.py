@@ -153,6 +153,25 @@ def test_a_slot_in_the_middle_of_a_copy_is_no_snapshot(memory: RunMemory) -> Non
     assert memory.newest_step() == 7
 
 
+def test_a_step_goes_to_disk_when_every_rank_holds_it_complete_or_growing(memory: RunMemory) -> None:
+    fill(memory.arenas[0].slots[0], 7, 1, hold=True)
+    fill(memory.arenas[0].slots[1], 7, 2)  # of the same step, and may be overwritten at any moment
+    memory.arenas[1].slots[0].begin(7, 64)
+    assert memory.held_steps() == []
+    memory.arenas[1].slots[0].hold()
+    assert memory.held_steps() == [7]
+    slots = memory.held_slots(7)
+    assert slots is not None
+    assert {rank: slot.index for rank, slot in slots.items()} == {0: 0, 1: 0}
+    assert memory.slots_of(7) is None, "it is no snapshot yet"
+    memory.void_growing(0)
+    assert memory.held_steps() == [7]
+    memory.void_growing(1)
+    assert memory.held_steps() == []
+    assert memory.held_slots(7) is None
+    assert memory.arenas[0].slots[0].info().held
+
+
 def test_a_successor_finds_everything_by_name(memory: RunMemory, tmp_path: Path) -> None:
     fill(memory.arenas[0].slots[1], 5, 1)
     fill(memory.arenas[1].slots[1], 5, 1)

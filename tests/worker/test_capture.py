@@ -18,6 +18,7 @@ from resilient.errors import SnapshotCorrupt, StateError, UsageError
 from resilient.protocol.arena import Arena, Slot, SlotState
 from resilient.snapshot.image import Layout
 from resilient.worker.capture import Capture, flatten_objects, restore
+from resilient.worker.overlap import Copier
 from resilient.worker.rng import GlobalRandomState, seed_cpu
 
 
@@ -531,3 +532,72 @@ def test_state_that_shares_memory_is_not_written_over(arena: Arena) -> None:
     restore(slot.image, {"optimizer": optimizer}, allow_pickle=False)
     assert [optimizer.state[parameter]["mark"].tolist() for parameter in parameters] == [[1.0, 1.0], [2.0, 2.0]]
     assert shared.tolist() == [0.0] * 4
+
+
+# --- going to disk meanwhile
+
+
+class Watched:
+    """What a slot has said is final, and what that was."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prefixes: list[bytes] = []
+        self.held: list[bool] = []
+        real = Slot.reached
+
+        def reached(slot: Slot, size: int) -> None:
+            real(slot, size)
+            self.prefixes.append(bytes(slot.image[:size]))
+            self.held.append(slot.info().growing)
+
+        monkeypatch.setattr(Slot, "reached", reached)
+        monkeypatch.setattr("resilient.worker.capture._PIECE", 64)
+
+    def assert_grew_to(self, image: bytes) -> None:
+        """Bit by bit, from the header on, and nothing has changed that was said to be final."""
+        sizes = [len(prefix) for prefix in self.prefixes]
+        assert len(sizes) > 8
+        assert sizes == sorted(set(sizes))
+        assert sizes[-1] == len(image)
+        assert all(image.startswith(prefix) for prefix in self.prefixes)
+        assert self.held == [False] + [True] * (len(sizes) - 1), "handed over before the first tensor is copied"
+
+
+def test_an_image_that_goes_to_disk_meanwhile_grows_and_is_the_same(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training()
+    training.step()
+    expected = bytes(take(arena, training.objects()).image)
+    watched = Watched(monkeypatch)
+    slot = arena.slots[1]
+    Capture(training.objects(), allow_pickle=False).write(slot, 1, grow=True)
+    watched.assert_grew_to(bytes(slot.image))
+    assert bytes(slot.image) == expected
+    assert slot.info().growing
+
+
+def test_what_is_copied_at_once_lies_between_what_is_copied_later_and_is_final_with_it(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training()
+    training.step()
+    expected = bytes(take(arena, training.objects()).image)
+    watched = Watched(monkeypatch)
+    slot, copier = arena.slots[1], Copier()
+    outcomes: list[bool] = []
+    capture = Capture(training.objects(), allow_pickle=False)
+    capture.write_overlapped(slot, 1, copier, outcomes.append, grow=True)
+    copier.wait()
+    training.model.norm.running_mean.add_(1)  # type: ignore[union-attr]
+    copier.close()
+    assert outcomes == [True]
+    watched.assert_grew_to(bytes(slot.image))
+    assert bytes(slot.image) == expected
+
+
+def test_a_state_without_tensors_grows_in_one_piece(arena: Arena) -> None:
+    slot = arena.slots[0]
+    Capture({"box": Box({"a": 1})}, allow_pickle=False).write(slot, 1, grow=True)
+    assert slot.info().growing
+    assert slot.info().reached == slot.info().size

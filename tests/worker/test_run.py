@@ -79,9 +79,11 @@ class Bench:
         self.hold.set()
         self.run._copier = Copier(self._copy)
         self.at: dict[int, torch.Tensor] = {}
+        self.on_copy: Callable[[], None] = lambda: None
 
     def _copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
         assert self.hold.wait(20)
+        self.on_copy()
         copy_all(targets, sources)
 
     def train(self) -> None:
@@ -166,6 +168,37 @@ def test_a_void_copy_is_made_good_at_the_next_boundary_and_warned_of_once(benche
         train_and_change_after(bench, (5, 10), 14)
     assert len(warned) == 1
     assert bench.durable() == [11, 14]  # step 10 was due
+    bench.assert_all_as_at_their_steps()
+
+
+def test_a_void_copy_that_was_on_its_way_to_disk_is_due_still(benches: Benches) -> None:
+    bench = benches(every_steps=10)
+    bench.host.writes_growing = True
+    seen: list[list[int]] = []
+    bench.on_copy = lambda: seen.append([slot.info().step for slot in bench.host.arena.slots if slot.info().growing])
+    with pytest.warns(UserWarning, match="changed between two optimizer steps"):
+        train_and_change_after(bench, (10,), 14)
+    assert [10] in seen
+    assert all(not slot.info().growing for slot in bench.host.arena.slots)
+    assert bench.durable() == [11, 14]
+    bench.assert_all_as_at_their_steps()
+
+
+def test_a_copy_that_failed_on_its_way_to_disk_does_not_keep_later_ones_from_it(benches: Benches) -> None:
+    bench = benches(every_steps=2, memory_every_steps=1)
+    bench.host.writes_growing = True
+
+    def fail() -> None:
+        if any(slot.info().growing and slot.info().step == 4 for slot in bench.host.arena.slots):
+            raise RuntimeError("no more")
+
+    bench.on_copy = fail
+    for step, _ in bench.run.steps(total=8):
+        if step == 5:
+            with pytest.raises(RuntimeError, match="no more"):
+                bench.run._wait_for_copy()
+        bench.train()
+    assert bench.durable() == [2, 5, 6, 8]
     bench.assert_all_as_at_their_steps()
 
 
