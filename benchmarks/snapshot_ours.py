@@ -13,9 +13,12 @@ from resilient.protocol.arena import Arena, Slot
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, retire
 from resilient.snapshot.storage import Storage
+from resilient.supervisor.growing import GrowingImages
 from resilient.worker.capture import Capture, flatten_objects, restore
 from resilient.worker.overlap import Copier
 from resilient.worker.rng import GlobalRandomState
+
+_POLL_SECONDS = 0.001
 
 OVERLAPPED, BLOCKING = "resilient, overlapped", "resilient, not overlapped"
 
@@ -42,13 +45,18 @@ class Engine:
         return slot
 
     def commit(self, slot: Slot, step: int) -> float:
-        """Make the image durable; returns the seconds that took, waiting for an earlier one not counted."""
+        """Make the image durable that is about to be written into the slot, and begin as soon as that has; returns when
+        its turn came, which may be after an earlier one.
+        """
         with self._committing:
-            start = time.perf_counter()
-            draft = Draft(run_id="benchmark", step=step, round=0, images={0: slot.image})
+            turn = time.perf_counter()
+            while not (slot.info().held and slot.info().step == step):
+                time.sleep(_POLL_SECONDS)
+            images = GrowingImages({0: slot}, step, {0: slot.info().begun}, lambda _: None)
+            draft = Draft("benchmark", step, 0, {0: slot.image}, ready=images.ready, settle=images.settle)
             commit(self.storage, self.folder, draft)
             slot.release()
-            return time.perf_counter() - start
+            return turn
 
 
 class _Save(Pending):
@@ -59,31 +67,30 @@ class _Save(Pending):
         self._engine = engine
         self._slot = slot
         self._step = step
-        self._thread: threading.Thread | None = None
-        self.started = threading.Event()
+        self._complete_at = 0.0
+        self._thread = threading.Thread(target=self._commit, daemon=True)
+        self._thread.start()
 
     def copied(self, unchanged: bool) -> None:
         """The image is complete: hand it over, as the worker does."""
         if not unchanged:
+            self._slot.void()
             raise RuntimeError("the state was changed while it was copied")
+        self._complete_at = time.perf_counter()
         self._slot.complete(self._engine.arena.next_sequence(), {}, hold=True)
-        self._thread = threading.Thread(target=self._commit)
-        self._thread.start()
-        self.started.set()
 
     def _commit(self) -> None:
-        self.commit_seconds = self._engine.commit(self._slot, self._step)
+        turn = self._engine.commit(self._slot, self._step)
+        self.commit_seconds = time.perf_counter() - max(turn, self._complete_at)
 
     def wait_copied(self) -> None:
         self._engine.copier.wait()
 
     def wait_written(self) -> None:
-        self.started.wait()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def persisting(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
 
 class Resilient(Contestant):
@@ -107,9 +114,9 @@ class Resilient(Contestant):
         slot = engine.next_slot()
         save = self._save = _Save(engine, slot, engine.step)
         if self._overlap:
-            engine.capture.write_overlapped(slot, engine.step, engine.copier, save.copied)
+            engine.capture.write_overlapped(slot, engine.step, engine.copier, save.copied, grow=True)
         else:
-            engine.capture.write(slot, engine.step)
+            engine.capture.write(slot, engine.step, grow=True)
             save.copied(True)
         path.symlink_to(f"step-{engine.step:09d}")
         return save

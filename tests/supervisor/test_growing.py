@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resilient.policy import events as on
-from resilient.protocol.arena import Slot
+from resilient.protocol.arena import Slot, SlotState
 from resilient.snapshot import catalog
 from resilient.snapshot.hashing import CHUNK
 from tests.supervisor.test_persistence import Bench
@@ -177,9 +177,25 @@ def test_a_drain_killed_in_between_begins_again(bench: Growing) -> None:
 def test_a_successor_of_the_supervisor_finds_no_half_image(bench: Growing) -> None:
     slot = bench.begin(7)
     bench.persistence.adopt()
+    assert slot.info().state is SlotState.EMPTY
     assert not slot.info().held
     bench.until(lambda: not bench.drain.busy)
     bench.assert_nothing_came_of_it()
+
+
+def test_before_the_next_round_nothing_grows(bench: Growing) -> None:
+    slot = bench.begin(7)
+    assert bench.persistence.list_snapshots() == on.SnapshotsListed()
+    assert slot.info().state is SlotState.EMPTY
+    bench.until(lambda: not bench.drain.busy)
+    bench.assert_nothing_came_of_it()
+
+
+def test_a_flush_does_not_wait_for_a_disk_that_hangs_over_what_can_become_nothing(bench: Growing) -> None:
+    bench.image(6)
+    bench.begin(7)
+    os.kill(bench.drain.pid, signal.SIGSTOP)
+    assert bench.flush(20.0) == on.FlushEnded(6)
 
 
 @pytest.mark.parametrize("limit", [0.0, 20.0 * (1 << 20)])
