@@ -62,14 +62,15 @@ class Engine:
 class _Save(Pending):
     """A save on its way to disk."""
 
-    def __init__(self, engine: Engine, slot: Slot, step: int) -> None:
+    def __init__(self, engine: Engine, slot: Slot, step: int, *, grow: bool) -> None:
         self.commit_seconds = 0.0
         self._engine = engine
         self._slot = slot
         self._step = step
         self._complete_at = 0.0
         self._thread = threading.Thread(target=self._commit, daemon=True)
-        self._thread.start()
+        if grow:
+            self._thread.start()
 
     def copied(self, unchanged: bool) -> None:
         """The image is complete: hand it over, as the worker does."""
@@ -78,6 +79,8 @@ class _Save(Pending):
             raise RuntimeError("the state was changed while it was copied")
         self._complete_at = time.perf_counter()
         self._slot.complete(self._engine.arena.next_sequence(), {}, hold=True)
+        if self._thread.ident is None:
+            self._thread.start()
 
     def _commit(self) -> None:
         turn = self._engine.commit(self._slot, self._step)
@@ -112,11 +115,11 @@ class Resilient(Contestant):
     def begin(self, path: Path) -> Pending:
         engine = self._engine
         slot = engine.next_slot()
-        save = self._save = _Save(engine, slot, engine.step)
+        save = self._save = _Save(engine, slot, engine.step, grow=self._overlap)
         if self._overlap:
             engine.capture.write_overlapped(slot, engine.step, engine.copier, save.copied, grow=True)
         else:
-            engine.capture.write(slot, engine.step, grow=True)
+            engine.capture.write(slot, engine.step)
             save.copied(True)
         path.symlink_to(f"step-{engine.step:09d}")
         return save

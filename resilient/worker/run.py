@@ -243,7 +243,8 @@ class Run:
             if not last and self._alignment.seen and self._overlap.allows():
                 self._capture.write_overlapped(slot, step, self._copier, done, grow=grow)
             else:
-                self._capture.write(slot, step, grow=grow)
+                # The disk slows the copy down: only the last one is in more of a hurry to be durable than to be taken.
+                self._capture.write(slot, step, grow=grow and last)
                 done(True)
         except StorageFull as error:
             other = self._host.arena.next_free()
