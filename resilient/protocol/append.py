@@ -8,15 +8,11 @@ import errno
 import os
 from pathlib import Path
 
-_LATER = frozenset(
+AWAY = frozenset(
     {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EIO,
+        errno.EAGAIN,
         errno.ESTALE,
         errno.ETIMEDOUT,
-        errno.EROFS,
-        errno.EAGAIN,
         errno.ENOTCONN,
         errno.EHOSTDOWN,
         errno.EHOSTUNREACH,
@@ -24,6 +20,8 @@ _LATER = frozenset(
         errno.ENETUNREACH,
     }
 )
+"""What a filesystem says that does not answer at the moment."""
+_LATER = AWAY | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 _MOST_KEPT = 64 << 20  # bytes; a disk that stays full for longer than that loses the log, not the training
 
 

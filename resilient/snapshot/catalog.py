@@ -15,6 +15,7 @@ from pathlib import Path
 
 from resilient.errors import SnapshotCorrupt
 from resilient.protocol import names
+from resilient.protocol.append import AWAY
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.direct import open_direct, read_exactly
 from resilient.snapshot.hashing import CHUNK, checksum, chunks_of, digest
@@ -23,24 +24,7 @@ from resilient.snapshot.storage import Storage
 
 CORRUPT = ".corrupt"
 
-_OF_THE_MOMENT = frozenset(
-    {
-        errno.EACCES,
-        errno.EPERM,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EINTR,
-        errno.EAGAIN,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ENOTCONN,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-    }
-)
+_OF_THE_MOMENT = AWAY | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Why a file cannot be read that may be sound; a bad sector (``EIO``) is not among them."""
 
 
