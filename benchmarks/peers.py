@@ -80,6 +80,11 @@ PEERS = {
             ("dlrover==0.6.1", "grpcio", "numpy"),
             "from dlrover.trainer.torch.flash_checkpoint.ddp import DdpCheckpointer, StorageType",
         ),
+        Peer(
+            "nvrx",
+            ("nvidia-resiliency-ext==0.4.1", "numpy"),
+            "from nvidia_resiliency_ext.fault_tolerance import RankMonitorClient",
+        ),
     )
 }
 

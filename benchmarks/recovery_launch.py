@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.peers import PEERS
 from benchmarks.recovery_log import Line, StepReader
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.journal import read_journal
@@ -34,10 +35,12 @@ _RUN = "recovery"
 class Workload:
     """What the script is told; the same for all contestants.
 
-    :param save_every: steps between two checkpoints under torchrun.
+    :param save_every: steps between two checkpoints under everything but resilient.
+    :param ranks: processes; more than one train with ``DistributedDataParallel`` over gloo.
     """
 
     save_every: int = 10
+    ranks: int = 1
     workers: int = 0
     threads: int = 1
     seed: int = 0
@@ -45,11 +48,11 @@ class Workload:
     def arguments(self, under: str, folder: Path, steps: int | None) -> list[str]:
         given = {
             "under": under,
-            "record": folder / "steps.log",
+            "record": folder / "steps",
             "checkpoint": folder / "checkpoint.pt",
             "save-every": self.save_every,
             "steps": 1_000_000 if steps is None else steps,
-            "workers": self.workers,
+            "data-workers": self.workers,  # ft_launcher takes `--workers` for an option of its own
             "threads": self.threads,
             "seed": self.seed,
         }
@@ -60,20 +63,20 @@ class Workload:
 class Contestant:
     """One way to keep the script running.
 
-    :param command: the command for a folder of its own and the script's arguments.
+    :param command: the command for a folder of its own, the number of ranks, and the script's arguments.
     """
 
     name: str
     under: str
-    command: Callable[[Path, list[str]], list[str]]
+    command: Callable[[Path, int, list[str]], list[str]]
 
 
 def resilient(overrides: Sequence[str] = ()) -> Contestant:
     """``resilient train`` with its own defaults, except for a budget of restarts that lets a benchmark kill at will."""
 
-    def command(folder: Path, arguments: list[str]) -> list[str]:
+    def command(folder: Path, ranks: int, arguments: list[str]) -> list[str]:
         configuration = {
-            "worker": {"script": str(_SCRIPT), "args": arguments},
+            "worker": {"script": str(_SCRIPT), "args": arguments, **({"ranks": ranks} if ranks > 1 else {})},
             "run": {"id": _RUN, "dir": str(folder / "runs")},
             "restarts": {"intensity": 250},
         }
@@ -85,11 +88,22 @@ def resilient(overrides: Sequence[str] = ()) -> Contestant:
 
 
 def torchrun(name: str = "torchrun", *options: str) -> Contestant:
-    def command(folder: Path, arguments: list[str]) -> list[str]:  # noqa: ARG001  its configuration is its command line
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    def command(folder: Path, ranks: int, arguments: list[str]) -> list[str]:  # noqa: ARG001  no files of its own
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         return [*launcher, "--max-restarts=1000", *options, str(_SCRIPT), *arguments]
 
     return Contestant(name, "torchrun", command)
+
+
+def ft_launcher(*options: str) -> Contestant:
+    """NVIDIA's launcher, in an environment of its own; the script sends its rank monitor a heartbeat each step."""
+
+    def command(folder: Path, ranks: int, arguments: list[str]) -> list[str]:  # noqa: ARG001  no files of its own
+        launcher = [str(PEERS["nvrx"].folder / "bin" / "ft_launcher"), f"--nproc-per-node={ranks}"]
+        rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+        return [*launcher, *rendezvous, "--max-restarts=1000", *options, str(_SCRIPT), *arguments]
+
+    return Contestant("ft_launcher", "ft_launcher", command)
 
 
 class LaunchFailedError(RuntimeError):
@@ -103,14 +117,14 @@ class Launch:
         folder.mkdir(parents=True)
         self.contestant = contestant
         self.folder = folder
-        self.reader = StepReader(folder / "steps.log")
+        self.readers = [StepReader(folder / f"steps-{rank}") for rank in range(workload.ranks)]
         self.left_behind: list[str] = []
         self._paths = RunPaths.of(folder / "runs", _RUN)
         self._token = uuid.uuid4().hex
         self._output = folder / "output.log"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                contestant.command(folder, workload.arguments(contestant.under, folder, steps)),
+                contestant.command(folder, workload.ranks, workload.arguments(contestant.under, folder, steps)),
                 cwd=folder,
                 env=environment(workload.threads) | {_TOKEN: self._token},
                 stdin=subprocess.DEVNULL,
@@ -127,14 +141,19 @@ class Launch:
     ) -> None:
         self.stop()
 
+    @property
+    def reader(self) -> StepReader:
+        """Rank 0's record. No rank can complete a step without the others."""
+        return self.readers[0]
+
     def wait(self, reached: Callable[[list[Line]], bool], timeout: float = 120.0) -> None:
-        """Follow the record until ``reached`` says yes to its steps.
+        """Follow the records until ``reached`` says yes to rank 0's steps.
 
         :raises LaunchFailedError: the contestant ended before, or time is up.
         """
         deadline = time.monotonic() + timeout
         while True:
-            self.reader.poll()
+            self.poll()
             if reached(self.reader.steps()):
                 return
             if self._process.poll() is not None:
@@ -148,8 +167,12 @@ class Launch:
     def wait_for_end(self, timeout: float = 300.0) -> int:
         """The contestant's own exit code."""
         code = self._process.wait(timeout)
-        self.reader.poll()
+        self.poll()
         return code
+
+    def poll(self) -> None:
+        for reader in self.readers:
+            reader.poll()
 
     def stop(self, grace: float = 30.0) -> None:
         """SIGTERM to the supervisor or agent alone, then see what is left 10 s later."""
@@ -181,7 +204,7 @@ class Launch:
         return held
 
     def journal(self) -> list[dict[str, Any]]:
-        """What resilient's supervisor wrote down; empty under torchrun."""
+        """What resilient's supervisor wrote down; empty under the others."""
         return list(read_journal(self._paths.journal))
 
     def _processes(self) -> list[psutil.Process]:
@@ -196,7 +219,7 @@ class Launch:
         return found
 
     def _words(self) -> str:
-        return self._output.read_text(errors="replace")[-2000:]
+        return self._output.read_text(errors="replace")[-800:]
 
 
 def environment(threads: int) -> dict[str, str]:

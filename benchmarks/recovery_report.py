@@ -26,7 +26,9 @@ class Figures:
     :param floors: what :mod:`benchmarks.recovery_floor` found, fork by fork.
     :param cold_starts: of ``python -c "import torch"``.
     :param memory: MiB held by supervisor or agent and all its processes, by contestant, once for each launch.
-    :param compared: losses of killed runs that were compared with an uninterrupted one's.
+    :param attempts: faults, by contestant.
+    :param lost: who did not come back after one, and the last words.
+    :param compared: losses of struck runs that were compared with an uninterrupted one's.
     :param problems: whatever should not have happened.
     """
 
@@ -35,6 +37,8 @@ class Figures:
     floors: list[dict[str, float]] = field(default_factory=list)
     cold_starts: list[float] = field(default_factory=list)
     memory: dict[str, list[float]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
     compared: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -67,8 +71,8 @@ def summaries(figures: Figures) -> dict[str, Summary]:
     found: dict[str, Summary] = {}
     for name in figures.contestants():
         recoveries = figures.of(name)
-        found[f"{name}: kill → next new step"] = Summary.of([recovery.new_step for recovery in recoveries])
-        found[f"{name}: kill → first step"] = Summary.of([recovery.first_step for recovery in recoveries])
+        found[f"{name}: fault → next new step"] = Summary.of([recovery.new_step for recovery in recoveries])
+        found[f"{name}: fault → first step"] = Summary.of([recovery.first_step for recovery in recoveries])
         found[f"{name}: step"] = Summary.of(figures.step_times[name])
     for key, label in (("first_step", "floor: fork and first step"), ("fork", "floor: fork"), ("step", "floor: step")):
         found[label] = Summary.of([item[key] for item in figures.floors])
@@ -89,7 +93,8 @@ def report(figures: Figures) -> Iterator[str]:
     for name in figures.contestants():
         yield from _stages(name, figures.of(name))
         yield ""
-    yield f"losses of killed runs equal to those of an uninterrupted one, bit for bit: {figures.compared} compared"
+    yield f"losses of struck runs equal to those of an uninterrupted one, bit for bit: {figures.compared} compared"
+    yield from (f"NOT RECOVERED: {lost}" for lost in figures.lost)
     yield from (f"PROBLEM: {problem}" for problem in figures.problems)
 
 
@@ -99,14 +104,16 @@ def _ms(seconds: float) -> str:
 
 def _ratios(figures: Figures, found: dict[str, Summary]) -> Iterator[str]:
     first, *others = figures.contestants()
-    own = found[f"{first}: kill → next new step"].median
+    own = found[f"{first}: fault → next new step"].median
     for name in others:
-        ratio = found[f"{name}: kill → next new step"].median / own
+        ratio = found[f"{name}: fault → next new step"].median / own
         yield f"{name} / {first}, ratio of medians: {ratio:.1f}"
     yield f"{first} / floor of fork and first step: {own / found['floor: fork and first step'].median:.1f}"
+    for name, attempts in figures.attempts.items():
+        yield f"{name}: recovered {len(figures.of(name))} of {attempts}"
     for name in figures.contestants():
         repeated = [recovery.repeated for recovery in figures.of(name)]
-        yield f"{name}: steps repeated per kill: mean {statistics.mean(repeated):.1f}, most {max(repeated)}"
+        yield f"{name}: steps repeated per fault: mean {statistics.mean(repeated):.1f}, most {max(repeated)}"
     for name, held in figures.memory.items():
         yield f"{name}: memory of all its processes, shared pages counted once: {statistics.median(held):.0f} MiB"
 
@@ -115,7 +122,7 @@ def _stages(name: str, recoveries: Sequence[Recovery]) -> Iterator[str]:
     """Each stage's median end, and the median of what it took since the stage before."""
     rows = [[*item.stages.items(), ("first step", item.first_step), ("new step", item.new_step)] for item in recoveries]
     names = list(dict.fromkeys(stage for row in rows for stage, _ in row))
-    yield f"{name + ', median ms':40}    took   since kill"
+    yield f"{name + ', median ms':40}    took   since fault"
     for stage in names:
         ends, took = [], []
         for row in rows:

@@ -1,25 +1,32 @@
-"""One measured recovery: kill the training process, wait for the next new step, and check that it is the right one."""
+"""One measured recovery: kill or stop a training process, wait for the next new step, and check that it is the right
+one.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.recovery_launch import Launch
 from benchmarks.recovery_log import Line
 
-_JOURNAL = {"worker exited": "exit seen", "LaunchRound": "relaunch decided", "worker launched": "fork reported"}
+_JOURNAL = {
+    "DumpStacks": "hang seen",
+    "worker exited": "exit seen",
+    "LaunchRound": "relaunch decided",
+    "worker launched": "fork reported",
+}
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one kill cost. All in seconds since the kill was sent.
+    """What one fault cost. All in seconds since the signal was sent.
 
-    :param last_step: the last step recorded by the killed process.
+    :param last_step: the last step recorded by any process of the round that it ended.
     :param resumed_step: the first step recorded by its successor.
     :param first_step: until the successor had completed its first step, new or repeated.
     :param new_step: until a step beyond ``last_step`` was completed.
@@ -41,50 +48,52 @@ class Recovery:
         return self.last_step - self.resumed_step + 1
 
 
-def kill_and_wait(launch: Launch, more_steps: int, delay: float, save_every: int) -> Recovery:
-    """Kill the training process after ``more_steps`` more steps and ``delay`` seconds, and follow its successor.
+def strike_and_wait(
+    launch: Launch, number: signal.Signals, rank: int, *, more_steps: int, delay: float, save_every: int, timeout: float
+) -> Recovery:
+    """Send ``rank`` a signal after ``more_steps`` more steps and ``delay`` seconds, and follow what takes its place.
 
-    :raises LaunchFailedError: there is none, or it makes no new step.
+    :raises LaunchFailedError: nothing does, or it makes no new step in ``timeout`` seconds.
     """
     begun = max((line.step for line in launch.reader.steps()), default=0)
     launch.wait(lambda steps: bool(steps) and steps[-1].step >= begun + more_steps)
-    pid = launch.reader.steps()[-1].pid
+    round_pids = {reader.steps()[-1].pid for reader in launch.readers}
+    pid = launch.readers[rank].steps()[-1].pid
     time.sleep(delay)
-    killed_at = time.time()
-    os.kill(pid, signal.SIGKILL)
+    struck_at = time.time()
+    os.kill(pid, number)
 
     def has_new_step(steps: Sequence[Line]) -> bool:
-        return steps[-1].pid != pid and steps[-1].step > _last_step(steps, pid)
+        return steps[-1].pid not in round_pids and steps[-1].step > _last_step(launch, round_pids)
 
-    launch.wait(has_new_step)
-    steps = launch.reader.steps()
-    last = _last_step(steps, pid)
-    after = [line for line in steps if line.pid == steps[-1].pid]
+    launch.wait(has_new_step, timeout)
+    last = _last_step(launch, round_pids)
+    after = [line for line in launch.reader.steps() if line.pid == launch.reader.steps()[-1].pid]
     new = next(line for line in after if line.step > last)
     stages = {line.stage: line.time for line in launch.reader.lines if line.pid == new.pid and line.stage}
-    stages |= _from_journal(launch, killed_at)
+    stages |= _from_journal(launch, struck_at)
     return Recovery(
         contestant=launch.contestant.name,
         last_step=last,
         resumed_step=after[0].step,
-        first_step=after[0].time - killed_at,
-        new_step=new.time - killed_at,
-        stages={name: moment - killed_at for name, moment in sorted(stages.items(), key=lambda item: item[1])},
+        first_step=after[0].time - struck_at,
+        new_step=new.time - struck_at,
+        stages={name: moment - struck_at for name, moment in sorted(stages.items(), key=lambda item: item[1])},
         problem=_problem(launch.contestant.under, last, [line.step for line in after], save_every),
     )
 
 
-def _last_step(steps: Iterable[Line], pid: int) -> int:
-    return max(line.step for line in steps if line.pid == pid)
+def _last_step(launch: Launch, pids: Collection[int]) -> int:
+    return max(line.step for reader in launch.readers for line in reader.steps() if line.pid in pids)
 
 
-def _from_journal(launch: Launch, killed_at: float) -> dict[str, float]:
+def _from_journal(launch: Launch, struck_at: float) -> dict[str, float]:
     entries: list[dict[str, Any]] = launch.journal()
-    return {_JOURNAL[entry["name"]]: entry["time"] for entry in entries if _belongs(entry, killed_at)}
+    return {_JOURNAL[entry["name"]]: entry["time"] for entry in entries if _belongs(entry, struck_at)}
 
 
-def _belongs(entry: Mapping[str, Any], killed_at: float) -> bool:
-    return entry["name"] in _JOURNAL and entry["time"] >= killed_at
+def _belongs(entry: Mapping[str, Any], struck_at: float) -> bool:
+    return entry["name"] in _JOURNAL and entry["time"] >= struck_at
 
 
 def _problem(under: str, last: int, steps: Sequence[int], save_every: int) -> str:
@@ -93,7 +102,7 @@ def _problem(under: str, last: int, steps: Sequence[int], save_every: int) -> st
         return f"the steps after the kill are not in order: {steps}"
     saved = last - last % save_every
     expected = {last + 1, last} if under == "resilient" else {saved + 1}
-    if under == "torchrun" and saved == last:
+    if under != "resilient" and saved == last:
         expected.add(saved - save_every + 1)  # killed while it saved
     return "" if steps[0] in expected else f"killed after step {last}, resumed with step {steps[0]}"
 
