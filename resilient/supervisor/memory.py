@@ -196,7 +196,9 @@ class RunMemory:
 
     def release(self, step: int) -> None:
         """The image of ``step`` is durable, or never will be: its slots may be written again."""
-        for arena in self.arenas.values():
+        for _, arena in sorted(
+            self.arenas.items(), reverse=True
+        ):  # rank 0 last: it takes the others to be free when it is
             for slot in arena.held():
                 if slot.info().step == step:
                     slot.release()
@@ -213,6 +215,23 @@ class RunMemory:
                 info = slot.info()
                 if info.step != step and not info.held:
                     slot.void()
+
+    def forget_newer(self, step: int | None) -> None:
+        """The run goes on from ``step``: what some ranks have of later ones must never be taken together with what the
+        others are going to have of them. Only while no worker is up.
+        """
+        for arena in self.arenas.values():
+            for slot in arena.slots:
+                if step is None or slot.info().step > step:
+                    slot.void()
+
+    def free_slots(self) -> dict[int, Slot]:
+        """For each rank a slot that may be written while no worker is up; the newest common image stays."""
+        newest = self.newest_step()
+        return {
+            rank: arena.next_free(lambda info: info.step == newest) or arena.next_free() or arena.slots[0]
+            for rank, arena in self.arenas.items()
+        }
 
     def next_sequence(self) -> int:
         """A number for an image that is to count as the newest."""

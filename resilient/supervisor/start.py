@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
+from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
@@ -105,7 +106,8 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=spec.worker.env)
+        environment = {**shared_by(spec.policy.ranks), **spec.worker.env}
+        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=environment)
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)
