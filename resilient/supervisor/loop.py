@@ -200,15 +200,16 @@ class Supervisor:
             elif isinstance(report, Exited):
                 self._feed(self._worker_exited(report))
             elif isinstance(report, Failed):
-                self._launch_failed(report.reason)
+                self._launch_failed(report)
 
-    def _launch_failed(self, reason: str) -> None:
-        kind, _, message = reason.partition(": ")
+    def _launch_failed(self, report: Failed) -> None:
+        kind, _, message = report.reason.partition(": ")
         failure = classify(Evidence(1, (kind,), message))
-        if self._state.phase is Phase.STARTING:
+        lost = self._state.live if report.rank is None else self._state.live & {report.rank}
+        if self._state.phase is Phase.STARTING and lost == self._state.live:
             self._feed(on.LaunchFailed(failure))
             return
-        for rank in sorted(self._state.live):  # asked for, and then the run was to stop before they were there
+        for rank in sorted(lost):  # the others are there; or the run was to stop before any was
             self._feed(on.WorkerExited(rank, self._memory.boards[rank][Word.STEP], failure))
 
     def _on_drain(self) -> None:

@@ -17,6 +17,7 @@ from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
+from resilient.supervisor.ranks import require_ranks_of_memory
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
@@ -32,6 +33,7 @@ class RunMemory:
             machine was switched off, which may be on disk in parts.
         :param root: the run's directory, which takes what there is no room for in ``directory``; without one, having
             no room is an error.
+        :raises ConfigurationError: it holds the state of another number of ranks.
         :raises StorageFull: there is not even room for the boards.
         :raises RunLocked: a live process is using this memory for another run.
         """
@@ -44,7 +46,12 @@ class RunMemory:
         self._tenancy: Tenancy | None = None
         try:
             self._claim()
+            require_ranks_of_memory(directory, ranks, self._spill)
             self.boards = {rank: self._board(rank) for rank in self._ranks}
+        except ConfigurationError:
+            if self._tenancy is not None:
+                self._tenancy.leave()
+            raise
         except OSError as error:
             raise StorageFull(
                 f"no shared memory in {directory}: {error.strerror}", "make it larger, or set snapshot.memory_dir"

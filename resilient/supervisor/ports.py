@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import socket
 
+_GUESS, _GUESSES = 29500, 1000  # from torchrun's own default on
+
 
 class FreshPort:
     """Another port for each round."""
 
     def __init__(self) -> None:
+        self._taken = 0
         self._kept: socket.socket | None = None
 
     def take(self) -> int:
         """A port that nobody has, and that is not the one of the round before.
 
-        :raises OSError: the system has none left.
+        Where the system gives us none, because there is no network or all are taken, it is a guess: many a script needs
+        none.
         """
-        fresh = socket.socket()
         try:
+            fresh = socket.socket()
             fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             fresh.bind(("", 0))
         except OSError:
-            fresh.close()
-            raise
+            self._taken += 1
+            return _GUESS + self._taken % _GUESSES
         self.close()  # only now, or it might be given out again
         self._kept = fresh
         return int(fresh.getsockname()[1])

@@ -24,6 +24,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.ranks import require_ranks_of_snapshots
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
@@ -71,7 +72,8 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
 
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
         returns whether it has changed since the last launch.
-    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed.
+    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
+        was begun with another number of ranks.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     """
@@ -101,6 +103,7 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
+    require_ranks_of_snapshots(paths.snapshots, spec.policy.ranks)
     leftovers.clear(place.parent, place, console.say)
     memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity(), paths.root)
     with ExitStack() as stack:

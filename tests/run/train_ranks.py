@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -49,6 +50,7 @@ def main() -> None:
     rank = dist.get_rank()
     torch.manual_seed(rank)  # each rank drops out other units
     random.seed(rank)
+    np.random.seed(rank)
     model = DistributedDataParallel(
         torch.nn.Sequential(
             torch.nn.Linear(8, 32),
