@@ -17,7 +17,7 @@ from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
-from resilient.supervisor.ranks import require_ranks_of_memory
+from resilient.supervisor.ranks import clear_other_ranks
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
@@ -46,7 +46,7 @@ class RunMemory:
         self._tenancy: Tenancy | None = None
         try:
             self._claim()
-            require_ranks_of_memory(directory, ranks, self._spill)
+            clear_other_ranks(directory, ranks, self._spill)
             self.boards = {rank: self._board(rank) for rank in self._ranks}
         except ConfigurationError:
             if self._tenancy is not None:

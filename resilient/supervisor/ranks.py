@@ -8,16 +8,28 @@ from pathlib import Path
 
 from resilient.errors import ConfigurationError, SnapshotCorrupt
 from resilient.protocol import names
+from resilient.protocol.paths import RunPaths
 from resilient.protocol.spill import Spill
+from resilient.protocol.tenancy import Tenant, boot_id
 from resilient.snapshot import catalog
 from resilient.supervisor.leftovers import newest_step
 
 
-def require_ranks_of_snapshots(snapshots: Path, ranks: int) -> None:
-    """Compare with the newest snapshot on disk that can be read.
+def require_ranks(paths: RunPaths, memory: Path, ranks: int) -> None:
+    """Compare with what there is of the run, which must be the caller's: the newest snapshot on disk that can be read,
+    and what lies in its memory.
 
-    :raises ConfigurationError: it has another number of ranks.
+    :param memory: directory of the run's memory.
+    :raises ConfigurationError: it is of another number of ranks.
     """
+    _require_ranks_of_snapshots(paths.snapshots, ranks)
+    mark, tenant = memory / "identity", Tenant.read(memory)
+    ours = mark.exists() and mark.read_text() == paths.identity()
+    if ours and tenant is not None and tenant.boot == boot_id():
+        _require_ranks_of_memory(memory, ranks)
+
+
+def _require_ranks_of_snapshots(snapshots: Path, ranks: int) -> None:
     for step in reversed(catalog.committed_steps(snapshots)):
         try:
             manifest = catalog.read_manifest(snapshots / names.snapshot_name(step))
@@ -27,18 +39,25 @@ def require_ranks_of_snapshots(snapshots: Path, ranks: int) -> None:
         return
 
 
-def require_ranks_of_memory(directory: Path, ranks: int, spill: Spill | None) -> None:
-    """Compare with the slots that an earlier life has left in shared memory; those in which nothing is are removed.
-
-    :raises ConfigurationError: they are those of another number of ranks, and hold a state.
-    """
-    paths = list(directory.glob("rank-*"))
-    found = {path.name.partition(".")[0] for path in paths if ".slot-" in path.name}
+def _require_ranks_of_memory(directory: Path, ranks: int) -> bool:
+    """Whether all that is there is of so many ranks; where nothing is in it, it need not be."""
+    found = {path.name.partition(".")[0] for path in directory.glob("rank-*.slot-*")}
     if not found or found == {f"rank-{rank:05d}" for rank in range(ranks)}:
-        return
+        return True
     step = newest_step(directory)
     if step is not None:
         _require(ranks, len(found), f"the state of step {step} that is still in {directory}")
+    return False
+
+
+def clear_other_ranks(directory: Path, ranks: int, spill: Spill | None) -> None:
+    """Remove the boards and slots of another number of ranks, in which there is nothing.
+
+    :raises ConfigurationError: there is.
+    """
+    if _require_ranks_of_memory(directory, ranks):
+        return
+    paths = list(directory.glob("rank-*"))
     for path in paths:
         path.unlink()
     if spill is not None:

@@ -24,7 +24,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.ranks import require_ranks_of_snapshots
+from resilient.supervisor.ranks import require_ranks
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
@@ -88,10 +88,12 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         stack.callback(lock.release)
         journal = _open_journal(paths)
         stack.callback(journal.close)
+        place = RunMemory.place(paths, spec.snapshot.memory_dir)
+        require_ranks(paths, place, spec.policy.ranks)  # before anything is recorded that says otherwise
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
-            leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
+            leftovers.remove_own(place, paths)
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
@@ -103,7 +105,6 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
-    require_ranks_of_snapshots(paths.snapshots, spec.policy.ranks)
     leftovers.clear(place.parent, place, console.say)
     memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity(), paths.root)
     with ExitStack() as stack:
