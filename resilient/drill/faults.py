@@ -16,11 +16,26 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
-from resilient.drill.target import DRAIN, FORKSERVER
-from resilient.drill.target import Target as Target
+from resilient.drill.target import DRAIN, FORKSERVER, Target
 from resilient.errors import ExitCode, FaultNotInjected
 from resilient.protocol.board import Word
 from resilient.snapshot import catalog
+
+__all__ = [
+    "CorruptSnapshot",
+    "Fault",
+    "KillDrain",
+    "KillForkserver",
+    "KillSupervisor",
+    "KillWorker",
+    "Lift",
+    "Preempt",
+    "SlowWorker",
+    "StallDisk",
+    "StopWorker",
+    "Target",
+    "flip_bit",
+]
 
 
 class Lift(Enum):

@@ -26,11 +26,14 @@ class Target:
 
     :param supervisor: its process.
     :param memory_dir: the run's ``snapshot.memory_dir``.
+    :param alive: whether it is worth waiting for something to happen in it; as long as its supervisor is up, by
+        default.
     """
 
     paths: RunPaths
     supervisor: int
     memory_dir: str = ""
+    alive: Callable[[], bool] | None = None
 
     @property
     def memory(self) -> Path:
@@ -113,7 +116,7 @@ class Target:
         :raises FaultNotInjected: the run ended before.
         """
         while not reached():
-            if not (alive or self.is_up)():
+            if not (alive or self.alive or self.is_up)():
                 if reached():
                     return
                 raise FaultNotInjected(f"the run {self.paths.run_id} ended before {what}", "look at its output")
