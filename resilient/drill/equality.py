@@ -112,5 +112,11 @@ def _difference(one: Path, other: Path) -> str | None:
             stream = stack.enter_context(path.open("rb"))
             memory = stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
             views.append(stack.enter_context(memoryview(memory)))
-        objects = {name for view in views for name in read_state(view, Layout.parse(view))["objects"]}
-        return first_difference(views[0], views[1], only=objects - {_RANDOM})
+        names = {name for view in views for name in _names(view)}
+        return first_difference(views[0], views[1], only={name for name in names if name.partition(".")[0] != _RANDOM})
+
+
+def _names(image: memoryview) -> set[str]:
+    """Of all objects and all tensors."""
+    layout = Layout.parse(image)
+    return {*read_state(image, layout)["objects"], *layout.tensors}

@@ -24,6 +24,3 @@ class FullStorage(MeteredStorage):
         if self._switch.exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         super().append(descriptor, data)
-
-    def free_bytes(self, path: Path) -> int:
-        return 0 if self._switch.exists() else super().free_bytes(path)
