@@ -19,7 +19,7 @@ from rich.console import Console
 
 from resilient.drill.reference import find_reference
 from resilient.drill.report import fault_table, outcome_table
-from resilient.drill.request import Request, length_override
+from resilient.drill.request import Request, check_ranks, length_override
 from resilient.drill.session import Session
 from resilient.drill.verdict import Outcome, all_passed, as_json
 from resilient.errors import ExitCode
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, compose: Compose) -> ExitCode:
     :raises ConfigurationError: a fault, a value or the configuration is wrong.
     """
     if options.list:
-        Console(highlight=False).print(fault_table())
+        _out().print(fault_table())
         return ExitCode.FINISHED
     request = Request.of(options.overrides)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -102,6 +102,7 @@ def _session(options: argparse.Namespace, request: Request, compose: Compose, sa
     if "random" in request.at:
         say(f"seed={request.seed}")
     tree = compose(request.conf, overrides)
+    check_ranks(request.faults, max(1, int(tree["worker"].get("ranks", 1))))
     return Session(directory, request, tree, overrides, say, options.timeout)
 
 
@@ -128,10 +129,7 @@ def _carry_out(session: Session, options: argparse.Namespace) -> ExitCode:
 
 def _print(outcomes: Sequence[Outcome], session: Session, options: argparse.Namespace, *, kept: bool) -> None:
     if not options.json:
-        wide = Console(highlight=False)
-        if not wide.is_terminal:
-            wide = Console(highlight=False, width=180)  # in a log, a table must not be squeezed
-        wide.print(outcome_table(outcomes))
+        _out().print(outcome_table(outcomes))
         return
     body = {
         "conf": session.request.conf,
@@ -143,15 +141,26 @@ def _print(outcomes: Sequence[Outcome], session: Session, options: argparse.Name
     print(json.dumps(body, indent=1, allow_nan=False), file=sys.stdout)
 
 
+def _out() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=180)  # a log has room for a table
+
+
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM is answered as Ctrl-C is: what was started is ended, and what was made is removed."""
+    """SIGTERM is answered as Ctrl-C is: what was started is ended, and what was made is removed. The first one is; who
+    presses again does not interrupt that.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from resilient.drill.equality import compare_runs
 from resilient.drill.faults import Fault, Lift
 from resilient.drill.in_process import OrderedFault
+from resilient.drill.progress import Progress
 from resilient.drill.scratch import ScratchRun
 from resilient.drill.target import Target
 from resilient.drill.timeline import Timeline, read_timeline
@@ -48,7 +49,7 @@ class Drill:
     timeout: float
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    progress: list[tuple[float, int]] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
     exit_codes: list[int] = field(default_factory=list)
     _injected_at: float = 0.0
     _injected_after: int = 0
@@ -115,7 +116,7 @@ class Drill:
         """Watch until the run has ended for good; returns whether it did in time."""
         lifted, lift = False, getattr(self.fault, "seconds", 0.0)
         while self.clock() < deadline:
-            self._note_progress(target)
+            self.progress.note(target.read(Word.STEP))
             code = self.run.poll()
             if not lifted and self._is_over(code, lift):
                 self.fault.lift(target)
@@ -135,12 +136,8 @@ class Drill:
             return code is not None or self._timeline().noticed is not None
         return self.fault.lifted is Lift.AT_END and code is not None
 
-    def _note_progress(self, target: Target) -> None:
-        """For a script that reports nothing, the board is what tells its steps."""
-        step = target.read(Word.STEP)
-        if not self.progress or step != self.progress[-1][1]:
-            self.progress.append((time.time(), step))
-
     def _timeline(self) -> Timeline:
         reported = [(entry.metrics.time, entry.metrics.step) for entry in read_metrics(self.run.paths.metrics)]
-        return read_timeline(list(read_journal(self.run.paths.journal)), reported or self.progress, self._injected_at)
+        return read_timeline(
+            list(read_journal(self.run.paths.journal)), reported or self.progress.seen, self._injected_at
+        )

@@ -138,6 +138,7 @@ class Preempt(Fault):
 
     name = "preempt"
     explains = "SIGTERM to the supervisor, then the same command again, as a scheduler preempts and requeues"
+    again_after = frozenset({ExitCode.REQUEUE, ExitCode.TERMINATED})
 
     def inject(self, target: Target) -> str:
         step = target.read(Word.STEP)

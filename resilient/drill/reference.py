@@ -27,7 +27,7 @@ class Reference:
     :param steps: 0 for a script that does not tell its steps.
     :param seconds: from the launch of its worker to the end.
     :param startup: from the launch of its worker to its first step, or to the end.
-    :param slowest: the longest time between two steps, whatever lay between them.
+    :param slowest: the longest time between two steps, whatever lay between them; 0 if nothing is known of that.
     """
 
     paths: RunPaths
@@ -37,9 +37,10 @@ class Reference:
     slowest: float
 
     @classmethod
-    def of(cls, paths: RunPaths) -> Reference:
+    def of(cls, paths: RunPaths, seen: Sequence[float] = ()) -> Reference:
         """Read its logs.
 
+        :param seen: when its steps were seen to be completed, for a script that reports nothing.
         :raises ConfigurationError: it has not come to its end.
         """
         status = Status.read(paths.status)
@@ -49,10 +50,10 @@ class Reference:
         journal = list(read_journal(paths.journal))
         began = next((entry["time"] for entry in journal if entry["name"] == "worker launched"), 0.0)
         ended_at = max((entry["time"] for entry in journal), default=began)
-        times = sorted(entry.metrics.time for entry in read_metrics(paths.metrics))
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-        first = times[0] if times else ended_at
-        return cls(paths, status.step or status.total, ended_at - began, first - began, max(gaps, default=0.0))
+        by_rank = _times(paths) or [list(seen)]
+        first = min((times[0] for times in by_rank if times), default=ended_at)
+        slowest = max(max(_gaps(times), default=0.0) for times in by_rank)
+        return cls(paths, status.step or status.total, ended_at - began, first - began, slowest)
 
     def limits(self, given: Sequence[str]) -> list[str]:
         """Overrides that let a hang be noticed soon; those that the user gives stand.
@@ -61,14 +62,27 @@ class Reference:
         """
         silence = round(max(_LEAST_SILENCE, _TIMES_THE_SLOWEST * self.slowest), 1)
         startup = round(max(_LEAST_STARTUP, _TIMES_THE_SLOWEST * self.startup), 1)
-        learned = {
-            "hang.min_seconds": silence,
-            "hang.phase_seconds": silence,
-            "hang.factor": _TIMES_THE_SLOWEST,
-            "hang.startup_seconds": startup,
-        }
+        learned = {"hang.startup_seconds": startup}
+        if self.slowest:
+            learned |= {
+                "hang.min_seconds": silence,
+                "hang.phase_seconds": silence,
+                "hang.factor": _TIMES_THE_SLOWEST,
+            }
         taken = {text.partition("=")[0].lstrip("+") for text in given}
         return [f"{key}={value:g}" for key, value in learned.items() if key not in taken]
+
+
+def _times(paths: RunPaths) -> list[list[float]]:
+    """When each rank reported its steps, for every rank that did."""
+    found: dict[int, list[float]] = {}
+    for entry in read_metrics(paths.metrics):
+        found.setdefault(entry.rank, []).append(entry.metrics.time)
+    return list(found.values())
+
+
+def _gaps(times: Sequence[float]) -> list[float]:
+    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
 
 
 def find_reference(text: str, directory: Path, tree: Mapping[str, Any]) -> Reference:

@@ -85,6 +85,17 @@ def moment(text: str, total: int, seconds: float, dice: random.Random) -> Moment
     )
 
 
+def check_ranks(faults: Sequence[Fault], ranks: int) -> None:
+    """Whether there are the ranks that the faults are for.
+
+    :raises ConfigurationError: there is none of that number.
+    """
+    for fault in faults:
+        rank = getattr(fault, "rank", 0)
+        if rank >= ranks:
+            raise ConfigurationError(f"rank={rank}: the run has {ranks}", f"choose rank= from 0 to {ranks - 1}")
+
+
 def length_override(steps: int, train: Mapping[str, Any]) -> str:
     """The override that makes the run ``steps`` steps long.
 

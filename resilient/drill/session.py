@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,16 +15,19 @@ from resilient.drill.conduct import Drill, Moment
 from resilient.drill.faults import Fault
 from resilient.drill.in_process import OutOfMemory
 from resilient.drill.memory_group import MemoryGroup
+from resilient.drill.progress import Progress
 from resilient.drill.reference import Reference
 from resilient.drill.request import Request, moment
 from resilient.drill.scratch import ScratchRun
 from resilient.drill.verdict import Outcome, judge
 from resilient.errors import ExitCode, FaultNotInjected, ResilientError, TargetNotWritable
+from resilient.protocol.board import Word
 from resilient.protocol.paths import RunPaths
 
 Say = Callable[[str], None]
 _LEAST_TIMEOUT = 180.0
 _TIMES_THE_REFERENCE = 10.0
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class Session:
         with ExitStack() as stack:
             stack.callback(run.close)
             target = run.start()
-            target.wait_until(lambda: run.poll() is not None, "its end", alive=lambda: True, poll=0.02)
-            code = run.poll()
+            progress = Progress()
+            while (code := run.poll()) is None:
+                progress.note(target.read(Word.STEP))
+                time.sleep(_POLL_SECONDS)
         if code != 0:
-            raise _not_finished(code, run.last_words(800))
-        reference = Reference.of(run.paths)
+            raise _not_finished(code, run)
+        reference = Reference.of(run.paths, progress.times())
         steps = f"{reference.steps} steps in " if reference.steps else ""
         self.say(f"without a fault: {steps}{reference.seconds:.1f} s")
         return reference
@@ -110,7 +116,7 @@ class Session:
 
     def _with_group(self, fault: OutOfMemory, run: ScratchRun) -> OutOfMemory:
         try:
-            group = MemoryGroup.make(f"resilient-{RunPaths(self.directory).memory_name}")
+            group = MemoryGroup.make(run.paths.memory_name)
         except FaultNotInjected as error:
             self.say(f"oom: {error.problem}; so an allocation fails in the worker, and no kernel kills it")
             return fault
@@ -126,11 +132,11 @@ class Session:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _not_finished(code: int | None, words: str) -> ResilientError:
+def _not_finished(code: int, run: ScratchRun) -> ResilientError:
     """The run without a fault ended with an exit code of its own, which is then that of the drill too."""
     error = ResilientError(
-        f"without a fault already, the run ends with exit code {code}:\n{words}",
-        "make `resilient train` finish with these settings first",
+        f"without a fault already, the run ends with exit code {code}:\n{run.last_words(800)}",
+        f"make `resilient train` finish with these settings first; this run is in {run.paths.root}",
     )
     error.exit_code = next((known for known in ExitCode if known == code), ExitCode.INTERNAL)
     return error

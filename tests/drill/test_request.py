@@ -8,7 +8,7 @@ import pytest
 
 from resilient.drill.conduct import Moment
 from resilient.drill.faults import KillWorker, StopWorker
-from resilient.drill.request import Request, length_override, moment
+from resilient.drill.request import Request, check_ranks, length_override, moment
 from resilient.errors import ConfigurationError, UsageError
 
 
@@ -75,6 +75,12 @@ def test_a_script_that_does_not_tell_its_steps_is_hit_by_the_clock() -> None:
     assert moment("0.5", 0, 9.0, random.Random(0)) == Moment(seconds=4.5)
     with pytest.raises(ConfigurationError, match="does not say which step"):
         moment("50", 0, 9.0, random.Random(0))
+
+
+def test_a_rank_that_is_not_there() -> None:
+    check_ranks([KillWorker(1)], 2)
+    with pytest.raises(ConfigurationError, match="rank=2: the run has 2"):
+        check_ranks([StopWorker(2)], 2)
 
 
 def test_length_of_the_run() -> None:

@@ -32,7 +32,7 @@ def start(workspace: Workspace, *words: str) -> subprocess.Popen[str]:
 def drill(workspace: Workspace, *words: str) -> tuple[int, Any, str]:
     """Exit code, what it says as JSON, and what it says meanwhile."""
     process = start(workspace, "--json", *words)
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = process.communicate(timeout=2 * TIMEOUT)  # several runs, one after the other
     return process.returncode, json.loads(out) if out else None, err
 
 
