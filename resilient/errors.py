@@ -39,6 +39,7 @@ class ExitCode(IntEnum):
     HUNG = 83, "the workers hang again and again"
     DIVERGED = 84, "the loss diverged and could not be brought back"
     REMOTE_UNAVAILABLE = 85, "the remote tier cannot be used, and what was asked for lies nowhere else"
+    DRILL_FAILED = 90, "a drill failed: a fault was not recovered from, not noticed, or could not be injected"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
 
@@ -139,6 +140,12 @@ class RunNotUp(ResilientError):
     """Something is asked of a run that nobody supervises on this machine."""
 
     exit_code = ExitCode.NOT_RUNNING
+
+
+class FaultNotInjected(ResilientError):
+    """A fault that was ordered could not be made to happen; the message says why."""
+
+    exit_code = ExitCode.DRILL_FAILED
 
 
 class NotInTime(ResilientError):

@@ -1,86 +1,135 @@
-"""The faults, and the run they are done to."""
+"""The faults, each an object with a name: what is done to a run from outside, with signals and with its files.
+
+Those that need the run's help are in :mod:`resilient.drill.in_process` and :mod:`resilient.drill.storage`;
+:mod:`resilient.drill.registry` knows them all.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
-import psutil
-
-from resilient.errors import ResilientError
-from resilient.protocol.board import Board, Word
-from resilient.protocol.paths import RunPaths
+from resilient.drill.target import DRAIN, FORKSERVER, Target
+from resilient.errors import ExitCode, FaultNotInjected
+from resilient.protocol.board import Word
 from resilient.snapshot import catalog
-from resilient.supervisor.memory import RunMemory
+
+__all__ = [
+    "CorruptSnapshot",
+    "Fault",
+    "KillDrain",
+    "KillForkserver",
+    "KillSupervisor",
+    "KillWorker",
+    "Lift",
+    "Preempt",
+    "SlowWorker",
+    "StallDisk",
+    "StopWorker",
+    "Target",
+    "flip_bit",
+]
+
+
+class Lift(Enum):
+    """When a fault that lasts is to end."""
+
+    NEVER = "never"
+    AFTER_SECONDS = "after its seconds"
+    WHEN_NOTICED = "when it was noticed"
+    AT_END = "when the run has ended"
 
 
 @dataclass(frozen=True)
-class Target:
-    """A supervised run on this machine.
+class Fault:
+    """Something that goes wrong. ``inject`` makes it happen now and says what it did.
 
-    :param supervisor: its process.
-    :param memory_dir: the run's ``snapshot.memory_dir``.
+    :cvar explains: what it is, in a line.
+    :cvar lifted: when :meth:`lift` is to be called.
+    :cvar again_after: exit codes of the supervisor after which the same command is started again, as a scheduler does.
+    :cvar keeps_state: whether the run is to be the same afterwards, bit for bit, as one without the fault.
     """
 
-    paths: RunPaths
-    supervisor: int
-    memory_dir: str = ""
+    name: ClassVar[str] = "fault"
+    explains: ClassVar[str] = ""
+    lifted: ClassVar[Lift] = Lift.NEVER
+    again_after: ClassVar[Collection[int]] = frozenset({ExitCode.REQUEUE})
+    keeps_state: ClassVar[bool] = True
 
-    def board(self, rank: int = 0) -> Board | None:
-        """The rank's board, or None while there is none."""
-        try:
-            return Board.open(RunMemory.place(self.paths, self.memory_dir) / f"rank-{rank:05d}.board")
-        except (OSError, ValueError):
-            return None
-
-    def read(self, word: Word, rank: int = 0) -> int:
-        """A word of the rank's board; 0 while there is none."""
-        board = self.board(rank)
-        if board is None:
-            return 0
-        value = board[word]
-        board.close()
-        return value
-
-    def wait_for_step(self, step: int, *, alive: Callable[[], bool], poll: float = 0.005) -> None:
-        """Return once ``step`` is completed.
-
-        :raises ResilientError: the run ended before.
-        """
-        while self.read(Word.STEP) < step or not self.read(Word.PID):
-            if not alive():
-                raise ResilientError(f"the run {self.paths.run_id} ended before step {step}", "look at its output")
-            time.sleep(poll)
-
-
-class Fault:
-    """Something that goes wrong. ``inject`` makes it happen now and says what it did."""
-
-    name = "fault"
+    def prepare(self, target: Target) -> None:
+        """Wait for what the fault needs to be there."""
 
     def inject(self, target: Target) -> str:
+        """Make it happen.
+
+        :raises FaultNotInjected: it cannot.
+        """
         raise NotImplementedError
+
+    def lift(self, target: Target) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True)
 class KillWorker(Fault):
-    """SIGKILL to one worker, as the out-of-memory killer sends it."""
+    """SIGKILL, or another signal, to one worker."""
 
     rank: int = 0
     number: signal.Signals = signal.SIGKILL
     name = "kill"
+    explains = "SIGKILL to a worker, as the out-of-memory killer or an administrator sends it"
 
     def inject(self, target: Target) -> str:
-        pid = target.read(Word.PID, self.rank)
+        pid = target.worker(self.rank)
         step = target.read(Word.STEP, self.rank)
-        if not pid:
-            raise ResilientError(f"rank {self.rank} of {target.paths.run_id} is not running")
-        os.kill(pid, self.number)
+        _send(pid, self.number, f"rank {self.rank}")
         return f"{self.number.name} to rank {self.rank} (process {pid}) after step {step}"
+
+
+@dataclass(frozen=True)
+class StopWorker(KillWorker):
+    """SIGSTOP to one worker: it is there, and does nothing."""
+
+    number: signal.Signals = signal.SIGSTOP
+    name = "stop"
+    explains = "SIGSTOP to a worker: the process is there and does nothing, as when its node swaps or its GPU is stuck"
+
+
+@dataclass(frozen=True)
+class SlowWorker(Fault):
+    """One worker runs at a part of its speed, by SIGSTOP and SIGCONT in turn.
+
+    :param steps: for so many steps.
+    :param factor: how much slower.
+    """
+
+    rank: int = 0
+    steps: int = 10
+    factor: float = 5.0
+    name = "slow"
+    explains = "a worker becomes several times slower for some steps, as by thermal throttling or a busy neighbour"
+    _PULSE: ClassVar[float] = 0.01
+
+    def inject(self, target: Target) -> str:
+        pid, first = target.worker(self.rank), target.read(Word.STEP, self.rank)
+        try:
+            while target.is_up() and target.read(Word.STEP, self.rank) < first + self.steps:
+                _send(pid, signal.SIGSTOP, f"rank {self.rank}")
+                time.sleep(self._PULSE * (self.factor - 1))
+                _send(pid, signal.SIGCONT, f"rank {self.rank}")
+                time.sleep(self._PULSE)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        last = target.read(Word.STEP, self.rank)
+        return f"rank {self.rank} {self.factor:g} times slower from step {first + 1} to {max(last, first + 1)}"
 
 
 @dataclass(frozen=True)
@@ -88,10 +137,12 @@ class Preempt(Fault):
     """SIGTERM to the supervisor, as a scheduler sends it."""
 
     name = "preempt"
+    explains = "SIGTERM to the supervisor, then the same command again, as a scheduler preempts and requeues"
+    again_after = frozenset({ExitCode.REQUEUE, ExitCode.TERMINATED})
 
     def inject(self, target: Target) -> str:
         step = target.read(Word.STEP)
-        os.kill(target.supervisor, signal.SIGTERM)
+        _send(target.supervisor, signal.SIGTERM, "the supervisor")
         return f"SIGTERM to the supervisor after step {step}"
 
 
@@ -100,26 +151,66 @@ class KillSupervisor(Fault):
     """SIGKILL to the supervisor."""
 
     name = "kill_supervisor"
+    explains = "SIGKILL to the supervisor, then the same command again"
+    again_after = frozenset({ExitCode.REQUEUE, -signal.SIGKILL})
 
     def inject(self, target: Target) -> str:
         step = target.read(Word.STEP)
-        os.kill(target.supervisor, signal.SIGKILL)
+        _send(target.supervisor, signal.SIGKILL, "the supervisor")
         return f"SIGKILL to the supervisor after step {step}"
 
 
 @dataclass(frozen=True)
-class StallDisk(Fault):
-    """A disk that stops answering, as seen from here: the drain, which alone writes to it, stands still."""
+class KillHelper(Fault):
+    """SIGKILL to a helper process of the supervisor."""
 
-    name = "stall_disk"
+    module: ClassVar[str]
 
     def inject(self, target: Target) -> str:
         step = target.read(Word.STEP)
-        for process in psutil.Process(target.supervisor).children():
-            if "resilient.supervisor.drain_process" in process.cmdline():
-                process.suspend()
-                return f"the drain (process {process.pid}) stands still after step {step}"
-        raise ResilientError(f"{target.paths.run_id} has no drain", "its supervisor starts one when it needs it")
+        process = target.helper(self.module)
+        process.kill()
+        return f"SIGKILL to the {self.name.removeprefix('kill_')} (process {process.pid}) after step {step}"
+
+
+@dataclass(frozen=True)
+class KillDrain(KillHelper):
+    """SIGKILL to the process that writes snapshots to disk."""
+
+    name = "kill_drain"
+    module = DRAIN
+    explains = "SIGKILL to the process that writes snapshots to disk"
+
+
+@dataclass(frozen=True)
+class KillForkserver(KillHelper):
+    """SIGKILL to the process that workers are forked from; they die with it."""
+
+    name = "kill_forkserver"
+    module = FORKSERVER
+    explains = "SIGKILL to the process that workers are forked from; they die with it"
+
+
+@dataclass(frozen=True)
+class StallDisk(Fault):
+    """A disk that stops answering, as seen from here: the drain, which alone writes to it, stands still.
+
+    :param seconds: for so long, in a drill.
+    """
+
+    seconds: float = 3.0
+    name = "stall_disk"
+    explains = "the process that writes snapshots stands still for some seconds, as on a disk that does not answer"
+    lifted = Lift.AFTER_SECONDS
+
+    def inject(self, target: Target) -> str:
+        step = target.read(Word.STEP)
+        process = target.helper(DRAIN)
+        process.suspend()
+        return f"the drain (process {process.pid}) stands still after step {step}"
+
+    def lift(self, target: Target) -> None:
+        target.helper(DRAIN).resume()
 
 
 @dataclass(frozen=True)
@@ -130,16 +221,23 @@ class CorruptSnapshot(Fault):
     """
 
     at: float = 0.5
-    name = "corrupt_snapshot"
+    name = "flip_bit"
 
     def inject(self, target: Target) -> str:
         steps = catalog.committed_steps(target.paths.snapshots)
         if not steps:
-            raise ResilientError(f"{target.paths.run_id} has no snapshot to corrupt")
+            raise FaultNotInjected(f"{target.paths.run_id} has no snapshot to corrupt")
         image = next(iter(sorted(target.paths.snapshot(steps[-1]).glob("*.safetensors"))))
         offset = int(self.at * (image.stat().st_size - 1))
         flip_bit(image, offset)
         return f"one bit flipped in {image.parent.name}/{image.name}, byte {offset}"
+
+
+def _send(pid: int, number: signal.Signals, who: str) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise FaultNotInjected(f"{who} (process {pid}) was gone before {number.name} could reach it") from None
 
 
 def flip_bit(path: Path, offset: int, bit: int = 0) -> None:

@@ -88,6 +88,11 @@ class RunPaths:
         return self.root / "memory"
 
     @property
+    def drill(self) -> Path:
+        """Orders and records of a drill; only the scratch run of one has it."""
+        return self.root / "drill"
+
+    @property
     def memory_name(self) -> str:
         """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor
         left.

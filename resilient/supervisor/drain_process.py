@@ -23,6 +23,7 @@ import tenacity
 from resilient.errors import SnapshotCorrupt, SnapshotError, StorageFull
 from resilient.protocol import names, wire
 from resilient.protocol.arena import Slot
+from resilient.protocol.drill import full_disk, is_drilled
 from resilient.protocol.parent import die_with_parent
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings
@@ -148,7 +149,8 @@ def main(arguments: list[str]) -> int:
     connection = wire.own_end(arguments)
     die_with_parent(int(arguments[3]))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    storage, directory = metered(connection), Path(arguments[2])
+    directory = Path(arguments[2])
+    storage = metered(connection, RunPaths(directory.parent))
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(storage, directory)
     answers = {"persist": persist, "restore": restore}
@@ -164,7 +166,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def metered(connection: socket.socket) -> MeteredStorage:
+def metered(connection: socket.socket, paths: RunPaths) -> MeteredStorage:
     """Storage that tells the supervisor how far it is, and that the supervisor can hurry."""
 
     def tell(written: int) -> None:
@@ -174,7 +176,11 @@ def metered(connection: socket.socket) -> MeteredStorage:
         readable, _, _ = select.select([connection], [], [], 0)
         return bool(readable)  # while we are busy, nothing else is sent than to hurry, or that the supervisor is gone
 
-    storage = MeteredStorage(tell, is_hurried)
+    storage: MeteredStorage = MeteredStorage(tell, is_hurried)
+    if is_drilled(paths):
+        from resilient.supervisor.drilled import FullStorage  # noqa: PLC0415  in a drill, and nowhere else
+
+        storage = FullStorage(tell, is_hurried, full_disk(paths))
     return storage
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import runpy
@@ -10,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 
+from resilient.protocol.drill import DRILLED
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
@@ -36,6 +38,8 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
 def run_script(spec: LaunchSpec) -> int:
     """Run the script or module to its end and return the exit code; an exception is written to the error file."""
     try:
+        if DRILLED in os.environ:
+            importlib.import_module("resilient.worker.drill").arm()
         _execute(spec)
     except SystemExit as leaving:
         return _exit_code(leaving)

@@ -7,7 +7,15 @@ import signal
 
 import pytest
 
-from resilient.drill.faults import CorruptSnapshot, KillSupervisor, KillWorker, Preempt
+from resilient.drill.faults import (
+    CorruptSnapshot,
+    Fault,
+    KillDrain,
+    KillForkserver,
+    KillSupervisor,
+    KillWorker,
+    Preempt,
+)
 from tests.run.harness import RunCase, Workspace
 
 # An epoch has 13 batches: steps 13, 26, 39 and 52 end one.
@@ -84,15 +92,11 @@ def test_supervisor_killed_leaves_no_process(workspace: Workspace) -> None:
     assert case.finish("train.daemon=true") == 0  # and the run can still be finished
 
 
-@pytest.mark.parametrize("victim", ["resilient.worker.forkserver", "resilient.supervisor.drain_process"])
-def test_helper_killed_the_run_goes_on(workspace: Workspace, reference: RunCase, victim: str) -> None:
+@pytest.mark.parametrize("fault", [KillForkserver(), KillDrain()], ids=["forkserver", "drain"])
+def test_helper_killed_the_run_goes_on(workspace: Workspace, reference: RunCase, fault: Fault) -> None:
     case = workspace.run("helper-killed")
     running = case.start().wait_for_step(15)
-    helpers = [process for process in workspace.processes() if victim in process.cmdline()]
-    oldest = min(
-        helpers, key=lambda process: process.create_time()
-    )  # forked workers have the forkserver's command line
-    oldest.kill()
+    fault.inject(running.target)
     assert running.wait() == 0, case.output()
     case.assert_equal_to(reference)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, flip_bit
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, StopWorker, flip_bit
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
 from tests.run.harness import RunCase, Workspace
@@ -79,7 +79,7 @@ def test_hang_is_killed_and_relaunched(workspace: Workspace, reference: RunCase)
 def test_stopped_process_is_a_hang(workspace: Workspace, reference: RunCase) -> None:
     case = workspace.run("stopped", "hang.min_seconds=2")
     running = case.start().wait_for_step(25)
-    KillWorker(number=signal.SIGSTOP).inject(running.target)
+    StopWorker().inject(running.target)
     assert running.wait() == 0, case.output()
     assert case.incidents() == ["hang"]
     case.assert_equal_to(reference)
@@ -90,7 +90,7 @@ def test_preempted_worker_that_reaches_no_step_boundary_is_killed_and_its_last_i
 ) -> None:
     case = workspace.run("stuck", "stop.grace_seconds=4")
     running = case.start().wait_for_step(25)
-    KillWorker(number=signal.SIGSTOP).inject(running.target)
+    StopWorker().inject(running.target)
     Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE
     assert "no step boundary within the grace" in case.output()
@@ -253,10 +253,7 @@ def test_shared_memory_removed_behind_our_back_costs_nothing(workspace: Workspac
     case = workspace.run("unlinked", "snapshot.every_steps=50")
     running = case.start().wait_for_step(15)
     shutil.rmtree(Path("/dev/shm") / case.paths.memory_name)
-    worker = next(
-        p for p in workspace.processes() if p.ppid() != running.process.pid and "forkserver" in str(p.cmdline())
-    )
-    worker.kill()
+    KillWorker().inject(running.target)
     assert running.wait() == 0, case.output()
     launched = case.journal("LaunchRound")[1]
     assert launched["source"] == "memory"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from resilient.drill.faults import flip_bit
+from resilient.drill.faults import KillSupervisor, Preempt, flip_bit
 from resilient.errors import ExitCode
 from resilient.protocol.names import image_name
 from resilient.protocol.remote_settings import RemoteSettings
@@ -51,7 +50,7 @@ def remote_steps(remote: RemoteSettings, case: RunCase) -> list[int]:
 
 def lose_the_machine(workspace: Workspace, running: Running) -> None:
     """SIGKILL to everything of the run, and nothing of it is left, neither on disk nor in memory."""
-    running.process.kill()
+    KillSupervisor().inject(running.target)
     running.process.wait()
     assert not workspace.wait_until_alone()
     for path in (*shared_memory(workspace), running.case.paths.root):
@@ -99,7 +98,7 @@ def test_a_damaged_local_snapshot_is_restored_from_the_remote_copy_of_the_same_s
 ) -> None:
     case = workspace.run("damaged", SLOW, *overrides(remote))
     running = case.start().wait_for_step(25)
-    running.process.send_signal(signal.SIGTERM)
+    Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE, case.output()
     newest = max(catalog.committed_steps(case.paths.snapshots))
     assert max(remote_steps(remote, case)) == newest, "what a preempted run leaves is uploaded within the grace"
@@ -175,7 +174,7 @@ def test_an_upload_cut_by_a_preemption_is_taken_up_at_the_next_start(
         "remote.every_steps=1000",  # so that the last one is all there is to upload
     )
     running = case.start("remote.bytes_per_second=8e6", "stop.grace_seconds=12").wait_for_step(3)
-    running.process.send_signal(signal.SIGTERM)
+    Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE, case.output()
     newest = max(catalog.committed_steps(case.paths.snapshots))
     assert "no time to upload" in case.output()

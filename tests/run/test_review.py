@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from resilient.drill.faults import KillWorker, Preempt, flip_bit
+from resilient.drill.faults import KillForkserver, KillWorker, Preempt, flip_bit
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
 from tests.run.harness import RunCase, Workspace
@@ -122,8 +122,7 @@ def test_what_a_forkserver_leaves_when_it_is_killed_is_ended_by_the_supervisor(w
     case = workspace.run("orphaned", "train.daemon=true")
     running = case.start().wait_for_step(10)
     daemon = next(process for process in workspace.processes() if process.cmdline()[-1] == "daemon")
-    forked = [process for process in workspace.processes() if "resilient.worker.forkserver" in process.cmdline()]
-    min(forked, key=lambda process: process.create_time()).kill()
+    KillForkserver().inject(running.target)
     running.wait_for_step(20)
     assert not daemon.is_running()
     assert running.wait() == 0, case.output()

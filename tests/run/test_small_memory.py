@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, Target
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, StallDisk, Target
 from resilient.errors import ExitCode
 from resilient.protocol.arena import HEADER, SlotInfo
 from resilient.protocol.board import SIZE, Word
@@ -213,8 +212,7 @@ def test_while_the_disk_is_stuck_a_snapshot_is_still_taken_of_each_step(
     """
     case = workspace.run("stuck", "snapshot.every_steps=5", f"snapshot.slots={slots}")
     running = start(case, memory).wait_for_step(12)
-    drain = next(p for p in workspace.processes() if "resilient.supervisor.drain_process" in p.cmdline())
-    drain.send_signal(signal.SIGSTOP)
+    StallDisk().inject(running.target)
     seen: set[int] = set()
     while len(seen) < 20:
         step = running.target.read(Word.STEP)
@@ -232,7 +230,7 @@ def test_while_the_disk_is_stuck_a_snapshot_is_still_taken_of_each_step(
     assert resumed["source"] == "memory"
     assert isinstance(resumed["step"], int)
     assert resumed["step"] >= (before - 1 if slots == 3 else 10)
-    drain.send_signal(signal.SIGCONT)
+    StallDisk().lift(running.target)
     assert running.wait() == 0, case.output()
     case.assert_equal_to(reference)
 
