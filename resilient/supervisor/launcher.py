@@ -53,7 +53,7 @@ class Launcher:
         :param environment: variables for the workers; some, such as ``OMP_NUM_THREADS``, are read when torch is
             imported.
         """
-        self._preload = tuple(preload)
+        self._arguments = (str(os.getpid()), *preload)
         self._lock = lock
         self._log = log
         # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it
@@ -68,7 +68,7 @@ class Launcher:
     def _start(self) -> None:
         self._ready, self._up = False, True
         module = "resilient.worker.forkserver"
-        self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=self._environment)
+        self._helper = Helper(module, self._arguments, lock=self._lock, log=self._log, environment=self._environment)
 
     @property
     def connection(self) -> socket.socket:

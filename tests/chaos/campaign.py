@@ -74,9 +74,7 @@ class Campaigns:
             shutil.rmtree(workspace.directory)
         return Result(planned, scheduler.history, time.monotonic() - began, found, workspace.directory)
 
-    def _judge(
-        self, workspace: ChaosWorkspace, case: RunCase, reference: RunCase, scheduler: Scheduler
-    ) -> list[str]:
+    def _judge(self, workspace: ChaosWorkspace, case: RunCase, reference: RunCase, scheduler: Scheduler) -> list[str]:
         try:
             scheduler.run()
             journal = read_strictly(case.paths.journal)
@@ -129,7 +127,9 @@ def main(arguments: list[str]) -> int:
         result = campaigns.run(seed)
         faults.update(result.history.done)
         verdict = "FAILED" if result.problems else "ok"
-        print(f"{number:5} seed {seed:10} {verdict:6} {result.seconds:5.1f} s  exits {result.history.codes}", flush=True)
+        print(
+            f"{number:5} seed {seed:10} {verdict:6} {result.seconds:5.1f} s  exits {result.history.codes}", flush=True
+        )
         if result.problems or options.verbose:
             print(result, flush=True)
         if result.problems:

@@ -49,7 +49,19 @@ class Evidence:
 
 def problems(evidence: Evidence) -> list[str]:
     """Everything that is wrong."""
-    checks = (processes, results, leftovers, torch_leftovers, status, lives, rounds, incidents, commits, launches, remote)
+    checks = (
+        processes,
+        results,
+        leftovers,
+        torch_leftovers,
+        status,
+        lives,
+        rounds,
+        incidents,
+        commits,
+        launches,
+        remote,
+    )
     return [f"{check.__name__}: {problem}" for check in checks for problem in check(evidence)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -135,7 +134,7 @@ class Scheduler:
             return True
         if moment.on is On.COMMIT:
             with contextlib.suppress(OSError):
-                return any(name.startswith(TEMPORARY) for name in os.listdir(self.case.paths.snapshots))
+                return any(path.name.startswith(TEMPORARY) for path in self.case.paths.snapshots.iterdir())
             return False
         status = Status.read(self.case.paths.status)
         if status is None:
