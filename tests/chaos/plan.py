@@ -10,7 +10,7 @@ from enum import Enum
 from resilient.drill.faults import CorruptSnapshot, Fault, KillSupervisor, Preempt
 from resilient.drill.process_faults import KillRole, LoseMemory, PreemptTwice, Role, SignalEverything, StopThenContinue
 
-STEPS = 120
+STEPS = 100
 
 
 class On(str, Enum):
@@ -74,6 +74,21 @@ class Plan:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Around:
+    """What of a run is there to be hit.
+
+    :param workers: of the DataLoader.
+    """
+
+    workers: int
+    remote: bool
+
+    def roles(self) -> list[Role]:
+        missing = {Role.DATA_WORKER} if not self.workers else set()
+        return [role for role in Role if role not in missing and (self.remote or role is not Role.UPLOADER)]
+
+
 def plan(seed: int) -> Plan:
     """The campaign of a seed."""
     dice = random.Random(seed)
@@ -96,15 +111,24 @@ def plan(seed: int) -> Plan:
         f"stop.grace_seconds={dice.choice((25, 25, 3))}",
     ]
     return Plan(
-        seed, tuple(settings), ballast, owned, workers, remote, slots, keep, memory_every_steps, _faults(dice, remote)
+        seed,
+        tuple(settings),
+        ballast,
+        owned,
+        workers,
+        remote,
+        slots,
+        keep,
+        memory_every_steps,
+        _faults(dice, Around(workers, remote)),
     )
 
 
-def _faults(dice: random.Random, remote: bool) -> tuple[Planned, ...]:
+def _faults(dice: random.Random, around: Around) -> tuple[Planned, ...]:
     """Some in order of their steps, some of them followed by others within milliseconds, and perhaps one at the end."""
     found: list[Planned] = []
     for step in sorted(dice.sample(range(1, STEPS), dice.randint(2, 5))):
-        found.append(Planned(_moment(dice, step), _fault(dice, remote)))
+        found.append(Planned(_moment(dice, step), _fault(dice, around)))
         while dice.random() < 0.35:
             moment = dice.choice(
                 (
@@ -114,11 +138,11 @@ def _faults(dice: random.Random, remote: bool) -> tuple[Planned, ...]:
                     Moment(On.START, 0, dice.uniform(0, 1.5)),
                 )
             )
-            found.append(Planned(moment, _fault(dice, remote)))
+            found.append(Planned(moment, _fault(dice, around)))
     if dice.random() < 0.5:
         on = dice.choice((On.STEP, On.FLUSH, On.END))
         last = Moment(on, STEPS if on is On.STEP else 0, _milliseconds(dice, 20))
-        found.append(Planned(last, _fault(dice, remote)))
+        found.append(Planned(last, _fault(dice, around)))
     return tuple(found)
 
 
@@ -133,7 +157,7 @@ def _milliseconds(dice: random.Random, most: float) -> float:
     return 0.0 if dice.random() < 0.25 else round(dice.uniform(0, most), 2) / 1e3
 
 
-def _fault(dice: random.Random, remote: bool) -> Fault:
+def _fault(dice: random.Random, around: Around) -> Fault:
     choices: list[tuple[int, Fault]] = [
         (4, KillRole(Role.WORKER)),
         (1, KillRole(Role.WORKER, signal.SIGSEGV)),
@@ -144,13 +168,13 @@ def _fault(dice: random.Random, remote: bool) -> Fault:
         (1, KillRole(Role.SUPERVISOR, signal.SIGINT)),
         (2, KillRole(Role.DRAIN)),
         (2, KillRole(Role.FORKSERVER)),
-        (2, KillRole(Role.DATA_WORKER, index=dice.randrange(4))),
+        (3 if around.workers else 0, KillRole(Role.DATA_WORKER, index=dice.randrange(4))),
         (2, SignalEverything()),
         (2, SignalEverything(signal.SIGTERM)),
         (2, LoseMemory()),
         (2, CorruptSnapshot(dice.random())),
-        (3, StopThenContinue(dice.choice(list(Role)), round(dice.uniform(0.05, 1.5), 2))),
-        (2 if remote else 0, KillRole(Role.UPLOADER)),
-        (2 if remote else 0, LoseMemory(disk=True)),
+        (3, StopThenContinue(dice.choice(around.roles()), round(dice.uniform(0.05, 1.5), 2))),
+        (2 if around.remote else 0, KillRole(Role.UPLOADER)),
+        (2 if around.remote else 0, LoseMemory(disk=True)),
     ]
     return dice.choices([fault for _, fault in choices], [weight for weight, _ in choices])[0]

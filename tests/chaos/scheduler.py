@@ -18,8 +18,8 @@ from resilient.supervisor.status import Status
 from tests.chaos.plan import STEPS, Moment, On, Plan
 from tests.run.harness import RunCase, Running, Workspace
 
-_PATIENCE = 4.0  # seconds without a new step that a moment is waited for
-_LONGEST = 120.0  # seconds for all of a campaign
+_PATIENCE = 5  # steps of a round after which what belongs before its first one will not come any more
+_LONGEST = 180.0  # seconds for all of a campaign
 _POLL = 0.001
 _BY_OUR_HAND = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # the last two before it listens to signals
 _AGAIN = {ExitCode.REQUEUE, ExitCode.TERMINATED, *_BY_OUR_HAND}
@@ -105,19 +105,23 @@ class Scheduler:
         return True
 
     def _reached(self, moment: Moment) -> bool:
-        """Wait for it; False if the run finishes before, or it does not come."""
-        deadline, step = time.monotonic() + _PATIENCE, 0
+        """Wait for it; False if the run finishes before, or it will not come."""
         while self._goes_on():
             since = self._since(moment)
             if since is not None:
                 time.sleep(max(0.0, since + moment.delay - time.monotonic()))
                 return True
-            if moment.step and (now := self._running.target.read(Word.STEP)) != step:
-                deadline, step = time.monotonic() + _PATIENCE, now
-            if time.monotonic() > deadline:
+            if moment.on in {On.LAUNCH, On.RESTORE} and self._has_gone_on():
                 return False
             time.sleep(_POLL)
         return False
+
+    def _has_gone_on(self) -> bool:
+        """Whether the fault before has led to no new round, or to one that is under way already."""
+        target, status = self._running.target, Status.read(self.case.paths.status)
+        waited = time.monotonic() - max(self._fault_at, self._started) > 0.5
+        steps = target.read(Word.STEP) - target.read(Word.START_STEP)
+        return waited and status is not None and status.state == "running" and steps > _PATIENCE
 
     def _since(self, moment: Moment) -> float | None:
         """When what the moment counts from came; None if it has not."""
