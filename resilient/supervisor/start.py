@@ -16,6 +16,7 @@ from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritabl
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.scratch import Scratch
 from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -89,6 +90,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
             leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
+            Scratch(paths.identity()).remove()
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
@@ -105,7 +107,13 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=spec.worker.env)
+        launcher = Launcher(
+            spec.worker.preload,
+            lock=lock,
+            log=logs / "forkserver.log",
+            scratch=Scratch(paths.identity()),
+            environment=spec.worker.env,
+        )
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)

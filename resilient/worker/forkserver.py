@@ -5,8 +5,8 @@ between a relaunch here and elsewhere. It stays single-threaded in Python, runs 
 CUDA, because neither OpenMP's threads nor a CUDA context survive a fork.
 
 It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that
-is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK PARENT MODULE…`` with one end of a socket
-pair as ``FD``.
+is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK PARENT SCRATCH MODULE…`` with one end of a
+socket pair as ``FD``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from resilient.protocol.parent import (
     outlive_parent,
     remove_torch_shared_memory,
 )
+from resilient.protocol.scratch import use_scratch
 from resilient.worker.bootstrap import become_worker, run_script
 
 
@@ -133,8 +134,10 @@ def main(arguments: list[str]) -> int:
     die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
-    for name in (*arguments[3:], "resilient.worker.attach"):
+    for name in (*arguments[4:], "resilient.worker.attach"):
         importlib.import_module(name)
+    if arguments[3]:
+        use_scratch(arguments[3])
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
     outlive_parent()  # from here on we notice, and have workers to take along

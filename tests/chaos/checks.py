@@ -122,7 +122,7 @@ def torch_leftovers(evidence: Evidence) -> Iterator[str]:
             path.unlink(missing_ok=True)
             yield f"{path} is left"
     for path in evidence.workspace.temporary.iterdir():
-        if path.name.startswith(("torchinductor_", "pymp-")):
+        if path.name.startswith("torchinductor_"):
             continue  # a cache, one for each user
         yield f"{path.name} is left in the directory for temporary files"
 

@@ -126,7 +126,7 @@ def test_a_forkserver_whose_supervisor_was_killed_while_python_started_ends_at_o
     ours, theirs = wire.socket_pair()
     with ours, theirs, tempfile.TemporaryFile() as lock:
         passed = (theirs.fileno(), lock.fileno())
-        arguments = [*map(str, passed), str(1 << 22), "a_module_nobody_has"]
+        arguments = [*map(str, passed), str(1 << 22), "", "a_module_nobody_has"]
         command = [sys.executable, "-m", "resilient.worker.forkserver", *arguments]
         done = subprocess.run(command, check=False, pass_fds=passed, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (128 + signal.SIGKILL, "")
