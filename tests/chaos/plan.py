@@ -68,6 +68,11 @@ class Plan:
     memory_every_steps: int
     faults: tuple[Planned, ...]
 
+    @property
+    def starts(self) -> int:
+        """How often a supervisor is started, at most; starts are what a campaign takes its time for."""
+        return 1 + sum(_ends_supervisor(planned.fault) for planned in self.faults)
+
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {' '.join(self.settings)}{' with a remote tier' if self.remote else ''}"]
         lines += [f"  {number}. {planned.moment}: {planned.fault}" for number, planned in enumerate(self.faults)]
@@ -144,6 +149,11 @@ def _faults(dice: random.Random, around: Around) -> tuple[Planned, ...]:
         last = Moment(on, STEPS if on is On.STEP else 0, _milliseconds(dice, 20))
         found.append(Planned(last, _fault(dice, around)))
     return tuple(found)
+
+
+def _ends_supervisor(fault: Fault) -> bool:
+    lasting = isinstance(fault, (CorruptSnapshot, StopThenContinue))
+    return not lasting and (not isinstance(fault, KillRole) or fault.role is Role.SUPERVISOR)
 
 
 def _moment(dice: random.Random, step: int) -> Moment:

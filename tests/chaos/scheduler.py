@@ -18,9 +18,11 @@ from resilient.supervisor.status import Status
 from tests.chaos.plan import STEPS, Moment, On, Plan
 from tests.run.harness import RunCase, Running, Workspace
 
-_PATIENCE = 5  # steps of a round after which what belongs before its first one will not come any more
+_PATIENCE = 5  # steps after a fault, after which what recovering begins with will not come any more
 _LONGEST = 180.0  # seconds for all of a campaign
 _POLL = 0.001
+_STATES = {On.LAUNCH: "starting", On.RESTORE: "restoring", On.FLUSH: "flushing", On.END: "finished"}
+_RECOVERING = {On.LAUNCH, On.RESTORE}  # what may come of the fault before
 _BY_OUR_HAND = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # the last two before it listens to signals
 _AGAIN = {ExitCode.REQUEUE, ExitCode.TERMINATED, *_BY_OUR_HAND}
 
@@ -64,6 +66,7 @@ class Scheduler:
         self.plan = plan
         self.history = History()
         self._began = self._started = self._fault_at = time.monotonic()
+        self._fault_step = 0
         self._running = self._start()
 
     def run(self) -> None:
@@ -111,17 +114,18 @@ class Scheduler:
             if since is not None:
                 time.sleep(max(0.0, since + moment.delay - time.monotonic()))
                 return True
-            if moment.on in {On.LAUNCH, On.RESTORE} and self._has_gone_on():
+            if moment.on in _RECOVERING and self._has_gone_on():
                 return False
             time.sleep(_POLL)
         return False
 
     def _has_gone_on(self) -> bool:
         """Whether the fault before has led to no new round, or to one that is under way already."""
-        target, status = self._running.target, Status.read(self.case.paths.status)
-        waited = time.monotonic() - max(self._fault_at, self._started) > 0.5
-        steps = target.read(Word.STEP) - target.read(Word.START_STEP)
-        return waited and status is not None and status.state == "running" and steps > _PATIENCE
+        target = self._running.target
+        if time.monotonic() - self._fault_at < 0.5:
+            return False
+        said = self._status(since_fault=False)
+        return said is not None and said.state == "running" and target.read(Word.STEP) - self._fault_step > _PATIENCE
 
     def _since(self, moment: Moment) -> float | None:
         """When what the moment counts from came; None if it has not."""
@@ -140,12 +144,16 @@ class Scheduler:
             with contextlib.suppress(OSError):
                 return any(path.name.startswith(TEMPORARY) for path in self.case.paths.snapshots.iterdir())
             return False
-        status = Status.read(self.case.paths.status)
-        if status is None:
-            return False
-        if moment.on is On.END:
-            return status.finished
-        return status.state == {On.LAUNCH: "starting", On.RESTORE: "restoring", On.FLUSH: "flushing"}[moment.on]
+        status = self._status(since_fault=moment.on in _RECOVERING)
+        return status is not None and status.state == _STATES[moment.on]
+
+    def _status(self, *, since_fault: bool) -> Status | None:
+        """What the supervisor that is up has said of itself, if it has said something yet."""
+        status, since = Status.read(self.case.paths.status), self._started
+        if since_fault:
+            since = max(since, self._fault_at)
+        age = time.monotonic() - since
+        return status if status is not None and time.time() - status.updated <= age else None
 
     def _inject(self, fault: Fault) -> None:
         if isinstance(fault, CorruptSnapshot) and not self._may_corrupt():
@@ -156,7 +164,7 @@ class Scheduler:
         except (ResilientError, OSError) as error:
             self._note(f"missed: {fault}: {error}")
             return
-        self._fault_at = time.monotonic()
+        self._fault_at, self._fault_step = time.monotonic(), self._running.target.read(Word.STEP)
         self.history.done.append(str(fault).partition("(")[0] + str(getattr(fault, "role", "")).removeprefix("Role"))
         if isinstance(fault, LoseMemory):
             self.history.memory_lost.append(time.time())
