@@ -1,8 +1,9 @@
-"""The scratch directory: where ``multiprocessing`` in the workers keeps its sockets.
+"""The scratch directory: where ``multiprocessing`` in the workers keeps its sockets, and how it names its semaphores.
 
 A DataLoader worker hands its batches over at a socket in a temporary directory of its own, and removes both when it
-ends in good order. One that is killed cannot, and each relaunch would leave some more. With one directory for all
-processes of a run, the supervisor removes what is left.
+ends in good order. One that is killed cannot, and each relaunch would leave some more. So with a semaphore, which has
+a name for the moment between being made and being opened. With one directory and one prefix for all processes of a
+run, the supervisor removes what is left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the C library keeps named semaphores
 _MOST_BYTES = 80  # of its path, so that the names of sockets in it fit into the 108 of an address
 
 
@@ -36,9 +38,12 @@ class Scratch:
         return self.directory if self._is_ours() else None
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove it with all that is in it, and the names of semaphores."""
         if self._is_ours():
             shutil.rmtree(self.directory, ignore_errors=True)
+        for semaphore in _SHARED_MEMORY.glob(f"sem.{_semaphores(self.directory)}-*"):
+            with suppress(OSError):
+                semaphore.unlink()
 
     def _is_ours(self) -> bool:
         """Others may write to the directory that it is in, and have been there before us."""
@@ -49,12 +54,17 @@ class Scratch:
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
+def _semaphores(directory: Path) -> str:
+    return f"mp-{directory.name}"
+
+
 def use_scratch(directory: str) -> None:
     """Have ``multiprocessing`` use it, in this process and in those forked from it."""
     import multiprocessing  # noqa: PLC0415  only where torch, which needs it too, is imported
 
-    # What `multiprocessing.util.get_temp_dir` looks at first. There is no public way to set it.
-    multiprocessing.current_process()._config["tempdir"] = directory  # type: ignore[attr-defined]  # noqa: SLF001
+    # What `multiprocessing` looks at before it makes such names. There is no public way to set it.
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001
+    settings.update(tempdir=directory, semprefix=f"/{_semaphores(Path(directory))}")
     # Whoever tidies up temporary files may have removed it: here, what a process misses is made by its parent.
     os.register_at_fork(before=lambda: _ensure(directory))
 

@@ -15,10 +15,11 @@ from resilient.protocol.scratch import Scratch
 
 KILLED = """
 import os, signal, sys
-from multiprocessing import resource_sharer
+from multiprocessing import resource_sharer, synchronize
 from resilient.protocol.scratch import use_scratch
 
 use_scratch(sys.argv[1])
+print(synchronize.SemLock._make_name())
 if sys.argv[2] == "tidied up":
     os.rmdir(sys.argv[1])
 if os.fork() == 0:
@@ -42,11 +43,15 @@ def test_what_a_killed_process_leaves_goes_with_the_directory(temporary: Path, b
     made = scratch.make()
     assert made is not None
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    subprocess.run([sys.executable, "-c", KILLED, str(made), before], check=True, env=environment)
+    command = [sys.executable, "-c", KILLED, str(made), before]
+    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    semaphore = Path(f"/dev/shm/sem.{done.stdout.strip()[1:]}")
+    semaphore.touch()  # as it is when its process is killed between making and opening it
     assert [path.name.partition("-")[0] for path in made.iterdir()] == ["listener"]
     assert list(temporary.iterdir()) == [made]
     assert scratch.make() == made
     assert list(made.iterdir()) == []
+    assert not semaphore.exists()
     scratch.remove()
     assert list(temporary.iterdir()) == []
 
