@@ -317,6 +317,9 @@ def _escalate(state: RunState, event: Tick, now: float) -> Outcome:
 
 def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> Outcome:
     state = _without(state, event)
+    if state.live and event.failure is not None and state.escalation < 2:  # without it no other gets to a boundary
+        kill = KillWorkers(f"rank {event.rank} is lost: {event.failure.signature}")
+        return replace(state, escalation=2), (kill,)
     if state.live:
         return state, ()
     if len(state.finished) == state.settings.ranks:

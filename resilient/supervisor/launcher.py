@@ -35,9 +35,13 @@ class Exited:
 
 @dataclass(frozen=True)
 class Failed:
-    """Workers could not be started."""
+    """Workers could not be started.
+
+    :param rank: which one; None when it is all of them.
+    """
 
     reason: str
+    rank: int | None = None
 
 
 Report = Launched | Exited | Failed
@@ -112,8 +116,8 @@ class Launcher:
         if event == "exited":
             self._live.pop(message["rank"], None)
             return [Exited(message["rank"], message["code"])]
-        self._live.clear()
-        return [Failed(message["reason"])]
+        self._live.pop(message["rank"], None)
+        return [Failed(message["reason"], message["rank"])]
 
     def _forkserver_died(self) -> list[Report]:
         was_ready, lost = self._ready, sorted(self._live)

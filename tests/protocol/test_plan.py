@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.errors import ConfigurationError, StateError
-from resilient.protocol.environment import PLAN, WorkerEnvironment
+from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import SnapshotSettings
@@ -101,11 +101,11 @@ def test_a_launch_survives_its_way_through_json(
 
 def test_a_worker_reads_from_its_environment_who_it_is() -> None:
     sent = WorkerEnvironment(Path("/plan.json"), rank=3, local_rank=1, world_size=8)
-    assert WorkerEnvironment.read(sent.variables(round_number=5)) == sent
+    assert WorkerEnvironment.read(sent.variables(Rendezvous())) == sent
 
 
 def test_the_variables_are_those_of_torchrun() -> None:
-    variables = WorkerEnvironment(Path("/plan.json"), 3, 1, 8).variables(round_number=5)
+    variables = WorkerEnvironment(Path("/plan.json"), 3, 1, 8).variables(Rendezvous(round=5))
     assert {name: variables[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")} == {
         "RANK": "3",
         "LOCAL_RANK": "1",
