@@ -93,10 +93,11 @@ class StopThenContinue(Fault):
 
     role: Role
     seconds: float = 1.0
+    index: int = 0
     name = "stop_then_continue"
 
     def inject(self, target: Target) -> str:
-        process = _one(target, self.role, 0)
+        process = _one(target, self.role, self.index)
         _signal([process], signal.SIGSTOP)
         threading.Timer(self.seconds, _signal, ([process], signal.SIGCONT)).start()
         return f"the {self.role.value} (process {process.pid}) stands still for {self.seconds:g} s {_when(target)}"

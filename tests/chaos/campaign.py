@@ -52,7 +52,7 @@ class Campaigns:
     """Campaigns in one directory, which share the clean runs that they are compared with."""
 
     directory: Path
-    _references: dict[tuple[int, int], RunCase] = field(default_factory=dict)
+    _references: dict[tuple[int, int, int], RunCase] = field(default_factory=dict)
 
     def run(self, seed: int) -> Result:
         """One campaign. Its directory is removed unless something is wrong."""
@@ -63,7 +63,7 @@ class Campaigns:
         if planned.remote:
             (workspace.directory / "remote").mkdir()
             settings += [f"remote.url={workspace.directory / 'remote'}", "remote.retention.last=2"]
-        case = workspace.run("chaos", *settings, *_SETTINGS, steps=STEPS)
+        case = workspace.run("chaos", *settings, *_SETTINGS, steps=STEPS, ranks=planned.ranks)
         scheduler = Scheduler(case, planned)
         try:
             found = self._judge(workspace, case, reference, scheduler)
@@ -84,15 +84,19 @@ class Campaigns:
 
     def _reference(self, planned: Plan) -> RunCase:
         """The clean run; it does not depend on how many processes load the data, nor on when snapshots are taken."""
-        weights = (planned.ballast, planned.owned)
-        if weights not in self._references:
-            workspace = self._workspace(f"reference-{planned.ballast}-{planned.owned}")
-            ballast = (f"train.ballast_mb={planned.ballast}", f"train.owned_mb={planned.owned}")
-            case = workspace.run("clean", *ballast, steps=STEPS)
+        kind = (planned.ranks, planned.ballast, planned.owned)
+        if kind not in self._references:
+            workspace = self._workspace("-".join(["reference", *map(str, kind)]))
+            what = (
+                f"worker.ranks={planned.ranks}",
+                f"train.ballast_mb={planned.ballast}",
+                f"train.owned_mb={planned.owned}",
+            )
+            case = workspace.run("clean", *what, steps=STEPS, ranks=planned.ranks)
             if case.finish() != 0:
                 raise CampaignFailed(f"the clean run fails:\n{case.output()}")
-            self._references[weights] = case
-        return self._references[weights]
+            self._references[kind] = case
+        return self._references[kind]
 
     def _workspace(self, name: str) -> ChaosWorkspace:
         workspace = ChaosWorkspace(self.directory / name)

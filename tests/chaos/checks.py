@@ -82,19 +82,20 @@ def processes(evidence: Evidence) -> Iterator[str]:
 
 def results(evidence: Evidence) -> Iterator[str]:
     """Every loss and the final state are those of the clean run, bit for bit."""
-    found, expected = evidence.case.losses(), evidence.reference.losses()
-    if found != expected:
-        different = sorted(step for step in found.keys() | expected.keys() if found.get(step) != expected.get(step))
-        yield f"losses differ in steps {different[:10]} ({len(different)} in all)"
+    for rank in range(evidence.plan.ranks):
+        found, expected = evidence.case.losses(rank), evidence.reference.losses(rank)
+        if found != expected:
+            different = sorted(step for step in found.keys() | expected.keys() if found.get(step) != expected.get(step))
+            yield f"losses of rank {rank} differ in steps {different[:10]} ({len(different)} in all)"
+        try:
+            difference = first_difference(evidence.case.image(STEPS, rank), evidence.reference.image(STEPS, rank))
+        except OSError as error:
+            yield f"there is no final image of rank {rank}: {error}"
+            continue
+        if difference is not None:
+            yield f"the final image of rank {rank} differs: {difference}"
     if conflicting := evidence.case.conflicting_losses():
         yield f"steps done again gave other losses: {sorted(conflicting)[:10]}"
-    try:
-        difference = first_difference(evidence.case.image(STEPS), evidence.reference.image(STEPS))
-    except OSError as error:
-        yield f"there is no final image: {error}"
-        return
-    if difference is not None:
-        yield f"the final image differs: {difference}"
 
 
 def leftovers(evidence: Evidence) -> Iterator[str]:
@@ -208,7 +209,7 @@ def commits(evidence: Evidence) -> Iterator[str]:
 def launches(evidence: Evidence) -> Iterator[str]:
     """Each round resumed from the newest of what was durable, or was in memory, when it was launched."""
     history, plan = evidence.history, evidence.plan
-    metrics = [entry.metrics for entry in read_metrics(evidence.paths.metrics)]
+    metrics = list(read_metrics(evidence.paths.metrics))
     corrupt = {entry["data"]["step"] for entry in evidence.journal if entry["name"] == "Rejected"}
     durable: dict[int, float] = {}
     for entry in evidence.journal:
@@ -223,7 +224,11 @@ def launches(evidence: Evidence) -> Iterator[str]:
         if step < floor:
             yield f"round {entry['data']['round']} resumed from step {step}, though step {floor} was durable"
         lost = max((at for at in history.memory_lost if at <= now), default=0.0)
-        furthest = max((found.step for found in metrics if lost < found.time < now), default=0)
+        done = dict.fromkeys(range(plan.ranks), 0)
+        for found in metrics:
+            if lost < found.metrics.time < now:
+                done[found.rank] = max(done[found.rank], found.metrics.step)
+        furthest = min(done.values())
         if plan.slots > 2 and step < furthest - plan.memory_every_steps:
             yield f"round {entry['data']['round']} resumed from step {step}, though step {furthest} had been done"
 
@@ -240,9 +245,10 @@ def remote(evidence: Evidence) -> Iterator[str]:
     if last is None or last.manifest is None or last.manifest.identity != local:
         yield f"the last snapshot is not there: {sorted(items)}"
     else:
-        body = Path(url, evidence.case.run_id, last.name, image_name(0)).read_bytes()
-        if first_difference(body, evidence.reference.image(STEPS)) is not None:
-            yield "the last snapshot there is another one"
+        for rank in range(evidence.plan.ranks):
+            body = Path(url, evidence.case.run_id, last.name, image_name(rank)).read_bytes()
+            if first_difference(body, evidence.reference.image(STEPS, rank)) is not None:
+                yield f"the image of rank {rank} there is another one"
     for item in items.values():
         if not item.loadable:
             yield f"{item.name}: {item.problem}"

@@ -52,7 +52,7 @@ class Plan:
     :param ballast: MiB of the state that are copied at once; part of the state, so of what the run is compared with.
     :param owned: MiB of the state that the optimizer owns.
     :param remote: whether there is a remote tier.
-    :param slots: memory slots.
+    :param slots: memory slots of each rank.
     :param keep: local snapshots that retention keeps.
     :param memory_every_steps: steps from one memory snapshot to the next.
     """
@@ -61,6 +61,7 @@ class Plan:
     settings: tuple[str, ...]
     ballast: int
     owned: int
+    ranks: int
     workers: int
     remote: bool
     slots: int
@@ -86,6 +87,7 @@ class Around:
     :param workers: of the DataLoader.
     """
 
+    ranks: int
     workers: int
     remote: bool
 
@@ -97,12 +99,15 @@ class Around:
 def plan(seed: int) -> Plan:
     """The campaign of a seed."""
     dice = random.Random(seed)
+    ranks = dice.choice((1, 1, 2))
     workers = dice.choice((0, 0, 2))
-    ballast, owned = dice.choice(((0, 0), (0, 0), (8, 0), (0, 8), (32, 4)))
+    weights = ((0, 0), (0, 0), (8, 0), (0, 8), (32, 4)) if ranks == 1 else ((0, 0), (0, 4))
+    ballast, owned = dice.choice(weights)
     remote = dice.random() < 1 / 3
     slots, keep = dice.choice((2, 3, 3)), dice.choice((1, 2, 2, 3))
     memory_every_steps = dice.choice((1, 1, 1, 4))
     settings = [
+        f"worker.ranks={ranks}",
         f"train.workers={workers}",
         f"train.ballast_mb={ballast}",
         f"train.owned_mb={owned}",
@@ -115,18 +120,8 @@ def plan(seed: int) -> Plan:
         f"retention.last={keep}",
         f"stop.grace_seconds={dice.choice((25, 25, 3))}",
     ]
-    return Plan(
-        seed,
-        tuple(settings),
-        ballast,
-        owned,
-        workers,
-        remote,
-        slots,
-        keep,
-        memory_every_steps,
-        _faults(dice, Around(workers, remote)),
-    )
+    faults = _faults(dice, Around(ranks, workers, remote))
+    return Plan(seed, tuple(settings), ballast, owned, ranks, workers, remote, slots, keep, memory_every_steps, faults)
 
 
 def _faults(dice: random.Random, around: Around) -> tuple[Planned, ...]:
@@ -169,9 +164,9 @@ def _milliseconds(dice: random.Random, most: float) -> float:
 
 def _fault(dice: random.Random, around: Around) -> Fault:
     choices: list[tuple[int, Fault]] = [
-        (4, KillRole(Role.WORKER)),
-        (1, KillRole(Role.WORKER, signal.SIGSEGV)),
-        (1, KillRole(Role.WORKER, signal.SIGTERM)),
+        (4, KillRole(Role.WORKER, index=dice.randrange(around.ranks))),
+        (1, KillRole(Role.WORKER, signal.SIGSEGV, dice.randrange(around.ranks))),
+        (1, KillRole(Role.WORKER, signal.SIGTERM, dice.randrange(around.ranks))),
         (3, KillSupervisor()),
         (3, Preempt()),
         (2, PreemptTwice(_milliseconds(dice, 300))),
@@ -183,7 +178,12 @@ def _fault(dice: random.Random, around: Around) -> Fault:
         (2, SignalEverything(signal.SIGTERM)),
         (2, LoseMemory()),
         (2, CorruptSnapshot(dice.random())),
-        (3, StopThenContinue(dice.choice(around.roles()), round(dice.uniform(0.05, 1.5), 2))),
+        (
+            3,
+            StopThenContinue(
+                dice.choice(around.roles()), round(dice.uniform(0.05, 1.5), 2), dice.randrange(around.ranks)
+            ),
+        ),
         (2 if around.remote else 0, KillRole(Role.UPLOADER)),
         (2 if around.remote else 0, LoseMemory(disk=True)),
     ]

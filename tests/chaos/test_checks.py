@@ -18,7 +18,11 @@ from tests.chaos.checks import Evidence
 from tests.chaos.plan import STEPS, plan
 from tests.chaos.scheduler import ChaosWorkspace, History
 
-SEED = next(seed for seed in range(100) if plan(seed).slots == 3 and plan(seed).memory_every_steps == 1)
+SEED = next(
+    seed
+    for seed in range(100)
+    if plan(seed).ranks == 1 and plan(seed).slots == 3 and plan(seed).memory_every_steps == 1
+)
 
 
 def entry(name: str, time: float = 0.0, **data: Any) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A quick script with all that makes resuming hard, which leaves the numbers of its processes in ``pids/``."""
+"""A quick script with all that makes resuming hard, on one rank or several. It leaves the numbers of its processes in
+``pids/``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,14 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 import resilient
 
@@ -55,33 +61,45 @@ def weight(megabytes: int) -> torch.Tensor:
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-    model = torch.nn.Sequential(
+    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    torch.manual_seed(rank)
+    random.seed(rank)
+    np.random.seed(rank)
+    model: torch.nn.Module = torch.nn.Sequential(
         torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(32, 1)
     )
     if settings.ballast_mb:
         model.register_buffer("ballast", weight(settings.ballast_mb))
     if settings.owned_mb:
         model.register_parameter("owned", torch.nn.Parameter(weight(settings.owned_mb)))
+    owned = getattr(model, "owned", torch.zeros(()))
+    sampler: DistributedSampler[Any] | None = None
+    dataset = Noisy(settings.samples, settings.pids)
+    if ranks > 1:
+        dist.init_process_group("gloo")
+        model = DistributedDataParallel(model)
+        sampler = DistributedSampler(dataset, seed=5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     loader = DataLoader(
-        Noisy(settings.samples, settings.pids),
+        dataset,
         batch_size=settings.batch_size,
-        shuffle=True,
+        shuffle=sampler is None,
+        sampler=sampler,
         num_workers=settings.workers,
     )
     run = resilient.attach(model=model, optimizer=optimizer, scheduler=scheduler, data=loader)
     for _, (x, y) in run.steps(total=settings.steps):
         loss = (model(x) - y).pow(2).mean() + random.random() * 1e-3 + float(np.random.rand()) * 1e-3
+        loss = loss + 0.0 * owned.sum()  # its weight decays all the same, so every step changes all of it
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()
         run.report(loss=loss, lr=scheduler.get_last_lr()[0])
         time.sleep(settings.step_seconds)
+    if ranks > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
