@@ -105,7 +105,7 @@ class Campaigns:
         for directory in (workspace.directory / "conf", workspace.directory / "pids", workspace.temporary):
             directory.mkdir(parents=True)
         pids = workspace.directory / "pids"
-        train = "steps: 0, samples: 50, batch_size: 4, workers: 0, step_seconds: 0.01, ballast_mb: 0, owned_mb: 0"
+        train = "steps: 0, samples: 54, batch_size: 4, workers: 0, step_seconds: 0.01, ballast_mb: 0, owned_mb: 0"
         (workspace.directory / "conf" / "small.yaml").write_text(
             f"worker: {{script: {_SCRIPT}}}\nsnapshot: {{every_steps: 10}}\ntrain: {{{train}, pids: {pids}}}\n"
         )

@@ -24,7 +24,7 @@ import resilient
 @dataclass(frozen=True)
 class Settings:
     steps: int = 120
-    samples: int = 50
+    samples: int = 54
     batch_size: int = 4
     workers: int = 0  # of the DataLoader
     step_seconds: float = 0.01
