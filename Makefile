@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # A machine without an NVIDIA driver gets a known CPU-capable torch instead of the newest build with its CUDA libraries.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints/cpu.txt)
 
-.PHONY: help setup demo test lint format benchmarks clean
+.PHONY: help setup demo test chaos lint format benchmarks clean
 
 help:
 	@echo "make demo        train twice, once through kills, a preemption and a corrupt snapshot, and compare bit for bit"
 	@echo "make test        ruff, mypy and every test this machine can run; lists what was skipped and why"
+	@echo "make chaos N=100 so many campaigns of random faults; SEED=123 for the first seed, KEEP_GOING=1 to go on after a failure"
 	@echo "make benchmarks  the figures of benchmarks/README.md"
 	@echo "make clean       remove the environment and all caches"
 
@@ -32,6 +33,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos.campaign --count $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(KEEP_GOING),--keep-going)
 
 format: setup
 	$(BIN)/ruff check --fix .

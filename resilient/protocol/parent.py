@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,12 +40,10 @@ def children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
-def kill_orphans(keep: Collection[int], reaped: Callable[[int], None] = lambda _pid: None) -> None:
+def kill_orphans(keep: Collection[int]) -> None:
     """SIGKILL all children but those in ``keep``: what a process that has called :func:`adopt_orphans` was left with.
 
     Each that dies may leave children of its own to this process, so it looks again until there are none.
-
-    :param reaped: called with the number of each process that is gone.
     """
     while orphans := [pid for pid in children() if pid not in keep]:
         for pid in orphans:
@@ -53,4 +51,10 @@ def kill_orphans(keep: Collection[int], reaped: Callable[[int], None] = lambda _
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            reaped(pid)
+            remove_torch_shared_memory(pid)
+
+
+def remove_torch_shared_memory(pid: int) -> None:
+    """Remove the batches that a killed DataLoader worker was just handing over; torch names them after the process."""
+    for path in Path("/dev/shm").glob(f"torch_{pid}_*"):  # noqa: S108  torch's choice of place
+        path.unlink(missing_ok=True)

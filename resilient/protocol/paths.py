@@ -106,10 +106,17 @@ class RunPaths:
         """
         file = self.root / "identity"
         if not file.exists():
-            fresh = self.root / f".identity-{os.getpid()}"
+            fresh = self.fresh(file)
             fresh.write_text(uuid.uuid4().hex)
             fresh.replace(file)
         return file.read_text()
+
+    @staticmethod
+    def fresh(path: Path) -> Path:
+        """Where to write what is then to replace ``path`` in one step. One name for each host: what a supervisor that
+        was killed has left there is its successor's to overwrite.
+        """
+        return path.with_name(f".{path.name}.{hostname()}")
 
     def create(self) -> None:
         """Create the directories of the run.
@@ -119,9 +126,9 @@ class RunPaths:
         try:
             for directory in (self.root, self.snapshots, self.journal.parent, self.metrics.parent, self.root / "logs"):
                 directory.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".write-probe-{os.getpid()}"
+            probe = self.fresh(self.root / "write-probe")
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # of two that start at the same time, one was quicker
         except OSError as error:
             raise RunDirectoryNotWritable(
                 f"the run directory {self.root} cannot be written: {error.strerror}",

@@ -14,6 +14,7 @@ class RunHistory:
     """What happened before this supervisor.
 
     :param incidents: how many there were.
+    :param last_round: the highest round that was to be launched; -1 when there was none.
     :param up: seconds that supervisors were up.
     :param losses: how often a supervisor ended without having made everything durable, and its successor did not find
         the rest in memory.
@@ -21,6 +22,7 @@ class RunHistory:
     """
 
     incidents: int = 0
+    last_round: int = -1
     up: float = 0.0
     losses: int = 0
     restore: float = 0.0
@@ -39,7 +41,8 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
             unsafe = bool(data.get("late"))
         elif name == "LaunchRound":
             lost = undecided and data.get("source") != Tier.MEMORY.value
-            history, undecided = replace(history, losses=history.losses + lost), False
+            number = max(history.last_round, int(data.get("round", -1)))
+            history, undecided = replace(history, losses=history.losses + lost, last_round=number), False
         elif name == "RecordIncident":
             history = replace(history, incidents=history.incidents + 1)
         elif name == "Restored":

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from resilient.protocol.launch import LaunchSpec
+from resilient.protocol.scratch import Scratch
 from resilient.supervisor.helper import Helper
 
 
@@ -50,14 +51,21 @@ class Launcher:
     """Owns the forkserver. It is started early, so that it is warm when it is needed, and again should it die."""
 
     def __init__(
-        self, preload: Sequence[str], *, lock: int, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        preload: Sequence[str],
+        *,
+        lock: int,
+        log: Path,
+        scratch: Scratch,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the forkserver.
 
         :param environment: variables for the workers; some, such as ``OMP_NUM_THREADS``, are read when torch is
             imported.
         """
-        self._preload = tuple(preload)
+        self._scratch = scratch
+        self._arguments = (str(os.getpid()), str(scratch.make() or ""), *preload)
         self._lock = lock
         self._log = log
         # Sets of strings are iterated in hash order. With one seed for all rounds, a resumed script sees the order it
@@ -72,7 +80,7 @@ class Launcher:
     def _start(self) -> None:
         self._ready, self._up = False, True
         module = "resilient.worker.forkserver"
-        self._helper = Helper(module, self._preload, lock=self._lock, log=self._log, environment=self._environment)
+        self._helper = Helper(module, self._arguments, lock=self._lock, log=self._log, environment=self._environment)
 
     @property
     def connection(self) -> socket.socket:
@@ -82,6 +90,7 @@ class Launcher:
     def launch(self, specs: Sequence[LaunchSpec]) -> None:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
         self._doomed.clear()
+        self._scratch.make()
         if not self._up:
             self._start()
         for spec in specs:
@@ -154,6 +163,7 @@ class Launcher:
             if not self._ready:
                 self._helper.kill()  # it would not see that we are gone before its imports are done
             self._helper.close()
+        self._scratch.remove()
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -122,7 +122,10 @@ class Supervisor:
         self._persistence.adopt()
         self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
-        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
+        # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
+        # there of rounds that are in other nodes' journals.
+        last_round = max(self._spec.paths.last_round(), self._history.last_round)
+        self._feed(on.RunOpened(self._spec.takeover, last_round, self._history.incidents, newest))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
                 if key.fileobj in self._sources():  # one of the others may just have had a helper replaced

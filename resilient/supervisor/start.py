@@ -17,6 +17,7 @@ from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.scratch import Scratch
 from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -94,6 +95,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
             leftovers.remove_own(place, paths)
+            Scratch(paths.identity()).remove()
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
@@ -110,8 +112,13 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        environment = {**shared_by(spec.policy.ranks), **spec.worker.env}
-        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=environment)
+        launcher = Launcher(
+            spec.worker.preload,
+            lock=lock,
+            log=logs / "forkserver.log",
+            scratch=Scratch(paths.identity()),
+            environment={**shared_by(spec.policy.ranks), **spec.worker.env},
+        )
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from resilient.protocol.paths import RunPaths
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class Status:
         return self.exit_code == 0
 
     def write(self, path: Path) -> None:
-        """Replace the file in one step."""
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        """Replace the file in one step.
+
+        :raises OSError: there is no room; the file is as it was.
+        """
+        fresh = RunPaths.fresh(path)
         fresh.write_text(json.dumps({**asdict(self), "updated": round(time.time(), 3)}))
         fresh.replace(path)
 

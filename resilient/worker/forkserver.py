@@ -5,8 +5,8 @@ between a relaunch here and elsewhere. It stays single-threaded in Python, runs 
 CUDA, because neither OpenMP's threads nor a CUDA context survive a fork.
 
 It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that
-is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK MODULE…`` with one end of a socket pair as
-``FD``.
+is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK PARENT SCRATCH MODULE…`` with one end of a
+socket pair as ``FD``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from resilient.protocol import wire
 from resilient.protocol.launch import LaunchSpec
-from resilient.protocol.parent import adopt_orphans, children, die_with_parent, kill_orphans, outlive_parent
+from resilient.protocol.parent import (
+    adopt_orphans,
+    children,
+    die_with_parent,
+    kill_orphans,
+    outlive_parent,
+    remove_torch_shared_memory,
+)
+from resilient.protocol.scratch import use_scratch
 from resilient.worker.bootstrap import become_worker, run_script
 
 
@@ -92,11 +99,11 @@ class Forkserver:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(ended.si_pid, signal.SIGKILL)
             _, status = os.waitpid(ended.si_pid, 0)
-            _remove_torch_shared_memory(ended.si_pid)
+            remove_torch_shared_memory(ended.si_pid)
             if rank is not None:
                 if not self._workers:
                     # what outlived its worker, which has made it ours
-                    kill_orphans(self._workers, _remove_torch_shared_memory)
+                    kill_orphans(self._workers)
                 code = os.waitstatus_to_exitcode(status)
                 self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
 
@@ -108,19 +115,13 @@ class Forkserver:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+                while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                    remove_torch_shared_memory(pid)
             time.sleep(0.001)  # orphans of the killed arrive one generation at a time
 
     def _report(self, message: wire.Message) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor's end is seen at the next receive
             wire.send(self._connection, message)
-
-
-def _remove_torch_shared_memory(pid: int) -> None:
-    """Remove the batches that a killed DataLoader worker was just handing over; torch names them after the process."""
-    for path in Path("/dev/shm").glob(f"torch_{pid}_*"):  # noqa: S108  torch's choice of place
-        path.unlink(missing_ok=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -130,11 +131,13 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     adopt_orphans()
-    die_with_parent(os.getppid())  # while importing, nobody here would notice that the supervisor is gone
+    die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
-    for name in (*arguments[2:], "resilient.worker.attach"):
+    for name in (*arguments[4:], "resilient.worker.attach"):
         importlib.import_module(name)
+    if arguments[3]:
+        use_scratch(arguments[3])
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
     outlive_parent()  # from here on we notice, and have workers to take along

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+from resilient.protocol import wire
 
 FAMILY = """
 import os, sys
@@ -116,3 +119,29 @@ def test_an_orphan_becomes_the_child_of_an_ancestor_that_adopts(adopts: bool) ->
     command = [sys.executable, "-c", ADOPTION, "adopts" if adopts else "does not"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == str(adopts)
+
+
+def test_a_forkserver_whose_supervisor_was_killed_while_python_started_ends_at_once() -> None:
+    """Else it would import torch first, with the run locked meanwhile."""
+    ours, theirs = wire.socket_pair()
+    with ours, theirs, tempfile.TemporaryFile() as lock:
+        passed = (theirs.fileno(), lock.fileno())
+        arguments = [*map(str, passed), str(1 << 22), "", "a_module_nobody_has"]
+        command = [sys.executable, "-m", "resilient.worker.forkserver", *arguments]
+        done = subprocess.run(command, check=False, pass_fds=passed, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGKILL, "")
+
+
+def test_what_a_killed_orphan_was_handing_over_in_shared_memory_goes_with_it() -> None:
+    script = (
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from resilient.protocol.parent import kill_orphans\n"
+        "pid = os.fork() or time.sleep(600)\n"
+        "batch = Path(f'/dev/shm/torch_{pid}_1_0')\n"
+        "batch.touch()\n"
+        "kill_orphans(keep=())\n"
+        "print(batch.exists())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

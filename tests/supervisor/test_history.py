@@ -60,3 +60,9 @@ def test_incidents_are_counted_and_the_last_restore_is_remembered() -> None:
     entries = [entry(1, "RecordIncident"), entry(2, "Restored", seconds=3.5), entry(3, "RecordIncident")]
     history = read_history(entries)
     assert (history.incidents, history.restore) == (2, 3.5)
+
+
+def test_a_round_counts_from_when_it_was_decided_on() -> None:
+    entries = [entry(0, "LaunchRound", source=None, round=0), entry(1, "LaunchRound", source="memory", round=1)]
+    assert read_history(entries).last_round == 1
+    assert read_history([]).last_round == -1

@@ -197,3 +197,10 @@ def test_memory_of_another_run_under_the_same_name_is_thrown_away(memory: RunMem
 def test_memory_names_differ_by_run_directory(tmp_path: Path) -> None:
     assert RunPaths.of(tmp_path, "a").memory_name != RunPaths.of(tmp_path, "b").memory_name
     assert RunPaths.of(tmp_path, "a").memory_name == RunPaths.of(tmp_path, "a").memory_name
+
+
+def test_what_a_killed_supervisor_left_of_its_status_is_overwritten_by_its_successor(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    RunPaths.fresh(path).write_text("cut sho")
+    Status("running", 5, 10, 0).write(path)
+    assert list(tmp_path.iterdir()) == [path]

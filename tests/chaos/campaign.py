@@ -1,0 +1,151 @@
+"""One campaign, or many: ``python -m tests.chaos.campaign --seed 123`` or ``--count 1000``.
+
+The directory of a campaign that fails is kept, with the run's journal, logs and output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.checks import Evidence, problems, read_strictly
+from tests.chaos.plan import STEPS, Plan, plan
+from tests.chaos.scheduler import CampaignFailed, ChaosWorkspace, History, Scheduler
+from tests.run.harness import RunCase
+
+_SCRIPT = Path(__file__).with_name("train_chaos.py")
+# Budgets that nothing but a bug can spend: the faults are ours, and many.
+_SETTINGS = (
+    "restarts.max_failures=250",
+    "restarts.intensity=250",
+    "restarts.crash_loop=250",
+    "restarts.first_wait=0.05",
+    "restarts.max_wait=0.2",
+    "worker.preload=[torch,torch.utils.data,numpy]",  # starts are most of the time, and nothing is compiled
+)
+
+
+@dataclass
+class Result:
+    """How a campaign went."""
+
+    plan: Plan
+    history: History
+    seconds: float
+    problems: list[str]
+    directory: Path
+
+    def __str__(self) -> str:
+        lines = [str(self.plan), *self.history.lines, *(f"PROBLEM {problem}" for problem in self.problems)]
+        return "\n".join([*lines, f"replay: python -m tests.chaos.campaign --seed {self.plan.seed}"])
+
+
+@dataclass
+class Campaigns:
+    """Campaigns in one directory, which share the clean runs that they are compared with."""
+
+    directory: Path
+    _references: dict[tuple[int, int, int], RunCase] = field(default_factory=dict)
+
+    def run(self, seed: int) -> Result:
+        """One campaign. Its directory is removed unless something is wrong."""
+        began, planned = time.monotonic(), plan(seed)
+        reference = self._reference(planned)
+        workspace = self._workspace(f"seed-{seed}")
+        settings = list(planned.settings)
+        if planned.remote:
+            (workspace.directory / "remote").mkdir()
+            settings += [f"remote.url={workspace.directory / 'remote'}", "remote.retention.last=2"]
+        case = workspace.run("chaos", *settings, *_SETTINGS, steps=STEPS, ranks=planned.ranks)
+        scheduler = Scheduler(case, planned)
+        try:
+            found = self._judge(workspace, case, reference, scheduler)
+        finally:
+            for process in workspace.processes():
+                process.kill()
+        if not found:
+            shutil.rmtree(workspace.directory)
+        return Result(planned, scheduler.history, time.monotonic() - began, found, workspace.directory)
+
+    def _judge(self, workspace: ChaosWorkspace, case: RunCase, reference: RunCase, scheduler: Scheduler) -> list[str]:
+        try:
+            scheduler.run()
+            journal = read_strictly(case.paths.journal)
+        except (CampaignFailed, ValueError) as error:
+            return [str(error)]
+        return problems(Evidence(workspace, case, reference, scheduler.plan, scheduler.history, journal))
+
+    def _reference(self, planned: Plan) -> RunCase:
+        """The clean run; it does not depend on how many processes load the data, nor on when snapshots are taken."""
+        kind = (planned.ranks, planned.ballast, planned.owned)
+        if kind not in self._references:
+            workspace = self._workspace("-".join(["reference", *map(str, kind)]))
+            what = (
+                f"worker.ranks={planned.ranks}",
+                f"train.ballast_mb={planned.ballast}",
+                f"train.owned_mb={planned.owned}",
+            )
+            case = workspace.run("clean", *what, steps=STEPS, ranks=planned.ranks)
+            if case.finish() != 0:
+                raise CampaignFailed(f"the clean run fails:\n{case.output()}")
+            self._references[kind] = case
+        return self._references[kind]
+
+    def _workspace(self, name: str) -> ChaosWorkspace:
+        workspace = ChaosWorkspace(self.directory / name)
+        if workspace.directory.exists():
+            shutil.rmtree(workspace.directory)
+        for directory in (workspace.directory / "conf", workspace.directory / "pids", workspace.temporary):
+            directory.mkdir(parents=True)
+        pids = workspace.directory / "pids"
+        train = "steps: 0, samples: 54, batch_size: 4, workers: 0, step_seconds: 0.01, ballast_mb: 0, owned_mb: 0"
+        (workspace.directory / "conf" / "small.yaml").write_text(
+            f"worker: {{script: {_SCRIPT}}}\nsnapshot: {{every_steps: 10}}\ntrain: {{{train}, pids: {pids}}}\n"
+        )
+        return workspace
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.campaign", description=__doc__)
+    parser.add_argument("--seed", type=int, default=None, help="the first seed; a fresh one if it is left out")
+    parser.add_argument("--count", type=int, default=1, help="how many campaigns, with consecutive seeds")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that fails")
+    parser.add_argument("--plan", action="store_true", help="only show what would be done")
+    parser.add_argument("--verbose", action="store_true", help="show what was done")
+    options = parser.parse_args(arguments)
+    first = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
+    seeds = range(first, first + options.count)
+    if options.plan:
+        print("\n".join(str(plan(seed)) for seed in seeds))
+        return 0
+    directory = Path(tempfile.mkdtemp(prefix="resilient-chaos-"))
+    campaigns, failed, faults = Campaigns(directory), 0, Counter[str]()
+    for number, seed in enumerate(seeds, 1):
+        result = campaigns.run(seed)
+        faults.update(result.history.done)
+        verdict = "FAILED" if result.problems else "ok"
+        print(
+            f"{number:5} seed {seed:10} {verdict:6} {result.seconds:5.1f} s  exits {result.history.codes}", flush=True
+        )
+        if result.problems or options.verbose:
+            print(result, flush=True)
+        if result.problems:
+            failed += 1
+            print(f"kept in {result.directory}", flush=True)
+            if not options.keep_going:
+                break
+    print(f"{failed} of {number} campaigns failed; faults: {dict(faults.most_common())}")
+    if not failed:
+        shutil.rmtree(directory)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,38 @@
+"""A few campaigns for every change; ``make chaos N=1000`` runs many."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import Campaigns
+from tests.chaos.plan import plan
+
+_MOST_STARTS = 3  # of a supervisor in one campaign; each takes seconds
+_FIXED = (17, 27, 293)  # bursts, signals and data workers, a lost machine with a remote tier; one clean run for all
+
+
+@pytest.fixture(scope="module")
+def campaigns() -> Iterator[Campaigns]:
+    # not pytest's own, which is kept, and has names too long for sockets
+    with tempfile.TemporaryDirectory(prefix="resilient-chaos-") as directory:
+        yield Campaigns(Path(directory))
+
+
+@pytest.mark.parametrize("seed", _FIXED)
+def test_a_campaign(campaigns: Campaigns, seed: int) -> None:
+    result = campaigns.run(seed)
+    assert not result.problems, f"\n{result}"
+
+
+def test_a_campaign_that_was_never_run_before(campaigns: Campaigns) -> None:
+    first = random.SystemRandom().randrange(1 << 30)
+    seed = next(seed for seed in count(first) if plan(seed).starts <= _MOST_STARTS)
+    print(f"replay: python -m tests.chaos.campaign --seed {seed}")
+    result = campaigns.run(seed)
+    assert not result.problems, f"\n{result}"
