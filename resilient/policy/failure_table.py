@@ -135,7 +135,7 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(
         FailureClass.ECHO,
-        r"(TCPStore|SocketImpl|DistStoreError|DistNetworkError|c10d store).{0,160}"
+        r"(TCPStore|SocketImpl|DistStoreError|DistNetworkError|DistBackendError|c10d store).{0,400}"
         r"(closed|reset|broken pipe|timed? ?out|timeout|failed|refused|0 bytes|unreachable)"
         r"|wait timeout after \d+ms|client socket has (failed to connect|timed out)|Socket (is )?closed|Socket Timeout",
         _USER,

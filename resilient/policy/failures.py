@@ -95,6 +95,7 @@ _BY_HARDWARE = frozenset(
         FailureClass.HANG,
     }
 )
+_BY_THE_DEVICE = frozenset({FailureClass.CRASH, FailureClass.ECHO})
 _BY_LACK_OF_MEMORY = frozenset({FailureClass.KILLED, FailureClass.DATA})
 
 
@@ -237,10 +238,10 @@ def _of_line(row: Row, line: str) -> Failure:
 
 def _explained(failure: Failure, evidence: Evidence) -> Failure:
     """``failure``, or what the kernel knows of its cause."""
-    if failure.failure_class in _BY_HARDWARE:
-        for line in evidence.kernel:
+    for cause, consequences in ((FailureClass.HARDWARE, _BY_HARDWARE), (FailureClass.DEVICE_ERROR, _BY_THE_DEVICE)):
+        for line in evidence.kernel if failure.failure_class in consequences else ():
             row = find_row(line, KERNEL)
-            if row is not None and row.failure_class is FailureClass.HARDWARE:
+            if row is not None and row.failure_class is cause:
                 return _caused(failure, _of_line(row, line))
     if failure.failure_class in _BY_LACK_OF_MEMORY:
         proof = [_line(line) for line in evidence.kernel if _is_our_oom_kill(line, evidence.processes)]

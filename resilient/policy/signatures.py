@@ -20,6 +20,7 @@ _CHANGING = (
     (re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b"), "HEX"),
     (re.compile(r"(?<=_)(?=[a-z0-9_]*\d)[a-z0-9_]{8}\b"), "RANDOM"),  # tempfile's names, wherever they lie
     (re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"), "#"),
+    (re.compile(r"# (?:[KMGT]i?B|bytes)\b"), "# bytes"),
 )
 _BLANKS = re.compile(r"\s+")
 
