@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from resilient.errors import ExitCode
 from resilient.policy.events import Incident, StopKind, Tier
+from resilient.policy.failed_rounds import FailedRound
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,13 @@ class DiscardMemory(Decision):
 
 @dataclass(frozen=True)
 class RecordIncident(Decision):
-    """Write the incident down and show it."""
+    """Write the incident down and show it.
+
+    :param charged: what it adds to the history that the stop rules read; None when it is charged to no budget.
+    """
 
     incident: Incident
+    charged: FailedRound | None = None
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,9 @@ from resilient.policy.decisions import EndRun
 from resilient.policy.events import FlushEnded, Incident, RestoreFailed, SnapshotsListed, StopKind, StopRequested, Tier
 from resilient.policy.restarts import Verdict
 from resilient.policy.state import RunState
+from resilient.policy.treatments import treatment
 
 _PROMISES_DURABILITY = frozenset({ExitCode.FINISHED, ExitCode.REQUEUE, ExitCode.TERMINATED})
-_ADVICE = {
-    ExitCode.WORKER_ERROR: "Correct the script or its settings, then start the same command again: it resumes.",
-    ExitCode.CRASH_LOOP: "Look at the worker's log of the last round; after a correction the same command resumes.",
-    ExitCode.HUNG: "Look at the worker's log for what it waits for, or raise hang.min_seconds if it was only slow.",
-    ExitCode.BUDGET_SPENT: "The machine may be bad: start again elsewhere, or raise the limits under restarts.",
-    ExitCode.DISK_FULL: "Free space in the run directory, then start the same command again: it resumes.",
-}
 
 
 def finished(state: RunState) -> EndRun:
@@ -32,14 +26,29 @@ def stopped(state: RunState, stop: StopRequested) -> EndRun:
 
 def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     """The stop rules say that another relaunch would not help."""
-    where = f"rank {incident.rank}" if incident.rank is not None else "the group"
-    tried = sum(not failed.progressed for failed in state.history.since_progress())
-    rounds = "1 round" if tried == 1 else f"{tried} rounds"
     return EndRun(
         verdict.exit_code,
-        f"Stopped after step {state.step}: {verdict.reason}. First seen on {where}, class: "
-        f"{incident.failure.failure_class.value}; {rounds} without progress. {_ADVICE[verdict.exit_code]}",
+        f"Stopped after step {state.step}: {verdict.reason}. {_first_seen(incident)}, class: "
+        f"{incident.failure.failure_class.value}. {_tried(state)} {treatment(incident.failure.failure_class).advice} "
+        f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
+        f"{incident.number}.",
     )
+
+
+def _first_seen(incident: Incident) -> str:
+    where = f"rank {incident.rank}" if incident.rank is not None else "the group"
+    others = len(incident.others)
+    followed = f"; {others} other {'rank' if others == 1 else 'ranks'} failed after it" if others else ""
+    return f"First seen on {where} after step {incident.step} in round {incident.round}{followed}"
+
+
+def _tried(state: RunState) -> str:
+    """How many rounds were spent on it, and how many relaunches between them."""
+    since = state.history.since_progress()
+    relaunches = max(0, len(since) - 1)
+    without = "1 round" if state.history.stuck == 1 else f"{state.history.stuck} rounds"
+    again = "1 relaunch" if relaunches == 1 else f"{relaunches} relaunches" if relaunches else "no relaunch"
+    return f"Tried: {again}; {without} without progress."
 
 
 def remote_unknown(problem: str) -> EndRun:

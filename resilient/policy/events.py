@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from resilient.policy.failed_rounds import History
 from resilient.policy.failures import Failure
 
 
@@ -36,12 +37,15 @@ class RunOpened(Event):
     :param last_round: the last round of an earlier supervisor; -1 when there was none.
     :param incidents: how many incidents there have been in the run.
     :param step: the newest step of which there is a snapshot.
+    :param history: the failed rounds under earlier supervisors; a budget that a relaunch of the supervisor forgets
+        lets a bug be requeued for ever.
     """
 
     takeover: bool = False
     last_round: int = -1
     incidents: int = 0
     step: int = 0
+    history: History = field(default_factory=History)
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,14 @@ class WorkerExited(Event):
     :param step: the last step it completed.
     :param failure: None for exit 0 after it said that the run is finished, or that it ends early as it was asked to.
     :param finished: it said that the run is finished.
+    :param at: when it failed, if that is known to have been earlier than now.
     """
 
     rank: int
     step: int
     failure: Failure | None = None
     finished: bool = False
+    at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,11 @@ class Tick(Event):
 
 @dataclass(frozen=True)
 class Incident:
-    """One detected failure with its class, decision and what it is charged to."""
+    """One detected failure with its class, decision and what it is charged to.
+
+    :param rank: the rank that failed first, if it was one rank.
+    :param others: what other ranks failed with, one line each.
+    """
 
     number: int
     round: int
@@ -163,3 +173,4 @@ class Incident:
     step: int
     failure: Failure
     remedy: str = field(default="")
+    others: tuple[str, ...] = ()

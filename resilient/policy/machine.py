@@ -11,8 +11,9 @@ that its row lists, which is checked at every step and from which the diagram in
 * ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
   to come from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
 * ``STARTING → RUNNING`` with the first completed step.
-* ``→ CLEARING`` when one worker is lost: the rest of the group is killed, and when all are gone the stop rules decide
-  between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
+* ``→ CLEARING`` when one worker is lost: the rest of the group is killed at once. When all are gone, the root is chosen
+  among all ranks' failures and recorded as the incident whose number was reserved at the first notice, and the stop
+  rules decide between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
 * ``→ STOPPING`` on request: ask on the board, then SIGTERM, then SIGKILL of the tree, each at its time.
 * ``→ FLUSHING`` when no worker is left and the run will not go on here: what is in memory is made durable first.
 * ``→ ENDED`` with an exit code and one diagnosis.
@@ -59,13 +60,12 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangWatch
-from resilient.policy.restarts import (
-    FailedRound,
-    stop_rule,
-    wait_before_relaunch,
-)
+from resilient.policy.restarts import FailedRound, stop_rule
 from resilient.policy.restore import Source, choose_source
+from resilient.policy.roots import Loss, find_root, told_by_others
 from resilient.policy.state import Phase, RunState
+from resilient.policy.treatments import treatment
+from resilient.policy.waits import wait_before_relaunch
 
 
 class UnlistedTransition(RuntimeError):  # noqa: N818  named by condition, as all our errors
@@ -95,7 +95,8 @@ def decide(state: RunState, event: Event, now: float) -> Outcome:
 
 
 def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
-    state = replace(state, round=event.last_round, incidents=event.incidents)
+    furthest = event.history.furthest
+    state = replace(state, round=event.last_round, incidents=event.incidents, history=event.history, furthest=furthest)
     if not event.takeover:
         return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
     lost = Failure(FailureClass.SUPERVISOR_LOST, "the supervisor before this one ended without closing the run")
@@ -151,17 +152,17 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         live=frozenset(ranks),
         finished=frozenset(),
         watches={rank: HangWatch(since=now) for rank in ranks},
+        launched_at=now,
         failure=None,
+        losses=(),
         restore_failures=0,
     )
     return after, (launch,)
 
 
 def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
-    state, incident = _incident(state, event.failure, rank=None, remedy="relaunch")
-    state = replace(state, live=frozenset(), failure=incident)
-    after, decisions = _judge(state, now)
-    return after, (RecordIncident(incident), *decisions)
+    state = _noticed(state, Loss(None, state.step, event.failure, now))
+    return _judge(replace(state, live=frozenset()), now)
 
 
 # --- a round is up ----------------------------------------------------------------------------------------------------
@@ -188,13 +189,11 @@ def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
 
 
 def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: float) -> Outcome:
-    state, incident = _incident(state, failure, rank=event.rank, step=event.step, remedy="relaunch")
-    state = replace(state, failure=incident)
-    if state.live:
-        kill = KillWorkers(f"rank {event.rank} is lost: {failure.signature}")
-        return replace(state, phase=Phase.CLEARING), (RecordIncident(incident), kill)
-    after, decisions = _judge(state, now)
-    return after, (RecordIncident(incident), *decisions)
+    state = _noticed(state, _loss(event, failure, now))
+    if not state.live:
+        return _judge(state, now)
+    kill = KillWorkers(f"rank {event.rank} is lost: {failure.text}")
+    return replace(state, phase=Phase.CLEARING), (kill,)
 
 
 def _watch(state: RunState, event: Tick, now: float) -> Outcome:
@@ -204,41 +203,80 @@ def _watch(state: RunState, event: Tick, now: float) -> Outcome:
         return state, ()
     watch = state.watches[hung[0]]
     failure = Failure(FailureClass.HANG, f"no progress in phase {watch.phase}")
-    state, incident = _incident(state, failure, rank=hung[0], remedy="kill and relaunch")
-    kill = KillWorkers(f"rank {hung[0]} hangs: {failure.signature} within {watch.limit(settings):.1f} s")
-    return replace(state, phase=Phase.CLEARING, failure=incident), (RecordIncident(incident), kill)
+    kill = KillWorkers(f"rank {hung[0]} hangs: {failure.text} within {watch.limit(settings):.1f} s")
+    state = _noticed(state, Loss(hung[0], state.step, failure, now))
+    return replace(state, phase=Phase.CLEARING), (kill,)
 
 
 def _cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
     state = _without(state, event)
+    if event.failure is not None:
+        loss = _loss(event, event.failure, now, after_kill=True)
+        state = replace(state, losses=(*state.losses, loss))
     return (state, ()) if state.live else _judge(state, now)
+
+
+def _loss(event: WorkerExited, failure: Failure, now: float, *, after_kill: bool = False) -> Loss:
+    return Loss(event.rank, event.step, failure, now if event.at is None else event.at, after_kill)
+
+
+def _noticed(state: RunState, loss: Loss) -> RunState:
+    """The first failure of a round: it reserves the number of the incident."""
+    state, incident = _incident(state, loss.failure, rank=loss.rank, remedy="", step=loss.step)
+    return replace(state, failure=incident, losses=(loss,))
 
 
 def _judge(state: RunState, now: float) -> Outcome:
     """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
-    incident = state.failure
-    if state.stop is not None:
-        return _flush(state, endings.stopped(state, state.stop))
-    if incident is None:  # every rank left in good order, but not all of them said that the run is finished
+    if state.failure is None:
+        if state.stop is not None:
+            return _flush(state, endings.stopped(state, state.stop))
+        # every rank left in good order, but not all of them said that the run is finished
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
-        state, incident = _incident(state, failure, rank=None, remedy="relaunch")
-        after, decisions = _judge(replace(state, failure=incident), now)
-        return after, (RecordIncident(incident), *decisions)
-    if incident.failure.failure_class is FailureClass.PREEMPTION:  # SIGTERM to a worker alone: charged to no budget
-        return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
-    failed = FailedRound(incident.failure, state.furthest, state.step, now)
+        return _judge(_noticed(state, Loss(None, state.step, failure, now)), now)
+    root = find_root(state.losses)
+    incident = replace(
+        state.failure, rank=root.rank, step=root.step, failure=root.failure, others=told_by_others(state.losses, root)
+    )
+    state = replace(state, failure=incident)
+    if state.stop is not None:
+        stop, incident = state.stop, replace(incident, remedy="none: the run was asked to stop")
+        state, noted = _noted(state, stop)
+        after, decisions = _flush(state, endings.stopped(state, stop))
+        return after, (RecordIncident(incident), *noted, *decisions)
+    failed = _failed_round(state, root, now)
+    if incident.failure.failure_class is FailureClass.PREEMPTION and failed.progressed:
+        # SIGTERM to a worker alone: charged to no budget
+        incident = replace(incident, remedy="relaunch; charged to no budget")
+        return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
     state = replace(state, history=state.history.add(failed))
     verdict = stop_rule(state.settings.restarts)(state.history)
     if verdict is not None:
-        return _flush(state, endings.given_up(state, incident, verdict))
-    wait = wait_before_relaunch(state.settings.restarts, state.history)
-    discard: tuple[Decision, ...] = ()
+        incident = replace(incident, remedy=f"stop: {verdict.exit_code.name.lower().replace('_', ' ')}")
+        after, decisions = _flush(state, endings.given_up(state, incident, verdict))
+        return after, (RecordIncident(incident, failed), *decisions)
+    return _try_again(state, incident, failed, now)
+
+
+def _failed_round(state: RunState, root: Loss, now: float) -> FailedRound:
+    settings = state.settings.restarts
+    lasted = 0 < settings.success_seconds <= now - state.launched_at
+    return FailedRound(
+        root.failure, state.furthest, state.step, now, settings.success_steps, lasted=lasted, rank=root.rank
+    )
+
+
+def _try_again(state: RunState, incident: Incident, failed: FailedRound, now: float) -> Outcome:
+    wait = wait_before_relaunch(state.settings.restarts, state.history, f"{state.settings.seed}/{state.round}")
+    remedy = treatment(incident.failure.failure_class).remedy
+    incident = replace(incident, remedy=f"{remedy} (in {wait:.1f} s)" if wait > 0 else remedy)
+    decisions: tuple[Decision, ...] = (RecordIncident(incident, failed),)
     if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
         rejected = SnapshotRejected(state.step, Tier.MEMORY, incident.failure.signature)
-        state, discard = replace(state, rejected=(*state.rejected, rejected)), (DiscardMemory(),)
+        state, decisions = replace(state, rejected=(*state.rejected, rejected)), (*decisions, DiscardMemory())
     if wait > 0:
-        return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), discard
-    return replace(state, phase=Phase.CHOOSING), (*discard, ListSnapshots())
+        return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), decisions
+    return replace(state, phase=Phase.CHOOSING), (*decisions, ListSnapshots())
 
 
 def _wait(state: RunState, event: Tick, now: float) -> Outcome:
@@ -267,10 +305,10 @@ def _noted(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decis
 
 
 def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """The incident of the failure has the lower number, so that of the preemption is recorded after it."""
     if state.stop is not None:
         return _nearer(state, event, now), ()
-    state, noted = _noted(state, event)
-    return replace(state, stop=event, stop_asked_at=now), noted
+    return replace(state, stop=event, stop_asked_at=now), ()
 
 
 def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:

@@ -1,86 +1,35 @@
 """When to relaunch, when to give up and how long to wait: small composable callables, in tenacity's manner.
 
 A stop rule reads the :class:`History` and returns a :class:`Verdict` or None. Rules are joined with ``|``; the first
-one that objects wins. Preemptions never enter the history: they are nobody's fault and cost no budget.
+one that objects wins. Preemptions never enter the history: they are nobody's fault and cost no budget. (A SIGTERM to a
+worker alone enters it when the round made no progress, or it would be relaunched for ever.) How long a relaunch waits
+is in :mod:`resilient.policy.waits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from resilient.errors import ConfigurationError, ExitCode
-from resilient.policy.failures import Failure, FailureClass
+from resilient.errors import ExitCode
+from resilient.policy.failed_rounds import FailedRound, History
+from resilient.policy.failures import FailureClass
+from resilient.policy.restart_settings import RestartSettings
+from resilient.policy.treatments import CRASH_LOOP_EXITS, treatment
 
-
-@dataclass(frozen=True)
-class RestartSettings:
-    """Budgets of a run; the section ``restarts`` of the configuration.
-
-    :param max_failures: failures in a row without any progress between them, whatever their cause.
-    :param intensity: at most this many failures …
-    :param intensity_seconds: … within this many seconds.
-    :param crash_loop: the same failure at the same step, this many times in a row, stops the run.
-    :param first_wait: seconds to wait before the relaunch after a second failure without progress; doubled each time.
-    :param max_wait: seconds to wait at the most.
-    """
-
-    max_failures: int = 10
-    intensity: int = 30
-    intensity_seconds: float = 600.0
-    crash_loop: int = 3
-    first_wait: float = 1.0
-    max_wait: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_failures", "intensity", "crash_loop"):
-            if not 1 <= getattr(self, name) < History.LIMIT:
-                raise ConfigurationError(
-                    f"restarts.{name} must be at least 1 and below {History.LIMIT}, not {getattr(self, name)}"
-                )
-        if self.first_wait < 0 or self.max_wait < self.first_wait:
-            raise ConfigurationError(
-                f"restarts.first_wait ({self.first_wait}) and restarts.max_wait ({self.max_wait}) must be "
-                "0 ≤ first_wait ≤ max_wait"
-            )
-
-
-@dataclass(frozen=True)
-class FailedRound:
-    """One failure as the rules see it.
-
-    :param furthest: the furthest step that any earlier round reached. A round that only repeats steps has not
-        progressed, however many they are; otherwise a bug some steps after a snapshot would be retried for ever.
-    """
-
-    failure: Failure
-    furthest: int
-    step: int
-    at: float
-
-    @property
-    def progressed(self) -> bool:
-        return self.step > self.furthest
-
-
-@dataclass(frozen=True)
-class History:
-    """The latest failures of this supervisor's life, oldest first, bounded."""
-
-    LIMIT = 256
-    rounds: tuple[FailedRound, ...] = ()
-
-    def add(self, failed: FailedRound) -> History:
-        return replace(self, rounds=(*self.rounds, failed)[-self.LIMIT :])
-
-    def since_progress(self) -> tuple[FailedRound, ...]:
-        """Failures since the run last moved forward; the round that moved and then failed counts as the first."""
-        tail: list[FailedRound] = []
-        for failed in reversed(self.rounds):
-            tail.append(failed)
-            if failed.progressed:
-                break
-        return tuple(reversed(tail))
+__all__ = [
+    "FailedRound",
+    "History",
+    "RestartSettings",
+    "StopRule",
+    "Verdict",
+    "stop_after_failures",
+    "stop_on_crash_loop",
+    "stop_on_incurable",
+    "stop_on_intensity",
+    "stop_per_class",
+    "stop_rule",
+]
 
 
 @dataclass(frozen=True)
@@ -105,33 +54,49 @@ class StopRule:
         return StopRule(lambda history: self(history) or other(history), f"{self.name} | {other.name}")
 
 
-# What a relaunch cannot cure, each with how often it is tried all the same while the run makes no progress.
-_TRIES_WITHOUT_PROGRESS = {
-    FailureClass.CODE: (1, ExitCode.WORKER_ERROR),
-    FailureClass.HOST_OOM: (2, ExitCode.WORKER_ERROR),
-    FailureClass.DEVICE_OOM: (2, ExitCode.WORKER_ERROR),
-    FailureClass.DISK: (2, ExitCode.DISK_FULL),
-}
+def stop_on_incurable(but: Mapping[FailureClass, int] | None = None) -> StopRule:
+    """What a relaunch cannot cure, each class after as many failures as its treatment says.
 
-
-def stop_on_incurable() -> StopRule:
-    """Errors in code or configuration stop at once when the round made no progress; memory errors at the second."""
+    :param but: classes with a budget of their own, which are left to :func:`stop_per_class`.
+    """
 
     def judge(history: History) -> Verdict | None:
         last = history.rounds[-1]
-        if last.failure.failure_class not in _TRIES_WITHOUT_PROGRESS:
+        failure_class = last.failure.failure_class
+        cure = treatment(failure_class)
+        if cure.failures is None or failure_class in (but or {}):
             return None
-        tries, exit_code = _TRIES_WITHOUT_PROGRESS[last.failure.failure_class]
-        stuck = [
+        counted = [
             failed
             for failed in history.since_progress()
-            if not failed.progressed and failed.failure.failure_class is last.failure.failure_class
+            if failed.failure.failure_class is failure_class
+            and (cure.after_progress or not failed.progressed)
+            and (not cure.same_step or failed.step == last.step)
         ]
-        if len(stuck) < tries:
+        if len(counted) < cure.failures:
             return None
-        return Verdict(exit_code, f"{last.failure.signature} (a relaunch does not cure this)")
+        return Verdict(cure.exit_code, f"{last.failure.text} ({cure.why})")
 
     return StopRule(judge, "incurable")
+
+
+def stop_per_class(budgets: Mapping[FailureClass, int]) -> StopRule:
+    """So many failures of one class without progress, as the user has set."""
+
+    def judge(history: History) -> Verdict | None:
+        last = history.rounds[-1]
+        most = budgets.get(last.failure.failure_class)
+        stuck = sum(
+            failed.failure.failure_class is last.failure.failure_class and not failed.progressed
+            for failed in history.since_progress()
+        )
+        if most is None or stuck < most:
+            return None
+        name = last.failure.failure_class.name.lower()
+        reason = f"{last.failure.text} ({stuck} without progress, and restarts.per_class.{name} allows no more)"
+        return Verdict(treatment(last.failure.failure_class).exit_code, reason)
+
+    return StopRule(judge, f"{len(budgets)} budgets of classes")
 
 
 def stop_on_crash_loop(rounds: int) -> StopRule:
@@ -143,10 +108,12 @@ def stop_on_crash_loop(rounds: int) -> StopRule:
             return None
         if len({(failed.failure, failed.step) for failed in tail}) > 1:
             return None
-        hung = tail[-1].failure.failure_class is FailureClass.HANG
+        last = tail[-1]
+        if last.failure.failure_class is FailureClass.PREEMPTION:
+            return None  # that it comes at the same step says nothing about the program
         return Verdict(
-            ExitCode.HUNG if hung else ExitCode.CRASH_LOOP,
-            f"{tail[-1].failure.signature}: {rounds} times in a row after step {tail[-1].step}",
+            CRASH_LOOP_EXITS.get(last.failure.failure_class, ExitCode.CRASH_LOOP),
+            f"{last.failure.text}: {rounds} times in a row after step {last.step}",
         )
 
     return StopRule(judge, f"crash loop of {rounds}")
@@ -179,20 +146,11 @@ def stop_on_intensity(count: int, seconds: float) -> StopRule:
 
 def stop_rule(settings: RestartSettings) -> StopRule:
     """The rules of a run, the most telling diagnosis first."""
+    budgets = settings.budgets
+    incurable = stop_on_incurable(budgets)
     return (
-        stop_on_incurable()
+        (incurable | stop_per_class(budgets) if budgets else incurable)
         | stop_on_crash_loop(settings.crash_loop)
         | stop_after_failures(settings.max_failures)
         | stop_on_intensity(settings.intensity, settings.intensity_seconds)
     )
-
-
-def wait_before_relaunch(settings: RestartSettings, history: History) -> float:
-    """Seconds to wait: none after a failure that followed progress, then doubling.
-
-    The first failure is nearly always the world's; only when a relaunch did not help is there a reason to wait.
-    """
-    stuck = sum(not failed.progressed for failed in history.since_progress())
-    if stuck <= 1:
-        return 0.0
-    return min(settings.max_wait, settings.first_wait * 2.0 ** (stuck - 2))

@@ -11,6 +11,7 @@ from resilient.policy.decisions import EndRun
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
 from resilient.policy.hang import HangSettings, HangWatch
 from resilient.policy.restarts import History, RestartSettings
+from resilient.policy.roots import Loss
 
 
 class Phase(str, Enum):
@@ -59,12 +60,16 @@ class StopSettings:
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """Everything the decision core can be told."""
+    """Everything the decision core can be told.
+
+    :param seed: the run's id; waits before a relaunch differ by it.
+    """
 
     ranks: int = 1
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
+    seed: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class RunState:
     :param furthest: the furthest step an earlier round reached.
     :param live: ranks that have not exited in this round.
     :param finished: ranks that said in this round that the run is finished.
+    :param launched_at: when the round was launched.
+    :param failure: what was noticed first in this round. Its number is that of the incident which is recorded when the
+        group is gone, and until then its evidence may be gathered under it.
+    :param losses: what is known of each rank that failed in this round.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -88,7 +97,9 @@ class RunState:
     watches: Mapping[int, HangWatch] = field(default_factory=dict)
     history: History = field(default_factory=History)
     incidents: int = 0
+    launched_at: float = 0.0
     failure: Incident | None = None
+    losses: tuple[Loss, ...] = ()
     stop: StopRequested | None = None
     stop_asked_at: float = 0.0
     escalation: int = 0

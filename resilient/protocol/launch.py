@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+_MOST_DETAIL = 4000  # characters
+_MOST_CAUSES = 5
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,26 @@ class LaunchSpec:
 class WorkerError:
     """An exception that ended a worker's script: its type with all bases, most derived first, and the first line of
     its message.
+
+    :param detail: the whole message, bounded.
+    :param causes: ``Type: message`` of the exceptions it was raised from, nearest first.
+    :param time: when it was written, seconds since the epoch; 0 if that is not known.
     """
 
     types: tuple[str, ...] = ()
     message: str = ""
     traceback: str = ""
+    detail: str = ""
+    causes: tuple[str, ...] = ()
+    time: float = 0.0
 
     @classmethod
     def of(cls, error: BaseException) -> WorkerError:
         types = tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)
         lines = str(error).strip().splitlines()
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return cls(types, lines[0] if lines else "", text)
+        detail = str(error).strip()[:_MOST_DETAIL]
+        return cls(types, lines[0] if lines else "", text, detail, _causes(error), round(time.time(), 6))
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -63,6 +75,22 @@ class WorkerError:
         """The error in ``path``, or None when there is none that can be read."""
         try:
             body = json.loads(path.read_text())
-            return cls(tuple(body["types"]), body["message"], body["traceback"])
-        except (OSError, ValueError, KeyError, TypeError):
+            detail, at = str(body.get("detail", "")), float(body.get("time", 0.0))
+            causes = tuple(map(str, body.get("causes", ())))
+            return cls(tuple(body["types"]), body["message"], body["traceback"], detail, causes, at)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def _causes(error: BaseException) -> tuple[str, ...]:
+    """What ``error`` was raised from, or while handling, as a traceback shows it."""
+    found: list[str] = []
+    seen = {id(error)}
+    while len(found) < _MOST_CAUSES:
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or id(cause) in seen:
+            break
+        seen.add(id(cause))
+        found.append(f"{type(cause).__name__}: {cause}"[:_MOST_DETAIL])
+        error = cause
+    return tuple(found)

@@ -82,6 +82,23 @@ class RunPaths:
         """Where a worker leaves the exception that ended it."""
         return self.round_logs(number) / f"rank-{rank:05d}.error.json"
 
+    def torch_error_file(self, number: int, rank: int) -> Path:
+        """Where torch's ``@record`` leaves it; the worker finds the path in ``TORCHELASTIC_ERROR_FILE``."""
+        return self.round_logs(number) / f"rank-{rank:05d}.torch-error.json"
+
+    @property
+    def incidents(self) -> Path:
+        return self.root / "incidents"
+
+    def incident(self, number: int) -> Path:
+        """Where the evidence of an incident is kept."""
+        return self.incidents / f"{number:04d}"
+
+    def last_incident(self) -> int:
+        """The highest number of an incident of which there is evidence, or 0."""
+        found = (int(path.name) for path in self.incidents.glob("*") if path.name.isdecimal())
+        return max(found, default=0)
+
     @property
     def memory(self) -> Path:
         """Where memory slots lie for which shared memory has no room."""

@@ -1,12 +1,36 @@
-"""What a run's journal says of the machines it has been on: how long it was up, and how often memory was lost."""
+"""What a run's journal says of the time before this supervisor: how long it was up, how often memory was lost, and
+which rounds failed.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from resilient.errors import ExitCode
 from resilient.policy.events import Tier
+from resilient.policy.failed_rounds import FailedRound, History
+from resilient.policy.failures import Failure, FailureClass
+
+_GOES_ON = frozenset({ExitCode.REQUEUE, ExitCode.TERMINATED})
+
+
+@dataclass(frozen=True)
+class FailedRounds:
+    """The rounds that failed, each at seconds since the epoch.
+
+    They are forgotten when the run has ended with a diagnosis: somebody who has read it and starts the run again has
+    all its budgets. They are kept over a preemption, or whatever ended the supervisor: nobody has looked.
+    """
+
+    history: History = field(default_factory=History)
+
+    def on_clock(self, now: float, epoch: float | None = None) -> History:
+        """The same on the supervisor's clock, which reads ``now``."""
+        shift = now - (time.time() if epoch is None else epoch)
+        return History(tuple(replace(failed, at=failed.at + shift) for failed in self.history.rounds))
 
 
 @dataclass(frozen=True)
@@ -19,6 +43,7 @@ class RunHistory:
     :param losses: how often a supervisor ended without having made everything durable, and its successor did not find
         the rest in memory.
     :param restore: seconds that the last restore from a durable snapshot took; 0 if there was none.
+    :param failed: the failures that count against budgets.
     """
 
     incidents: int = 0
@@ -26,6 +51,7 @@ class RunHistory:
     up: float = 0.0
     losses: int = 0
     restore: float = 0.0
+    failed: FailedRounds = field(default_factory=FailedRounds)
 
 
 def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
@@ -44,8 +70,36 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
             number = max(history.last_round, int(data.get("round", -1)))
             history, undecided = replace(history, losses=history.losses + lost, last_round=number), False
         elif name == "RecordIncident":
-            history = replace(history, incidents=history.incidents + 1)
+            history = _with_incident(history, data, time)
+        elif name == "EndRun" and data.get("exit_code") not in _GOES_ON:
+            history = replace(history, failed=FailedRounds())
         elif name == "Restored":
             history = replace(history, restore=float(data.get("seconds", 0.0)))
         last = time
     return replace(history, up=history.up + max(0.0, last - began))
+
+
+def _with_incident(history: RunHistory, data: Mapping[str, Any], time: float) -> RunHistory:
+    number = (data.get("incident") or {}).get("number", 0)
+    history = replace(history, incidents=max(history.incidents + 1, int(number)))
+    charged = data.get("charged")
+    if not charged:
+        return history
+    try:
+        failure = Failure(
+            FailureClass(charged["failure"]["failure_class"]),
+            charged["failure"]["signature"],
+            charged["failure"].get("message", ""),
+        )
+        failed = FailedRound(
+            failure,
+            int(charged["furthest"]),
+            int(charged["step"]),
+            time,
+            int(charged["needed"]),
+            lasted=bool(charged["lasted"]),
+            rank=charged.get("rank"),
+        )
+    except (KeyError, TypeError, ValueError):
+        return history
+    return replace(history, failed=FailedRounds(history.failed.history.add(failed)))

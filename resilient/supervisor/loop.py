@@ -17,19 +17,20 @@ from typing import Any
 from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.failures import Evidence, Failure, FailureClass, classify
+from resilient.policy.failures import Evidence, classify
 from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
-from resilient.protocol.board import Command, Flag, Word, WorkerPhase
+from resilient.protocol.board import Command, Word, WorkerPhase
 from resilient.protocol.environment import Rendezvous, WorkerEnvironment
-from resilient.protocol.launch import LaunchSpec, WorkerError
+from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
 from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
 from resilient.supervisor.console import Console, LogTail
 from resilient.supervisor.drain import Drain
+from resilient.supervisor.exits import Ends
 from resilient.supervisor.history import RunHistory, read_history
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
@@ -37,11 +38,11 @@ from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.ports import FreshPort
 from resilient.supervisor.remote import RemoteCopies
-from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 from resilient.supervisor.uploads import Uploads
+from resilient.supervisor.witness import Witness
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
@@ -68,6 +69,7 @@ class Supervisor:
         drain: Drain,
         uploads: Uploads | None = None,
         signals: SignalQueue,
+        witness: Witness,
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
@@ -78,6 +80,8 @@ class Supervisor:
         self._drain = drain
         self._uploads = uploads
         self._signals = signals
+        self._witness = witness
+        self._ends = Ends(spec.worker.finished_by, witness)
         self._journal = journal
         self._console = console
         self._clock = clock
@@ -122,10 +126,12 @@ class Supervisor:
         self._persistence.adopt()
         self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
+        incidents = max(self._history.incidents, self._spec.paths.last_incident())
+        failed = self._history.failed.on_clock(self._clock())
         # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
         # there of rounds that are in other nodes' journals.
         last_round = max(self._spec.paths.last_round(), self._history.last_round)
-        self._feed(on.RunOpened(self._spec.takeover, last_round, self._history.incidents, newest))
+        self._feed(on.RunOpened(self._spec.takeover, last_round, incidents, newest, failed))
         while self._state.phase is not Phase.ENDED:
             for key, _ in self._watch().select(_POLL_SECONDS):
                 if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
@@ -199,6 +205,7 @@ class Supervisor:
             kill_orphans(helpers if self._uploads is None else helpers | {self._uploads.pid})
         for report in reports:
             if isinstance(report, Launched):
+                self._witness.launched(report.rank, report.pid)
                 self._journal.write("note", "worker launched", self._clock(), rank=report.rank, pid=report.pid)
             elif isinstance(report, Exited):
                 self._feed(self._worker_exited(report))
@@ -227,6 +234,7 @@ class Supervisor:
 
     def _poll(self) -> None:
         self._collect_metrics()
+        self._witness.watch()
         for rank in sorted(self._state.live):
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
@@ -289,25 +297,10 @@ class Supervisor:
         self._pass_on_output()
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
-        step = board[Word.STEP]
-        attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)
-        self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
-        asked = self._state.stop is not None
-        if report.code == 0 and finished:
-            return on.WorkerExited(report.rank, step, finished=True)
-        left_early = board.has_flag(Flag.LEFT_EARLY)
-        if report.code == 0 and self._spec.worker.finished_by is FinishedBy.exit_code and not left_early:
-            # a script that ends with 0 because it was asked to stop has not finished
-            return on.WorkerExited(report.rank, step, finished=not asked)
-        if report.code == 0 and left_early:
-            alone = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
-            return on.WorkerExited(report.rank, step, None if asked else alone)
-        if report.code == 0 and not attached:
-            signature = "exit 0 without resilient.attach(); if exit 0 means finished, set worker.finished_by=exit_code"
-            return on.WorkerExited(report.rank, step, Failure(FailureClass.UNFINISHED, signature))
-        error = WorkerError.read(self._spec.paths.error_file(self._state.round, report.rank)) or WorkerError()
-        hung = self._state.failure is not None and self._state.failure.failure.failure_class is FailureClass.HANG
-        return on.WorkerExited(report.rank, step, classify(Evidence(report.code, error.types, error.message, hung)))
+        self._journal.write(
+            "note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=board[Word.STEP]
+        )
+        return self._ends.read(report, board, asked=self._state.stop is not None)
 
     # --- decisions
 
@@ -346,9 +339,7 @@ class Supervisor:
         )
         plan_file = self._memory.write_plan(plan)
         ranks, rendezvous = range(self._spec.policy.ranks), self._rendezvous(decision.round)
-        for rank in ranks:
-            with suppress(FileNotFoundError):
-                paths.error_file(decision.round, rank).unlink()
+        self._witness.begin_round(decision.round, ranks)
         self._tail = LogTail(paths.log(decision.round, 0))
         self._launcher.launch([self._spec_of(rank, rendezvous, plan_file) for rank in ranks])
 
@@ -369,7 +360,11 @@ class Supervisor:
             module=worker.module or None,
             arguments=tuple(worker.args),
             directory=str(self._spec.directory),
-            environment={**worker.env, **identity.variables(rendezvous)},
+            environment={
+                **worker.env,
+                **identity.variables(rendezvous),
+                "TORCHELASTIC_ERROR_FILE": str(paths.torch_error_file(rendezvous.round, rank)),
+            },
             log=str(paths.log(round_number, rank)),
             error_file=str(paths.error_file(round_number, rank)),
         )
@@ -385,6 +380,7 @@ class Supervisor:
 
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
+        self._witness.before_kill()
         self._launcher.kill()
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
@@ -397,9 +393,12 @@ class Supervisor:
         incident = decision.incident
         where = f"rank {incident.rank}" if incident.rank is not None else "run"
         failure = incident.failure
+        of_workers = self._state.failure is not None and self._state.failure.number == incident.number
+        place = self._witness.record(decision, self._state, of_workers=of_workers)
+        told = f"; {len(incident.others)} other ranks failed after it" if incident.others else ""
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "
-            f"{failure.failure_class.value} ({failure.signature}) → {incident.remedy}"
+            f"{failure.failure_class.value} ({failure.text.splitlines()[0]}){told} → {incident.remedy}; see {place}"
         )
 
     def _end_run(self, decision: do.EndRun) -> None:

@@ -21,6 +21,7 @@ from resilient.protocol.scratch import Scratch
 from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
+from resilient.supervisor.incident_files import IncidentFiles
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
@@ -31,6 +32,7 @@ from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 from resilient.supervisor.uploads import Uploads
+from resilient.supervisor.witness import Witness
 
 
 def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
@@ -99,7 +101,8 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
-        spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
+        policy = replace(spec.policy, seed=paths.run_id)
+        spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)
 
 
@@ -126,6 +129,14 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
         if spec.remote.enabled:
             uploads = Uploads(spec.remote, paths.snapshots, paths.run_id, lock=lock, log=logs / "uploads.log")
             stack.callback(uploads.close)
+        witness = Witness(
+            paths,
+            IncidentFiles(paths, console.say),
+            clock=time.monotonic,
+            environment=spec.worker.env,
+            versions=spec.versions,
+        )
+        stack.callback(witness.close)
         supervisor = Supervisor(
             spec,
             memory=memory,
@@ -133,6 +144,7 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
             drain=drain,
             uploads=uploads,
             signals=signals,
+            witness=witness,
             journal=journal,
             console=console,
             clock=time.monotonic,

@@ -88,7 +88,7 @@ def test_a_fault_of_the_process_itself_is_a_crash(number: signal.Signals) -> Non
     assert classify(Evidence(128 + number)) == Failure(FailureClass.CRASH, number.name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_from_outside_is_a_kill(number: signal.Signals) -> None:
     assert classify(Evidence(-number)) == Failure(FailureClass.KILLED, number.name)
     assert classify(Evidence(128 + number)) == Failure(FailureClass.KILLED, number.name)

@@ -192,7 +192,7 @@ def test_every_round_has_its_own_tries_to_restore() -> None:
         story.on(SnapshotsListed(None, (50,)))
         story.on(RestoreFailed(50, "the drain died"))
         assert story.launch(durable=(50,)).step == 50
-        story.lose(ALONE, 50)
+        story.lose(KILLED, story.state.furthest + 1)
 
 
 def test_a_rejected_snapshot_is_charged_to_no_budget() -> None:
@@ -234,12 +234,14 @@ def test_a_killed_worker_is_relaunched_at_once_from_memory() -> None:
 
 def test_a_group_is_relaunched_only_when_all_of_it_is_gone() -> None:
     story = running(ranks=3)
-    decisions = story.lose(SEGFAULT, 10, rank=1)
-    assert kinds(decisions) == [RecordIncident, KillWorkers]
+    assert kinds(story.lose(SEGFAULT, 10, rank=1)) == [KillWorkers]
     assert story.phase is Phase.CLEARING
     assert story.lose(KILLED, 10, rank=0) == ()
     assert story.phase is Phase.CLEARING
-    assert story.lose(KILLED, 10, rank=2) == (ListSnapshots(),)
+    decisions = story.lose(KILLED, 10, rank=2)
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    found = incident_in(decisions)
+    assert (found.rank, found.failure, found.others) == (1, SEGFAULT, ())
     assert story.launch(memory=10).round == 1
     assert story.state.live == {0, 1, 2}
 
@@ -273,12 +275,12 @@ def test_a_worker_lost_while_it_starts_is_handled_like_any_other() -> None:
     story = Story(PolicySettings(ranks=2))
     story.on(RunOpened())
     story.launch()
-    assert kinds(story.lose(KILLED, 0, rank=0)) == [RecordIncident, KillWorkers]
-    assert story.lose(KILLED, 0, rank=1) == (ListSnapshots(),)
+    assert kinds(story.lose(KILLED, 0, rank=0)) == [KillWorkers]
+    assert kinds(story.lose(KILLED, 0, rank=1)) == [RecordIncident, ListSnapshots]
 
 
 def test_after_failures_without_progress_there_is_a_wait_that_doubles() -> None:
-    story = running(step=10, restarts=RestartSettings(first_wait=2.0, crash_loop=9))
+    story = running(step=10, restarts=RestartSettings(first_wait=2.0, crash_loop=9, jitter=0.0))
     story.lose(KILLED, 10)
     story.launch(memory=10)
     assert kinds(story.lose(SEGFAULT, 10)) == [RecordIncident, ListSnapshots]
@@ -374,10 +376,19 @@ def test_an_unloadable_image_and_nothing_on_disk_is_no_fresh_start() -> None:
 
 def test_a_worker_signalled_alone_is_relaunched_and_charged_to_no_budget() -> None:
     story = running(step=10, restarts=RestartSettings(max_failures=1, intensity=1, crash_loop=1))
-    for _ in range(20):
-        assert kinds(story.lose(ALONE, 10)) == [RecordIncident, ListSnapshots]
-        story.launch(memory=10)
+    for step in range(11, 31):
+        assert kinds(story.lose(ALONE, step)) == [RecordIncident, ListSnapshots]
+        story.launch(memory=step)
     assert story.state.history.rounds == ()
+
+
+def test_a_worker_that_is_signalled_alone_for_ever_without_a_step_between_is_given_up() -> None:
+    story = running(step=10, restarts=RestartSettings(max_failures=4, first_wait=0.0))
+    for _ in range(4):
+        story.lose(ALONE, 10)
+        story.launch(memory=10)
+    assert kinds(story.lose(ALONE, 10)) == [RecordIncident, FlushMemory]
+    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.BUDGET_SPENT
 
 
 # --- hangs
@@ -391,14 +402,14 @@ def test_a_silent_group_is_killed_and_relaunched() -> None:
     story.steps(11, rank=0)
     assert story.on(Tick(), at=5.0) == ()
     story.on(WorkerProgressed(0, 12), at=5.0)
-    decisions = story.on(Tick(), at=5.1)
-    assert kinds(decisions) == [RecordIncident, KillWorkers]
-    found = incident_in(decisions)
-    assert (found.rank, found.failure) == (1, Failure(FailureClass.HANG, "no progress in phase step"))
+    assert kinds(story.on(Tick(), at=5.1)) == [KillWorkers]
     assert story.phase is Phase.CLEARING
     assert story.on(Tick(), at=50.0) == ()
     assert story.lose(KILLED, 12, rank=0) == ()
-    assert story.lose(KILLED, 10, rank=1) == (ListSnapshots(),)
+    decisions = story.lose(KILLED, 10, rank=1)
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    found = incident_in(decisions)
+    assert (found.rank, found.failure) == (1, Failure(FailureClass.HANG, "no progress in phase step"))
     assert story.state.history.rounds[-1].failure.failure_class is FailureClass.HANG
 
 
@@ -407,14 +418,14 @@ def test_a_start_that_takes_too_long_is_a_hang() -> None:
     story.on(RunOpened(), at=50.0)
     story.launch()
     assert story.on(Tick(), at=150.0) == ()
-    assert kinds(story.on(Tick(), at=150.1)) == [RecordIncident, KillWorkers]
+    assert kinds(story.on(Tick(), at=150.1)) == [KillWorkers]
 
 
 def test_a_declared_evaluation_may_take_longer_than_a_step() -> None:
     story = running(hang=WATCHFUL)
     story.on(WorkerProgressed(0, 10, "eval"))
     assert story.on(Tick(), at=30.0) == ()
-    assert kinds(story.on(Tick(), at=30.1)) == [RecordIncident, KillWorkers]
+    assert kinds(story.on(Tick(), at=30.1)) == [KillWorkers]
 
 
 def test_a_rank_that_has_left_cannot_hang() -> None:
@@ -434,7 +445,7 @@ def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
                 story.on(Tick(), at=story.now + 100.0)
             story.launch(memory=10)
             story.steps(10)
-    assert decisions == (FlushMemory(),)
+    assert kinds(decisions) == [RecordIncident, FlushMemory]
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.HUNG
 
 
@@ -521,9 +532,12 @@ def test_a_run_that_finishes_while_it_is_asked_to_stop_is_finished() -> None:
 def test_a_stop_while_a_lost_group_is_cleared_ends_the_run_instead_of_relaunching() -> None:
     story = running(ranks=2)
     story.lose(SEGFAULT, 10, rank=0)
-    assert incident_in(story.on(PREEMPT)).failure.failure_class is FailureClass.PREEMPTION
+    assert story.on(PREEMPT) == ()
     assert story.phase is Phase.CLEARING
-    assert story.lose(KILLED, 10, rank=1) == (FlushMemory(by=19.0),)
+    failure, preemption, flush = story.lose(KILLED, 10, rank=1)
+    assert (incident_in([failure]).number, incident_in([preemption]).number) == (1, 2)
+    assert incident_in([preemption]).failure.failure_class is FailureClass.PREEMPTION
+    assert flush == FlushMemory(by=19.0)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
 
 

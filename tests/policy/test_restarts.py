@@ -21,8 +21,8 @@ from resilient.policy.restarts import (
     stop_on_incurable,
     stop_on_intensity,
     stop_rule,
-    wait_before_relaunch,
 )
+from resilient.policy.waits import wait_before_relaunch
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
 SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")
@@ -104,7 +104,12 @@ def test_a_full_disk_has_its_own_exit_code() -> None:
 
 
 def test_progress_gives_the_incurable_a_new_chance() -> None:
-    assert stop_on_incurable()(history(stuck(HOST_OOM), moved(HOST_OOM), stuck(HOST_OOM))) is None
+    assert stop_on_incurable()(history(stuck(HOST_OOM), moved(HOST_OOM, step=20))) is None
+
+
+@pytest.mark.parametrize("failure", [HOST_OOM, DEVICE_OOM], ids=["host", "device"])
+def test_out_of_memory_again_at_once_after_progress_is_not_tried_a_third_time(failure: Failure) -> None:
+    assert code_of(stop_on_incurable()(history(moved(failure), stuck(failure)))) is ExitCode.WORKER_ERROR
 
 
 def test_failures_of_another_class_between_do_not_count_as_the_incurable_one() -> None:
@@ -230,13 +235,13 @@ def test_a_run_without_progress_cannot_be_relaunched_for_ever(rounds: list[Faile
 
 
 def test_the_first_failures_are_relaunched_at_once_then_the_wait_doubles() -> None:
-    settings = RestartSettings(first_wait=1.0, max_wait=5.0)
+    settings = RestartSettings(first_wait=1.0, max_wait=5.0, jitter=0.0)
     waits = [wait_before_relaunch(settings, history(moved(), *[stuck()] * count)) for count in range(6)]
     assert waits == [0.0, 0.0, 1.0, 2.0, 4.0, 5.0]
 
 
 def test_the_longest_history_does_not_overflow_the_wait() -> None:
-    settings = RestartSettings(max_wait=60.0)
+    settings = RestartSettings(max_wait=60.0, jitter=0.0)
     assert wait_before_relaunch(settings, history(*[stuck()] * History.LIMIT)) == 60.0
 
 
@@ -247,7 +252,7 @@ def test_the_longest_history_does_not_overflow_the_wait() -> None:
 @pytest.mark.parametrize("value", [0, -1, History.LIMIT])
 def test_a_budget_outside_the_history_is_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"restarts\.{field}"):
-        replace(RestartSettings(), **{field: value})
+        replace(RestartSettings(), **{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("first", "longest"), [(-1.0, 5.0), (10.0, 5.0)])
