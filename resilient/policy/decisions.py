@@ -57,6 +57,30 @@ class SignalWorkers(Decision):
 
 
 @dataclass(frozen=True)
+class DumpStacks(Decision):
+    """Write the stacks of all ranks down before they are killed (answered by ``StacksDumped``).
+
+    :param incident: the number the incident will have.
+    :param ranks: those that are there.
+    :param hung: those that are over their limit.
+    :param by: when the answer is to be given, with whatever there is.
+    """
+
+    incident: int
+    ranks: tuple[int, ...]
+    hung: tuple[int, ...]
+    by: float
+
+
+@dataclass(frozen=True)
+class AbandonRestore(Decision):
+    """Whoever reads the snapshot into memory stands still: end it. It answers no more."""
+
+    step: int
+    tier: Tier
+
+
+@dataclass(frozen=True)
 class KillWorkers(Decision):
     """SIGKILL the whole process tree of every worker."""
 

@@ -35,10 +35,11 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     where = f"rank {incident.rank}" if incident.rank is not None else "the group"
     tried = sum(not failed.progressed for failed in state.history.since_progress())
     rounds = "1 round" if tried == 1 else f"{tried} rounds"
+    place = f", in {incident.failure.where}" if incident.failure.where else ""
     return EndRun(
         verdict.exit_code,
         f"Stopped after step {state.step}: {verdict.reason}. First seen on {where}, class: "
-        f"{incident.failure.failure_class.value}; {rounds} without progress. {_ADVICE[verdict.exit_code]}",
+        f"{incident.failure.failure_class.value}{place}; {rounds} without progress. {_ADVICE[verdict.exit_code]}",
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from resilient.policy.culprit import RankAccount
 from resilient.policy.failures import Failure
 
 
@@ -36,12 +38,14 @@ class RunOpened(Event):
     :param last_round: the last round of an earlier supervisor; -1 when there was none.
     :param incidents: how many incidents there have been in the run.
     :param step: the newest step of which there is a snapshot.
+    :param durations: seconds that each phase was known to take at the most.
     """
 
     takeover: bool = False
     last_round: int = -1
     incidents: int = 0
     step: int = 0
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,14 @@ class SnapshotsListed(Event):
 
 @dataclass(frozen=True)
 class SnapshotRestored(Event):
-    """A durable snapshot was verified and lies in memory, ready for the workers."""
+    """A durable snapshot was verified and lies in memory, ready for the workers.
+
+    :param durations: seconds that each phase was known to take at the most when it was taken.
+    """
 
     step: int
     tier: Tier = Tier.LOCAL
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,13 @@ class WorkerExited(Event):
     step: int
     failure: Failure | None = None
     finished: bool = False
+
+
+@dataclass(frozen=True)
+class StacksDumped(Event):
+    """The stacks of a hung group are written, or as many of them as could be had in time."""
+
+    accounts: tuple[RankAccount, ...] = ()
 
 
 @dataclass(frozen=True)

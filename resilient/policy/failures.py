@@ -6,7 +6,7 @@ A pure function over an :class:`Evidence`; gathering the evidence is the supervi
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -49,10 +49,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Failure:
-    """A classified failure. Two failures with one ``signature`` are taken to have one cause."""
+    """A classified failure. Two failures with one ``signature`` are taken to have one cause.
+
+    :param where: the place in the code, if it is known; it may be another line the next time, with the same cause.
+    """
 
     failure_class: FailureClass
     signature: str
+    where: str = field(default="", compare=False)
+
+    @property
+    def told(self) -> str:
+        """All of it, for a person."""
+        return f"{self.signature}, in {self.where}" if self.where else self.signature
 
 
 _CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from resilient.errors import ConfigurationError
-from resilient.policy.decisions import EndRun
+from resilient.policy.decisions import EndRun, RestoreSnapshot
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
-from resilient.policy.hang import HangSettings, HangWatch
+from resilient.policy.hang import HangSettings, HangWatch, durations_of
 from resilient.policy.restarts import History, RestartSettings
 
 
@@ -21,6 +21,7 @@ class Phase(str, Enum):
     RESTORING = "restoring"
     STARTING = "starting"
     RUNNING = "running"
+    DUMPING = "dumping"
     CLEARING = "clearing"
     WAITING = "waiting"
     STOPPING = "stopping"
@@ -68,6 +69,19 @@ class PolicySettings:
 
 
 @dataclass(frozen=True)
+class Dumping:
+    """Some ranks are over their limit, and the stacks of all are being written.
+
+    :param hung: those that were over their limit then.
+    :param resume: the phase to go back to, should they all move on by themselves.
+    """
+
+    since: float
+    hung: tuple[int, ...]
+    resume: Phase
+
+
+@dataclass(frozen=True)
 class RunState:
     """The whole memory of the decision core. Times are those of the events.
 
@@ -76,6 +90,8 @@ class RunState:
     :param furthest: the furthest step an earlier round reached.
     :param live: ranks that have not exited in this round.
     :param finished: ranks that said in this round that the run is finished.
+    :param learned: seconds that each phase was known to take at the most, before this round.
+    :param restoring: what is being read into memory, since ``restoring_since``.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -86,6 +102,10 @@ class RunState:
     live: frozenset[int] = frozenset()
     finished: frozenset[int] = frozenset()
     watches: Mapping[int, HangWatch] = field(default_factory=dict)
+    learned: Mapping[str, float] = field(default_factory=dict)
+    dumping: Dumping | None = None
+    restoring: RestoreSnapshot | None = None
+    restoring_since: float = 0.0
     history: History = field(default_factory=History)
     incidents: int = 0
     failure: Incident | None = None
@@ -96,3 +116,8 @@ class RunState:
     restore_failures: int = 0
     rejected: tuple[SnapshotRejected, ...] = ()
     ending: EndRun | None = None
+
+    @property
+    def durations(self) -> Mapping[str, float]:
+        """Seconds that each phase is known to take at the most, this round included."""
+        return {**self.learned, **durations_of(self.watches.values(), self.settings.hang.factor)}
