@@ -60,13 +60,13 @@ class SignalWorkers(Decision):
 class DumpStacks(Decision):
     """Write the stacks of all ranks down before they are killed (answered by ``StacksDumped``).
 
-    :param incident: the number the incident will have.
+    :param number: the number the incident will have.
     :param ranks: those that are there.
     :param hung: those that are over their limit.
     :param by: when the answer is to be given, with whatever there is.
     """
 
-    incident: int
+    number: int
     ranks: tuple[int, ...]
     hung: tuple[int, ...]
     by: float

@@ -82,6 +82,14 @@ class RunPaths:
         """Where a worker leaves the exception that ended it."""
         return self.round_logs(number) / f"rank-{rank:05d}.error.json"
 
+    def incident(self, number: int) -> Path:
+        """The evidence of an incident."""
+        return self.root / "incidents" / f"{number:04d}"
+
+    def stacks(self, incident: int, rank: int) -> Path:
+        """Where a rank was when it was found hung."""
+        return self.incident(incident) / "stacks" / f"rank-{rank:05d}.txt"
+
     @property
     def memory(self) -> Path:
         """Where memory slots lie for which shared memory has no room."""

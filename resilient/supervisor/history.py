@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resilient.policy.events import Tier
@@ -18,12 +18,14 @@ class RunHistory:
     :param losses: how often a supervisor ended without having made everything durable, and its successor did not find
         the rest in memory.
     :param restore: seconds that the last restore from a durable snapshot took; 0 if there was none.
+    :param durations: seconds that each phase was known to take at the most.
     """
 
     incidents: int = 0
     up: float = 0.0
     losses: int = 0
     restore: float = 0.0
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
@@ -44,5 +46,13 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
             history = replace(history, incidents=history.incidents + 1)
         elif name == "Restored":
             history = replace(history, restore=float(data.get("seconds", 0.0)))
+        elif name == "phase durations":
+            history = replace(history, durations=_numbers(entry.get("durations")))
         last = time
     return replace(history, up=history.up + max(0.0, last - began))
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): float(value) for name, value in found.items() if isinstance(value, (int, float))}

@@ -137,6 +137,11 @@ class Launcher:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
+    @property
+    def workers(self) -> Mapping[int, int | None]:
+        """Process numbers of the live workers by rank; None for one that was asked for and is not there yet."""
+        return self._live
+
     def _pids(self) -> list[int]:
         return [pid for pid in self._live.values() if pid is not None]
 

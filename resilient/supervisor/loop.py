@@ -6,10 +6,11 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
+import math
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,13 @@ from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 from resilient.supervisor.status import Status
 from resilient.supervisor.uploads import Uploads
 
 _POLL_SECONDS = 0.05
+_DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
+_DURATIONS_SECONDS = 0.5  # between two looks at what phases take
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
@@ -89,6 +93,10 @@ class Supervisor:
         self._interval = 0
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
+        self._dump: StackDump | None = None
+        self._durations: Mapping[str, float] = {}
+        self._durations_at = -math.inf
+        self._noted_durations: Mapping[str, float] = {}
         remote = None
         if uploads is not None:
             remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
@@ -102,6 +110,8 @@ class Supervisor:
             do.AskWorkers: self._ask_workers,
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
+            do.DumpStacks: self._dump_stacks,
+            do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: self._discard_memory,
             do.RecordIncident: self._record_incident,
@@ -119,9 +129,17 @@ class Supervisor:
         self._persistence.adopt()
         self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
-        self._feed(on.RunOpened(self._spec.takeover, self._spec.paths.last_round(), self._history.incidents, newest))
+        self._feed(
+            on.RunOpened(
+                self._spec.takeover,
+                self._spec.paths.last_round(),
+                self._history.incidents,
+                newest,
+                self._history.durations,
+            )
+        )
         while self._state.phase is not Phase.ENDED:
-            for key, _ in self._watch().select(_POLL_SECONDS):
+            for key, _ in self._watch().select(_POLL_SECONDS if self._dump is None else _DUMP_POLL_SECONDS):
                 if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
                     key.data()
             self._poll()
@@ -223,14 +241,17 @@ class Supervisor:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                self._beats[rank] = beats
-                phase = _PHASE_NAMES[WorkerPhase(board[Word.PHASE])]
-                self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
+                if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
+                    self._beats[rank] = beats
+                    self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+        self._follow_dump()
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
         self._note_interval()
-        self._persistence.persist_held(self._state.round)
+        self._note_durations()
+        self._persistence.persist_held(self._state.round, self._durations)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
         if self._state.phase is Phase.CHOOSING:
@@ -266,6 +287,16 @@ class Supervisor:
         self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
         why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
         self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
+
+    def _note_durations(self) -> None:
+        """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
+        now, noted = self._clock(), self._noted_durations
+        if now - self._durations_at < _DURATIONS_SECONDS:
+            return
+        self._durations_at, self._durations = now, self._state.durations
+        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in self._durations.items()):
+            self._noted_durations = self._durations
+            self._journal.write("note", "phase durations", now, durations=self._durations)
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
@@ -361,6 +392,32 @@ class Supervisor:
         self._console.say("no step boundary yet: sending SIGTERM to the workers")
         self._launcher.signal(signal.SIGTERM)
 
+    def _dump_stacks(self, decision: do.DumpStacks) -> None:
+        now, suspects = self._clock(), []
+        for rank in sorted(decision.ranks, key=lambda rank: rank not in decision.hung):
+            watch, pid = self._state.watches[rank], self._launcher.workers.get(rank)
+            headline = (
+                f"rank {rank}: nothing for {now - watch.since:.1f} s in phase {watch.phase} after step {watch.step}"
+            )
+            path = self._spec.paths.stacks(decision.number, rank)
+            suspects.append(Suspect(rank, pid or self._launcher.pid, pid is not None, headline, path))
+        self._console.say(f"{suspects[0].headline}: writing all stacks to {suspects[0].path.parent}")
+        self._dump = StackDump(suspects, by=decision.by, clock=self._clock, py_spy=find_py_spy())
+
+    def _follow_dump(self) -> None:
+        if self._dump is None:
+            return
+        accounts = self._dump.poll() if self._state.phase is Phase.DUMPING else ()
+        if accounts is None:
+            return
+        self._dump.close()
+        self._dump = None
+        if self._state.phase is Phase.DUMPING:
+            self._feed(on.StacksDumped(accounts))
+
+    def _abandon_restore(self, decision: do.AbandonRestore) -> None:
+        self._persistence.abandon_restore(decision.tier)
+
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
         self._launcher.kill()
@@ -377,7 +434,7 @@ class Supervisor:
         failure = incident.failure
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "
-            f"{failure.failure_class.value} ({failure.signature}) → {incident.remedy}"
+            f"{failure.failure_class.value} ({failure.told}) → {incident.remedy}"
         )
 
     def _end_run(self, decision: do.EndRun) -> None:

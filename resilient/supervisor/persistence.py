@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from resilient.policy import events as on
@@ -49,6 +49,7 @@ class Persistence:
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
+        self._durations: Mapping[str, float] = {}
 
     @property
     def memory_is_durable(self) -> bool:
@@ -90,8 +91,19 @@ class Persistence:
         else:
             self._drain.restore(step, slots, sequence)
 
-    def persist_held(self, round_number: int) -> None:
-        """Have everything written to disk that the workers, or a flush, hold for that."""
+    def abandon_restore(self, tier: on.Tier) -> None:
+        """Whoever was asked to restore stands still: another one will do it."""
+        if tier is on.Tier.REMOTE and self._remote is not None:
+            self._remote.abandon_restore()
+        else:
+            self._drain.abandon_restore()
+
+    def persist_held(self, round_number: int, durations: Mapping[str, float] | None = None) -> None:
+        """Have everything written to disk that the workers, or a flush, hold for that.
+
+        :param durations: what the run's phases are known to take, to be written with it.
+        """
+        self._durations = durations if durations is not None else self._durations
         if self._remote is not None:
             self._remote.poll()
         for step in self._memory.held_steps():
@@ -103,6 +115,7 @@ class Persistence:
                 "round": max(round_number, 0),
                 "parent": self.identity,
                 "versions": dict(self._spec.versions),
+                "durations": {phase: round(seconds, 6) for phase, seconds in self._durations.items()},
                 "retention": asdict(self._spec.retention),
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
@@ -227,7 +240,7 @@ class Persistence:
             self.identity = answer.identity
             self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
             self._memory.keep_only(answer.step)
-            return on.SnapshotRestored(answer.step)
+            return on.SnapshotRestored(answer.step, durations=answer.durations)
         elif isinstance(answer, RestoreFailed):
             self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
             return on.RestoreFailed(answer.step, answer.problem)

@@ -26,6 +26,7 @@ from resilient.protocol import wire
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.parent import adopt_orphans, children, die_with_parent, kill_orphans, outlive_parent
 from resilient.worker.bootstrap import become_worker, run_script
+from resilient.worker.stacks import answer_with_stacks
 
 
 class Forkserver:
@@ -129,6 +130,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    answer_with_stacks()  # what is imported below may hang as well
     adopt_orphans()
     die_with_parent(os.getppid())  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)

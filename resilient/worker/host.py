@@ -73,6 +73,10 @@ class Host(Protocol):
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
 
+    def name_phase(self, name: str) -> None:
+        """What ``WorkerPhase.NAMED`` stands for from the next beat on."""
+        ...
+
     def attached(self, start_step: int) -> None: ...
 
     def set_total(self, total: int) -> None: ...
@@ -139,6 +143,9 @@ class SupervisedHost:
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         self._board.beat(phase, step)
+
+    def name_phase(self, name: str) -> None:
+        self._board.name_phase(name)
 
     def attached(self, start_step: int) -> None:
         self._board[Word.START_STEP] = start_step
@@ -240,6 +247,9 @@ class StandaloneHost:
         _say(f"durable snapshots every {chosen.seconds:.0f} s from now on; one costs {chosen.cost:.2f} s of training")
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
+        """Nobody watches."""
+
+    def name_phase(self, name: str) -> None:
         """Nobody watches."""
 
     def attached(self, start_step: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from resilient.errors import StorageFull, UsageError
-from resilient.protocol.board import Command, WorkerPhase
+from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
@@ -19,6 +19,7 @@ from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
+_RESERVED = frozenset({"startup", "step", "stopping", "finished"})  # what the run itself is in
 
 
 class Run:
@@ -57,7 +58,7 @@ class Run:
         self._memory_due = False
         self._durable_due = False
         self._durable_step: int | None = None
-        self._phase = WorkerPhase.STEP
+        self._phase, self._phase_name = WorkerPhase.STEP, ""
         self._entered = False
         self._copier = Copier()
         self._overlap = Trust(on=host.settings.overlap)
@@ -101,21 +102,30 @@ class Run:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``,
-        ``"save"``.
+        ``"save"``, or any other name. How long it may take is learned for each name, so use few of them:
+        ``run.phase("generate")``, not one with the step's number in it.
 
         A snapshot that is still being copied is waited for, so that parameters may be exchanged inside, as averages
         and schedule-free optimizers do for evaluation.
         """
-        if name not in _PHASES:
-            raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
+        if not name or name in _RESERVED or len(name.encode()) > PHASE_NAME_BYTES or not name.isprintable():
+            raise UsageError(
+                f"run.phase({name!r}) cannot be the name of a phase",
+                f"use a word of at most {PHASE_NAME_BYTES} bytes, other than {', '.join(sorted(_RESERVED))}",
+            )
         self._wait_for_copy()
-        outer, self._phase = self._phase, _PHASES[name]
-        self._beat(self._phase)
+        outer = self._phase, self._phase_name
+        self._enter(_PHASES.get(name, WorkerPhase.NAMED), name)
         try:
             yield
         finally:
-            self._phase = outer
-            self._beat(outer)
+            self._enter(*outer)
+
+    def _enter(self, phase: WorkerPhase, name: str) -> None:
+        self._phase, self._phase_name = phase, name
+        if phase is WorkerPhase.NAMED:
+            self._host.name_phase(name)
+        self._beat(phase)
 
     def _beat(self, phase: WorkerPhase) -> None:
         """Until the first step is complete everything is start-up: it may compile for minutes."""

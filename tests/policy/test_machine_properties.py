@@ -149,7 +149,7 @@ class Shell(RuleBasedStateMachine):
             self.restoring = None
         elif isinstance(decision, DumpStacks):
             assert set(decision.hung) <= set(decision.ranks) == self.live
-            assert decision.incident not in self.incidents, "the number is one that no incident has yet"
+            assert decision.number not in self.incidents, "the number is one that no incident has yet"
             self.dumps.append(decision)
         else:
             self.killed = True

@@ -60,3 +60,12 @@ def test_incidents_are_counted_and_the_last_restore_is_remembered() -> None:
     entries = [entry(1, "RecordIncident"), entry(2, "Restored", seconds=3.5), entry(3, "RecordIncident")]
     history = read_history(entries)
     assert (history.incidents, history.restore) == (2, 3.5)
+
+
+def test_the_latest_durations_of_phases_are_what_is_known() -> None:
+    notes = [
+        {"time": 1.0, "name": "phase durations", "durations": {"step": 0.5}},
+        {"time": 2.0, "name": "phase durations", "durations": {"step": 0.25, "eval": 9, "odd": "?"}},
+    ]
+    assert read_history(notes).durations == {"step": 0.25, "eval": 9.0}
+    assert read_history([{"time": 1.0, "name": "phase durations", "durations": None}]).durations == {}
