@@ -30,6 +30,11 @@ def condition(pid: int) -> Condition | None:
     return next((found for letter, found in _CONDITIONS.items() if letter in states), Condition.RUNNING)
 
 
+def is_dead(pid: int) -> bool:
+    """Whether the process is gone, or dead and not reaped; for looking often."""
+    return _read(Path(f"/proc/{pid}/stat")).rpartition(") ")[2][:1] in ("", "Z", "X")
+
+
 def threads(pid: int) -> list[int]:
     """Numbers of the threads, the main one first."""
     try:

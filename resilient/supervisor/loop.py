@@ -214,11 +214,13 @@ class Supervisor:
             elif isinstance(report, Exited):
                 self._feed(self._worker_exited(report))
             elif isinstance(report, Failed):
-                self._launch_failed(report.reason)
+                self._launch_failed(report)
 
-    def _launch_failed(self, reason: str) -> None:
-        kind, _, message = reason.partition(": ")
+    def _launch_failed(self, report: Failed) -> None:
+        kind, _, message = report.reason.partition(": ")
         failure = classify(Evidence(1, (kind,), message))
+        if report.hung:
+            failure = Failure(FailureClass.HANG, report.reason)
         if self._state.phase is Phase.STARTING:
             self._feed(on.LaunchFailed(failure))
             return
@@ -246,6 +248,7 @@ class Supervisor:
                     self._beats[rank] = beats
                     self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
         self._follow_dump()
+        self._launcher.check()
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
