@@ -94,14 +94,20 @@ class Supervisor:
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
         self._dump: StackDump | None = None
-        self._durations: Mapping[str, float] = {}
         self._durations_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
         remote = None
         if uploads is not None:
             remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
         self._persistence = Persistence(
-            spec, memory=memory, drain=drain, remote=remote, journal=journal, console=console, clock=clock
+            spec,
+            memory=memory,
+            drain=drain,
+            remote=remote,
+            journal=journal,
+            console=console,
+            clock=clock,
+            durations=lambda: self._state.durations,
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
@@ -254,7 +260,7 @@ class Supervisor:
         self._pass_on_requests()
         self._note_interval()
         self._note_durations()
-        self._persistence.persist_held(self._state.round, self._durations)
+        self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
         if self._state.phase is Phase.CHOOSING:
@@ -294,12 +300,12 @@ class Supervisor:
     def _note_durations(self) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
         now, noted = self._clock(), self._noted_durations
-        if now - self._durations_at < _DURATIONS_SECONDS:
+        if now - self._durations_at < _DURATIONS_SECONDS and self._state.phase is not Phase.FLUSHING:
             return
-        self._durations_at, self._durations = now, self._state.durations
-        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in self._durations.items()):
-            self._noted_durations = self._durations
-            self._journal.write("note", "phase durations", now, durations=self._durations)
+        self._durations_at, durations = now, self._state.durations
+        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
+            self._noted_durations = durations
+            self._journal.write("note", "phase durations", now, durations=durations)
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()

@@ -34,7 +34,12 @@ class Persistence:
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
+        durations: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        """Nothing is done yet.
+
+        :param durations: says what the run's phases are known to take, to be written into each snapshot.
+        """
         self._spec = spec
         self._memory = memory
         self._drain = drain
@@ -49,7 +54,7 @@ class Persistence:
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
-        self._durations: Mapping[str, float] = {}
+        self._durations = durations
 
     @property
     def memory_is_durable(self) -> bool:
@@ -98,12 +103,8 @@ class Persistence:
         else:
             self._drain.abandon_restore()
 
-    def persist_held(self, round_number: int, durations: Mapping[str, float] | None = None) -> None:
-        """Have everything written to disk that the workers, or a flush, hold for that.
-
-        :param durations: what the run's phases are known to take, to be written with it.
-        """
-        self._durations = durations if durations is not None else self._durations
+    def persist_held(self, round_number: int) -> None:
+        """Have everything written to disk that the workers, or a flush, hold for that."""
         if self._remote is not None:
             self._remote.poll()
         for step in self._memory.held_steps():
@@ -115,7 +116,7 @@ class Persistence:
                 "round": max(round_number, 0),
                 "parent": self.identity,
                 "versions": dict(self._spec.versions),
-                "durations": {phase: round(seconds, 6) for phase, seconds in self._durations.items()},
+                "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
                 "retention": asdict(self._spec.retention),
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from resilient.drill.faults import KillWorker
-from resilient.supervisor.journal import read_journal
 from tests.run.conftest import make_workspace
 from tests.run.harness import RunCase, Workspace
 
@@ -41,7 +40,7 @@ def _run(workspace: Workspace, run_id: str, *ways: str) -> RunCase:
 
 def _hangs(case: RunCase) -> list[dict[str, Any]]:
     """The failures of all incidents; each is a hang."""
-    incidents = [entry["incident"] for entry in case.journal("RecordIncident")]
+    incidents: list[Any] = [entry["incident"] for entry in case.journal("RecordIncident")]
     assert {incident["failure"]["failure_class"] for incident in incidents} == {"hang"}, case.output()
     return [incident["failure"] for incident in incidents]
 
@@ -132,20 +131,6 @@ def test_a_forkserver_that_stands_still_is_replaced(workspace: Workspace, refere
 def _forkserver(supervisor: int) -> psutil.Process:
     while True:
         for process in psutil.Process(supervisor).children():
-            if "resilient.worker.forkserver" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-
-
-def test_what_was_learned_is_known_to_whoever_goes_on(workspace: Workspace, reference: RunCase) -> None:
-    case = workspace.run("passed-on")
-    running = case.start().wait_for_step(25)
-    running.process.send_signal(signal.SIGTERM)
-    assert running.wait() == 75
-    assert case.finish() == 0, case.output()
-    noted = [entry["durations"] for entry in read_journal(case.paths.journal) if entry["name"] == "phase durations"]
-    opened = case.journal("RunOpened")[1]["durations"]
-    restored = case.journal("SnapshotRestored")[0]["durations"]
-    for known in (noted[0], opened, restored):
-        assert isinstance(known, dict)
-        assert {"startup", "step"} <= known.keys()
-    case.assert_equal_to(reference)
+            with suppress(psutil.NoSuchProcess):  # which a zombie is as well
+                if "resilient.worker.forkserver" in process.cmdline():
+                    return process

@@ -52,7 +52,9 @@ class Bench:
         spec = RunSpec(self.paths, WorkerSettings(script="train.py"), snapshot, PolicySettings())
         self.console = Console(io.StringIO(), self.text)
         parts: dict[str, Any] = {"memory": self.memory, "drain": self.drain, "journal": self.journal}
-        self.persistence = Persistence(spec, **parts, console=self.console, clock=time.monotonic)
+        self.durations: dict[str, float] = {}
+        known: Any = {"clock": time.monotonic, "durations": lambda: self.durations}
+        self.persistence = Persistence(spec, **parts, console=self.console, **known)
         self.persistence.adopt()
 
     def image(self, step: int, size: int = SIZE, *, hold: bool = False) -> None:
@@ -350,8 +352,8 @@ def _restored(bench: Bench, step: int) -> on.Event:
 
 def test_what_phases_take_goes_with_the_snapshot_and_comes_back_with_it(make: Callable[..., Bench]) -> None:
     bench = make()
+    bench.durations = {"step": 0.25, "eval": 40.0}
     bench.image(9, hold=True)
-    bench.persistence.persist_held(0, {"step": 0.25, "eval": 40.0})
     bench.until(lambda: bench.persistence.durable == 9)
     assert _restored(bench, 9) == on.SnapshotRestored(9, durations={"step": 0.25, "eval": 40.0})
 
