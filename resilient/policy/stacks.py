@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 _OURS = str(PurePath(__file__).parent.parent) + "/"
-_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
+_LIBRARY = re.compile(r"(?:/lib/python3[.\d]*)?/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
 _THREAD = re.compile(r"(?P<current>Current thread|Thread) (?P<id>0x[0-9a-f]+|\d+)\b[^\n]*")
 _FILE = r"(?P<file>[^\n]*\.py|<[^\n]*>)"
 _FAULTHANDLER_FRAME = re.compile(rf'  File "{_FILE}", line (?P<line>\d+) in (?P<function>[^\n]*)')
