@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from resilient.errors import ExitCode
 from resilient.policy.events import Incident, StopKind, Tier
+from resilient.policy.stragglers import Straggler
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class DumpStacks(Decision):
     ranks: tuple[int, ...]
     hung: tuple[int, ...]
     by: float
+
+
+@dataclass(frozen=True)
+class ReportStraggler(Decision):
+    """Say that a rank holds the others up, or does not any more."""
+
+    straggler: Straggler
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from enum import Enum
 
 from resilient.policy.culprit import RankAccount
 from resilient.policy.failures import Failure
+from resilient.policy.stragglers import OwnTime
 
 
 class Tier(str, Enum):
@@ -117,6 +118,13 @@ class WorkerExited(Event):
     step: int
     failure: Failure | None = None
     finished: bool = False
+
+
+@dataclass(frozen=True)
+class OwnTimesSeen(Event):
+    """What each rank spends on its own in a step, now."""
+
+    times: Mapping[int, OwnTime]
 
 
 @dataclass(frozen=True)

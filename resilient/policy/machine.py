@@ -41,6 +41,7 @@ from resilient.policy.decisions import (
     LaunchRound,
     ListSnapshots,
     RecordIncident,
+    ReportStraggler,
     RestoreSnapshot,
     SignalWorkers,
 )
@@ -49,6 +50,7 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    OwnTimesSeen,
     RestoreFailed,
     RunOpened,
     SnapshotRejected,
@@ -71,6 +73,7 @@ from resilient.policy.restarts import (
 )
 from resilient.policy.restore import Source, choose_source
 from resilient.policy.state import Dumping, Phase, RunState
+from resilient.policy.stragglers import StragglerWatch
 
 
 class UnlistedTransition(RuntimeError):  # noqa: N818  named by condition, as all our errors
@@ -168,6 +171,7 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         finished=frozenset(),
         watches={rank: HangWatch.knowing(learned, now) for rank in ranks},
         learned=learned,
+        stragglers=StragglerWatch(),
         dumping=None,
         failure=None,
         restore_failures=0,
@@ -193,6 +197,11 @@ def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome
     # What is taken from here on is new, also where a copy of the same step was rejected before.
     rejected = tuple(old for old in state.rejected if old.step > step)
     return replace(state, phase=phase, step=step, watches=watches, rejected=rejected), ()
+
+
+def _compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
+    watch, found = state.stragglers.observed(event.times, state.settings.stragglers)
+    return replace(state, stragglers=watch), tuple(map(ReportStraggler, found))
 
 
 def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
@@ -469,6 +478,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     Phase.RUNNING: {
         WorkerProgressed: _row(_progressed, Phase.RUNNING),
+        OwnTimesSeen: _row(_compare, Phase.RUNNING),
         WorkerExited: _row(_exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
         StopRequested: _row(_ask_to_stop, Phase.STOPPING),
         Tick: _row(_watch, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
-_OURS = str(PurePath(__file__).parent.parent) + "/"
+_OURS = __file__.rpartition("policy/")[0]  # where this package is
 _LIBRARY = re.compile(r"(?:/lib/python3[.\d]*)?/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
 _THREAD = re.compile(r"(?P<current>Current thread|Thread) (?P<id>0x[0-9a-f]+|\d+)\b[^\n]*")
 _FILE = r"(?P<file>[^\n]*\.py|<[^\n]*>)"
@@ -34,7 +33,7 @@ class Frame:
 
     def __str__(self) -> str:
         short = _LIBRARY.split(self.file)[-1] if not self.users and not self.file.startswith("<") else self.file
-        return f"{self.function} ({PurePath(short).name if self.users else short}:{self.line})"
+        return f"{self.function} ({short.rpartition('/')[2] if self.users else short}:{self.line})"
 
 
 @dataclass(frozen=True)

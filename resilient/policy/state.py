@@ -11,6 +11,7 @@ from resilient.policy.decisions import EndRun, RestoreSnapshot
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
 from resilient.policy.hang import HangSettings, HangWatch, durations_of
 from resilient.policy.restarts import History, RestartSettings
+from resilient.policy.stragglers import StragglerSettings, StragglerWatch
 
 
 class Phase(str, Enum):
@@ -66,6 +67,7 @@ class PolicySettings:
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
+    stragglers: StragglerSettings = field(default_factory=StragglerSettings)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class RunState:
     finished: frozenset[int] = frozenset()
     watches: Mapping[int, HangWatch] = field(default_factory=dict)
     learned: Mapping[str, float] = field(default_factory=dict)
+    stragglers: StragglerWatch = field(default_factory=StragglerWatch)
     dumping: Dumping | None = None
     restoring: RestoreSnapshot | None = None
     restoring_since: float = 0.0

@@ -49,6 +49,9 @@ class Word(IntEnum):
     START_STEP = 9
     INTERVAL = 10  # milliseconds between two durable snapshots, where the worker chooses them; 0 where it does not
     COST = 11  # microseconds of training that one of them costs
+    OWN_STEPS = 20  # steps of this round whose own time has been measured
+    OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
+    OWN_COMPUTE = 22  # and that the model's forward pass takes
     PHASE_NAME = 24  # of a phase that has no number of its own: UTF-8, in this word and the three after it
     # written by the supervisor alone
     COMMAND = 32

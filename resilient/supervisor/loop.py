@@ -22,6 +22,7 @@ from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
+from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
@@ -45,7 +46,8 @@ from resilient.supervisor.uploads import Uploads
 
 _POLL_SECONDS = 0.05
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
-_DURATIONS_SECONDS = 0.5  # between two looks at what phases take
+_LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
+_FREQUENT = (on.Tick, on.WorkerProgressed, on.OwnTimesSeen)  # in the journal only when they change the phase
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
@@ -94,7 +96,7 @@ class Supervisor:
         self._tail: LogTail | None = None
         self._beats: dict[int, int] = {}
         self._dump: StackDump | None = None
-        self._durations_at = -math.inf
+        self._looked_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
         remote = None
         if uploads is not None:
@@ -117,6 +119,7 @@ class Supervisor:
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
+            do.ReportStraggler: self._report_straggler,
             do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: self._discard_memory,
@@ -191,7 +194,7 @@ class Supervisor:
         while self._events:
             event, now, before = self._events[0], self._clock(), self._state.phase
             self._state, decisions = decide(self._state, event, now)
-            if not isinstance(event, (on.Tick, on.WorkerProgressed)) or self._state.phase is not before:
+            if not isinstance(event, _FREQUENT) or self._state.phase is not before:
                 self._journal.record("event", event, now)
             for decision in decisions:
                 self._journal.record("decision", decision, now)
@@ -259,7 +262,7 @@ class Supervisor:
             self._pass_on_output()
         self._pass_on_requests()
         self._note_interval()
-        self._note_durations()
+        self._look_at_times()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
@@ -297,12 +300,28 @@ class Supervisor:
         why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
         self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
 
-    def _note_durations(self) -> None:
+    def _look_at_times(self) -> None:
+        now = self._clock()
+        if now - self._looked_at >= _LOOK_SECONDS or self._state.phase is Phase.FLUSHING:
+            self._looked_at = now
+            self._note_durations(now)
+            if self._state.phase is Phase.RUNNING and len(self._memory.boards) > 1:
+                self._compare_ranks()
+
+    def _compare_ranks(self) -> None:
+        times = {
+            rank: OwnTime(board[Word.STEP], board[Word.OWN_DATA] / 1e6, board[Word.OWN_COMPUTE] / 1e6)
+            for rank, board in self._memory.boards.items()
+            if board[Word.OWN_STEPS]
+        }
+        self._feed(on.OwnTimesSeen(times))
+
+    def _report_straggler(self, decision: do.ReportStraggler) -> None:
+        self._console.say(str(decision.straggler))
+
+    def _note_durations(self, now: float) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
-        now, noted = self._clock(), self._noted_durations
-        if now - self._durations_at < _DURATIONS_SECONDS and self._state.phase is not Phase.FLUSHING:
-            return
-        self._durations_at, durations = now, self._state.durations
+        durations, noted = self._state.durations, self._noted_durations
         if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
             self._noted_durations = durations
             self._journal.write("note", "phase durations", now, durations=durations)

@@ -15,6 +15,7 @@ from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.host import Host
 from resilient.worker.overlap import Copier, Trust
+from resilient.worker.own_work import OwnWork
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 
@@ -60,6 +61,7 @@ class Run:
         self._durable_step: int | None = None
         self._phase, self._phase_name = WorkerPhase.STEP, ""
         self._entered = False
+        self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
         self._copier = Copier()
         self._overlap = Trust(on=host.settings.overlap)
 
@@ -81,7 +83,7 @@ class Run:
         self._alignment.open()
         batches = self._data.batches(self._restore_random)
         while self.step < total and not self._asked_to_leave():
-            batch = next(batches)
+            batch = next(batches) if self._own_time is None else self._own_time.fetch(batches)
             self._beat(WorkerPhase.STEP)
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
@@ -123,6 +125,8 @@ class Run:
 
     def _enter(self, phase: WorkerPhase, name: str) -> None:
         self._phase, self._phase_name = phase, name
+        if self._own_time is not None:
+            self._own_time.counts = phase is WorkerPhase.STEP
         if phase is WorkerPhase.NAMED:
             self._host.name_phase(name)
         self._beat(phase)
@@ -185,6 +189,8 @@ class Run:
             self._alignment.kept_waiting(step)
         if (chosen := self._schedule.chosen()) is not None:
             self._host.interval_chosen(chosen)
+        if self._own_time is not None:
+            self._host.own_time(*self._own_time.of_step())
         self._host.beat(WorkerPhase.STEP, step)
 
     def _asked_to_leave(self) -> bool:
