@@ -22,6 +22,7 @@ from resilient.policy.decisions import (
     LaunchRound,
     ListSnapshots,
     RecordIncident,
+    ReportStraggler,
     RestoreSnapshot,
     SignalWorkers,
 )
@@ -30,6 +31,7 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    OwnTimesSeen,
     RestoreFailed,
     RunOpened,
     SnapshotRejected,
@@ -48,6 +50,7 @@ from resilient.policy.hang import HangSettings
 from resilient.policy.machine import TABLE, Row, UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import Phase, PolicySettings, RunState, StopSettings
+from resilient.policy.stragglers import OwnTime, StragglerSettings
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
 SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")
@@ -601,6 +604,27 @@ def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
     end = ending(story.on(FlushEnded(10)))
     assert end.exit_code is ExitCode.HUNG
     assert "train (train.py:2)" in end.diagnosis
+
+
+# --- stragglers
+
+
+def test_a_straggler_is_reported_once_in_a_round_and_changes_nothing_else() -> None:
+    story = running(ranks=2, stragglers=StragglerSettings(steps=5))
+
+    def said(step: int) -> tuple[Decision, ...]:
+        return story.on(OwnTimesSeen({0: OwnTime(step, 0.0, 0.1), 1: OwnTime(step, 0.3, 0.1)}))
+
+    decisions = [decision for step in range(20) for decision in said(step)]
+    assert [type(decision) for decision in decisions] == [ReportStraggler]
+    assert isinstance(decisions[0], ReportStraggler)
+    assert (decisions[0].straggler.rank, decisions[0].straggler.step) == (1, 5)
+    assert story.phase is Phase.RUNNING
+    story.lose(KILLED, 10)
+    story.lose(KILLED, 10, rank=1)
+    story.launch(memory=10)
+    story.steps(11)
+    assert [type(decision) for step in range(20) for decision in said(step)] == [ReportStraggler]
 
 
 # --- stopping
