@@ -106,7 +106,13 @@ def _train_one(composed: Composed) -> ExitCode:
         snapshot=config.snapshot,
         retention=config.retention,
         remote=config.remote,
-        policy=PolicySettings(ranks=config.worker.ranks, restarts=config.restarts, hang=config.hang, stop=config.stop),
+        policy=PolicySettings(
+            ranks=config.worker.ranks,
+            restarts=config.restarts,
+            hang=config.hang,
+            stop=config.stop,
+            stragglers=config.stragglers,
+        ),
         train=config.train,
         directory=Path.cwd(),
     )

@@ -30,6 +30,7 @@ from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.hang import HangSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
+from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import RunSettings, WorkerSettings
@@ -54,6 +55,7 @@ class Config:
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
+    stragglers: StragglerSettings = field(default_factory=StragglerSettings)
     train: dict[str, Any] = field(default_factory=dict)
 
 

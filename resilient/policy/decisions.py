@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from resilient.errors import ExitCode
 from resilient.policy.events import Incident, StopKind, Tier
 from resilient.policy.failed_rounds import FailedRound
+from resilient.policy.stragglers import Straggler
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,37 @@ class AskWorkers(Decision):
 @dataclass(frozen=True)
 class SignalWorkers(Decision):
     """Send SIGTERM to the workers."""
+
+
+@dataclass(frozen=True)
+class DumpStacks(Decision):
+    """Write the stacks of all ranks down before they are killed (answered by ``StacksDumped``).
+
+    :param number: the number the incident will have.
+    :param ranks: those that are there.
+    :param hung: those that are over their limit.
+    :param by: when the answer is to be given, with whatever there is.
+    """
+
+    number: int
+    ranks: tuple[int, ...]
+    hung: tuple[int, ...]
+    by: float
+
+
+@dataclass(frozen=True)
+class ReportStraggler(Decision):
+    """Say that a rank holds the others up, or does not any more."""
+
+    straggler: Straggler
+
+
+@dataclass(frozen=True)
+class AbandonRestore(Decision):
+    """Whoever reads the snapshot into memory stands still: end it. It answers no more."""
+
+    step: int
+    tier: Tier
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ def stopped(state: RunState, stop: StopRequested) -> EndRun:
 
 def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     """The stop rules say that another relaunch would not help."""
+    where = f", in {incident.failure.where}" if incident.failure.where else ""
     return EndRun(
         verdict.exit_code,
         f"Stopped after step {state.step}: {verdict.reason}. {_first_seen(incident)}, class: "
-        f"{incident.failure.failure_class.value}. {_tried(state)} {treatment(incident.failure.failure_class).advice} "
+        f"{incident.failure.failure_class.value}{where}. {_tried(state)} "
+        f"{treatment(incident.failure.failure_class).advice} "
         f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
         f"{incident.number}.",
     )

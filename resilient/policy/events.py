@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from resilient.policy.culprit import RankAccount
 from resilient.policy.failed_rounds import History
 from resilient.policy.failures import Failure
+from resilient.policy.stragglers import OwnTime
 
 
 class Tier(str, Enum):
@@ -39,6 +42,7 @@ class RunOpened(Event):
     :param step: the newest step of which there is a snapshot.
     :param history: the failed rounds under earlier supervisors; a budget that a relaunch of the supervisor forgets
         lets a bug be requeued for ever.
+    :param durations: seconds that each phase was known to take at the most.
     """
 
     takeover: bool = False
@@ -46,6 +50,7 @@ class RunOpened(Event):
     incidents: int = 0
     step: int = 0
     history: History = field(default_factory=History)
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,14 @@ class SnapshotsListed(Event):
 
 @dataclass(frozen=True)
 class SnapshotRestored(Event):
-    """A durable snapshot was verified and lies in memory, ready for the workers."""
+    """A durable snapshot was verified and lies in memory, ready for the workers.
+
+    :param durations: seconds that each phase was known to take at the most when it was taken.
+    """
 
     step: int
     tier: Tier = Tier.LOCAL
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,20 @@ class WorkerExited(Event):
     failure: Failure | None = None
     finished: bool = False
     at: float | None = None
+
+
+@dataclass(frozen=True)
+class OwnTimesSeen(Event):
+    """What each rank spends on its own in a step, now."""
+
+    times: Mapping[int, OwnTime]
+
+
+@dataclass(frozen=True)
+class StacksDumped(Event):
+    """The stacks of a hung group are written, or as many of them as could be had in time."""
+
+    accounts: tuple[RankAccount, ...] = ()
 
 
 @dataclass(frozen=True)

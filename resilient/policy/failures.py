@@ -63,6 +63,7 @@ class Failure:
     :param message: the same for a person, with all its numbers; the signature where it says no more.
     :param evidence: the lines that led to the class.
     :param alone: the class of an echo when no other rank has failed before it.
+    :param where: the place in the code, if it is known; it may be another line the next time, with the same cause.
     """
 
     failure_class: FailureClass
@@ -70,10 +71,17 @@ class Failure:
     message: str = field(default="", compare=False)
     evidence: tuple[str, ...] = field(default=(), compare=False)
     alone: FailureClass | None = field(default=None, compare=False)
+    where: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
         return self.message or self.signature
+
+    @property
+    def told(self) -> str:
+        """In one line, with the place."""
+        line = self.text.splitlines()[0] if self.text else ""
+        return f"{line}, in {self.where}" if self.where else line
 
 
 _CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})

@@ -11,6 +11,8 @@ that its row lists, which is checked at every step and from which the diagram in
 * ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
   to come from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
 * ``STARTING → RUNNING`` with the first completed step.
+* ``→ DUMPING`` when a rank is silent for too long: the stacks of all are written first. If every rank that was silent
+  moves on meanwhile, it was no hang and the round goes on; if not, the group is killed.
 * ``→ CLEARING`` when one worker is lost: the rest of the group is killed at once. When all are gone, the root is chosen
   among all ranks' failures and recorded as the incident whose number was reserved at the first notice, and the stop
   rules decide between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
@@ -27,17 +29,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from resilient.policy import endings
+from resilient.policy import endings, watching
 from resilient.policy.decisions import (
+    AbandonRestore,
     AskWorkers,
     Decision,
     DiscardMemory,
+    DumpStacks,
     EndRun,
     FlushMemory,
     KillWorkers,
     LaunchRound,
     ListSnapshots,
     RecordIncident,
+    ReportStraggler,
     RestoreSnapshot,
     SignalWorkers,
 )
@@ -46,11 +51,13 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    OwnTimesSeen,
     RestoreFailed,
     RunOpened,
     SnapshotRejected,
     SnapshotRestored,
     SnapshotsListed,
+    StacksDumped,
     StopKind,
     StopRequested,
     Tick,
@@ -63,7 +70,8 @@ from resilient.policy.hang import HangWatch
 from resilient.policy.restarts import FailedRound, stop_rule
 from resilient.policy.restore import Source, choose_source
 from resilient.policy.roots import Loss, find_root, told_by_others
-from resilient.policy.state import Phase, RunState
+from resilient.policy.state import Dumping, Phase, RunState
+from resilient.policy.stragglers import StragglerWatch
 from resilient.policy.treatments import treatment
 from resilient.policy.waits import wait_before_relaunch
 
@@ -95,8 +103,14 @@ def decide(state: RunState, event: Event, now: float) -> Outcome:
 
 
 def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
-    furthest = event.history.furthest
-    state = replace(state, round=event.last_round, incidents=event.incidents, history=event.history, furthest=furthest)
+    state = replace(
+        state,
+        round=event.last_round,
+        incidents=event.incidents,
+        history=event.history,
+        furthest=event.history.furthest,
+        learned=event.durations,
+    )
     if not event.takeover:
         return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
     lost = Failure(FailureClass.SUPERVISOR_LOST, "the supervisor before this one ended without closing the run")
@@ -114,11 +128,21 @@ def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
         return _launch(state, LaunchRound(state.round + 1), now)
     if source.tier is Tier.MEMORY:
         return _launch(state, LaunchRound(state.round + 1, source.step, Tier.MEMORY), now)
-    return replace(state, phase=Phase.RESTORING), (RestoreSnapshot(source.step, source.tier),)
+    restore = RestoreSnapshot(source.step, source.tier)
+    return replace(state, phase=Phase.RESTORING, restoring=restore, restoring_since=now), (restore,)
 
 
 def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
+    state = replace(state, learned=watching.learned_by_restoring(state, event, now))
     return _launch(state, LaunchRound(state.round + 1, event.step, event.tier), now)
+
+
+def _watch_restore(state: RunState, event: Tick, now: float) -> Outcome:
+    late = watching.late_restore(state, now)
+    if late is None:
+        return state, ()
+    after, decisions = _restore_failed(state, late, now)
+    return after, (AbandonRestore(late.step, late.tier), *decisions)
 
 
 def _rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
@@ -143,6 +167,7 @@ _RESTORE_TRIES = 3
 
 def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
     ranks = range(state.settings.ranks)
+    learned = state.durations
     after = replace(
         state,
         phase=Phase.STARTING,
@@ -151,7 +176,10 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         furthest=max(state.furthest, state.step, launch.step or 0),
         live=frozenset(ranks),
         finished=frozenset(),
-        watches={rank: HangWatch(since=now) for rank in ranks},
+        watches={rank: HangWatch.knowing(learned, now) for rank in ranks},
+        learned=learned,
+        stragglers=StragglerWatch(),
+        dumping=None,
         launched_at=now,
         failure=None,
         losses=(),
@@ -169,12 +197,18 @@ def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
 
 
 def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
-    watches = {**state.watches, event.rank: state.watches[event.rank].progressed(event.phase, now)}
+    watch = state.watches[event.rank].progressed(event.phase, now, event.step)
+    watches = {**state.watches, event.rank: watch}
     phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
     step = max(state.step, event.step)
     # What is taken from here on is new, also where a copy of the same step was rejected before.
     rejected = tuple(old for old in state.rejected if old.step > step)
     return replace(state, phase=phase, step=step, watches=watches, rejected=rejected), ()
+
+
+def _compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
+    watch, found = state.stragglers.observed(event.times, state.settings.stragglers)
+    return replace(state, stragglers=watch), tuple(map(ReportStraggler, found))
 
 
 def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
@@ -197,15 +231,56 @@ def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: fl
 
 
 def _watch(state: RunState, event: Tick, now: float) -> Outcome:
-    settings = state.settings.hang
-    hung = [rank for rank in sorted(state.live) if state.watches[rank].is_hung(settings, now)]
+    hung = watching.hung_ranks(state, now)
     if not hung:
         return state, ()
-    watch = state.watches[hung[0]]
-    failure = Failure(FailureClass.HANG, f"no progress in phase {watch.phase}")
-    kill = KillWorkers(f"rank {hung[0]} hangs: {failure.text} within {watch.limit(settings):.1f} s")
-    state = _noticed(state, Loss(hung[0], state.step, failure, now))
-    return replace(state, phase=Phase.CLEARING), (kill,)
+    state = replace(state, dumping=Dumping(now, hung, state.phase))
+    seconds = state.settings.hang.stack_seconds
+    if not seconds:
+        return _stacks_dumped(state, StacksDumped(), now)
+    dump = DumpStacks(state.incidents + 1, tuple(sorted(state.live)), hung, now + seconds)
+    return replace(state, phase=Phase.DUMPING), (dump,)
+
+
+def _moved_on(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
+    assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
+    after, decisions = _progressed(state, event, now)
+    resume = Phase.RUNNING if event.phase == "step" else state.dumping.resume
+    return replace(after, dumping=replace(state.dumping, resume=resume)), decisions
+
+
+def _stacks_dumped(state: RunState, event: StacksDumped, now: float) -> Outcome:
+    dumping, silent = state.dumping, watching.still_silent(state)
+    assert dumping is not None  # noqa: S101  DUMPING is only entered with one
+    if not silent:
+        failure = watching.passed_by(state)
+        state, incident = _incident(state, failure, rank=dumping.hung[0], remedy="none: it has moved on by itself")
+        return replace(state, phase=dumping.resume, dumping=None), (RecordIncident(incident),)
+    rank, failure, reason = watching.name_hang(state, silent, event.accounts)
+    step = state.step if rank is None else state.watches[rank].step
+    state = _noticed(replace(state, dumping=None), Loss(rank, step, failure, now))
+    return replace(state, phase=Phase.CLEARING), (KillWorkers(reason),)
+
+
+def _watch_dump(state: RunState, event: Tick, now: float) -> Outcome:
+    """Who writes the stacks keeps to the time; this is for when it does not answer at all."""
+    assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
+    if now - state.dumping.since <= state.settings.hang.stack_seconds + _DUMP_ALLOWANCE:
+        return state, ()
+    return _stacks_dumped(state, StacksDumped(), now)
+
+
+_DUMP_ALLOWANCE = 2.0  # seconds
+
+
+def _stop_while_dumping(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """A hung group reaches no step boundary, and whoever asks has little time: kill it, with what stacks there are."""
+    after, decisions = _stacks_dumped(state, StacksDumped(), now)
+    if after.phase is not Phase.CLEARING:  # it has moved on, and can be asked like any other
+        after, asked = _ask_to_stop(after, event, now)
+        return after, (*decisions, *asked)
+    after, noted = _stop_while_clearing(after, event, now)
+    return after, (*decisions, *noted)
 
 
 def _cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
@@ -439,20 +514,28 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         SnapshotRejected: _row(_rejected, Phase.CHOOSING),
         RestoreFailed: _row(_restore_failed, Phase.CHOOSING, Phase.ENDED),
         StopRequested: _row(_stop_at_once, Phase.FLUSHING),
-        Tick: _row(_ignore, Phase.RESTORING),
+        Tick: _row(_watch_restore, Phase.RESTORING, Phase.CHOOSING, Phase.ENDED),
     },
     Phase.STARTING: {
         WorkerProgressed: _row(_progressed, Phase.STARTING, Phase.RUNNING),
         WorkerExited: _row(_exited, Phase.STARTING, Phase.CLEARING, *_AFTER_LOSS),
         LaunchFailed: _row(_launch_failed, *_AFTER_LOSS),
         StopRequested: _row(_ask_to_stop, Phase.STOPPING),
-        Tick: _row(_watch, Phase.STARTING, Phase.CLEARING),
+        Tick: _row(_watch, Phase.STARTING, Phase.DUMPING, Phase.CLEARING),
     },
     Phase.RUNNING: {
         WorkerProgressed: _row(_progressed, Phase.RUNNING),
+        OwnTimesSeen: _row(_compare, Phase.RUNNING),
         WorkerExited: _row(_exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
         StopRequested: _row(_ask_to_stop, Phase.STOPPING),
-        Tick: _row(_watch, Phase.RUNNING, Phase.CLEARING),
+        Tick: _row(_watch, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING),
+    },
+    Phase.DUMPING: {
+        WorkerProgressed: _row(_moved_on, Phase.DUMPING),
+        WorkerExited: _row(_exited, Phase.DUMPING, Phase.CLEARING, *_AFTER_LOSS),
+        StacksDumped: _row(_stacks_dumped, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
+        StopRequested: _row(_stop_while_dumping, Phase.CLEARING, Phase.STOPPING),
+        Tick: _row(_watch_dump, Phase.DUMPING, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
     },
     Phase.CLEARING: {
         WorkerProgressed: _row(_progressed, Phase.CLEARING),

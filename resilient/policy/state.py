@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from resilient.errors import ConfigurationError
-from resilient.policy.decisions import EndRun
+from resilient.policy.decisions import EndRun, RestoreSnapshot
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
-from resilient.policy.hang import HangSettings, HangWatch
+from resilient.policy.hang import HangSettings, HangWatch, durations_of
 from resilient.policy.restarts import History, RestartSettings
 from resilient.policy.roots import Loss
+from resilient.policy.stragglers import StragglerSettings, StragglerWatch
 
 
 class Phase(str, Enum):
@@ -22,6 +23,7 @@ class Phase(str, Enum):
     RESTORING = "restoring"
     STARTING = "starting"
     RUNNING = "running"
+    DUMPING = "dumping"
     CLEARING = "clearing"
     WAITING = "waiting"
     STOPPING = "stopping"
@@ -69,7 +71,21 @@ class PolicySettings:
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
+    stragglers: StragglerSettings = field(default_factory=StragglerSettings)
     seed: str = ""
+
+
+@dataclass(frozen=True)
+class Dumping:
+    """Some ranks are over their limit, and the stacks of all are being written.
+
+    :param hung: those that were over their limit then.
+    :param resume: the phase to go back to, should they all move on by themselves.
+    """
+
+    since: float
+    hung: tuple[int, ...]
+    resume: Phase
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,8 @@ class RunState:
     :param furthest: the furthest step an earlier round reached.
     :param live: ranks that have not exited in this round.
     :param finished: ranks that said in this round that the run is finished.
+    :param learned: seconds that each phase was known to take at the most, before this round.
+    :param restoring: what is being read into memory, since ``restoring_since``.
     :param launched_at: when the round was launched.
     :param failure: what was noticed first in this round. Its number is that of the incident which is recorded when the
         group is gone, and until then its evidence may be gathered under it.
@@ -95,6 +113,11 @@ class RunState:
     live: frozenset[int] = frozenset()
     finished: frozenset[int] = frozenset()
     watches: Mapping[int, HangWatch] = field(default_factory=dict)
+    learned: Mapping[str, float] = field(default_factory=dict)
+    stragglers: StragglerWatch = field(default_factory=StragglerWatch)
+    dumping: Dumping | None = None
+    restoring: RestoreSnapshot | None = None
+    restoring_since: float = 0.0
     history: History = field(default_factory=History)
     incidents: int = 0
     launched_at: float = 0.0
@@ -107,3 +130,8 @@ class RunState:
     restore_failures: int = 0
     rejected: tuple[SnapshotRejected, ...] = ()
     ending: EndRun | None = None
+
+    @property
+    def durations(self) -> Mapping[str, float]:
+        """Seconds that each phase is known to take at the most, this round included."""
+        return {**self.learned, **durations_of(self.watches.values(), self.settings.hang.factor)}

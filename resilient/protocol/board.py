@@ -25,6 +25,8 @@ _RECORDS = 4096  # unread metric records that fit
 _VALUES = 14  # metrics in one record
 _RECORD = struct.Struct(f"=QQd{_VALUES}d{_VALUES}BH")  # step, count, time, values, name indexes
 _RECORD_BYTES = 160
+_PHASE_NAME_WORDS = 4
+PHASE_NAME_BYTES = 8 * _PHASE_NAME_WORDS
 assert _RECORD.size <= _RECORD_BYTES  # noqa: S101  a layout that contradicts itself must not load
 
 _NAMES_AT = _PAGE
@@ -53,6 +55,10 @@ class Word(IntEnum):
     MEMORY_PLAN = 14  # by rank 0: bit n % 64 is set when an image of step n is to be taken; good for the step ENTERED
     DURABLE_PLAN = 15  # by rank 0: likewise, when it is to be durable
     TERMINATED = 16  # SIGTERM has reached this worker; the supervisor lets the others know
+    OWN_STEPS = 20  # steps of this round whose own time has been measured
+    OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
+    OWN_COMPUTE = 22  # and that the model's forward pass takes
+    PHASE_NAME = 24  # of a phase that has no number of its own: UTF-8, in this word and the three after it
     # written by the supervisor alone
     COMMAND = 32
     READ = 33  # metric records collected
@@ -72,6 +78,7 @@ class WorkerPhase(IntEnum):
     RESTORE = 4
     STOPPING = 5
     FINISHED = 6
+    NAMED = 7  # see ``Word.PHASE_NAME``
 
 
 class Flag(IntEnum):
@@ -151,6 +158,14 @@ class Board:
         self._words[Word.PHASE] = phase
         self._words[Word.BEATS] += 1
 
+    def name_phase(self, name: str) -> None:
+        """Say what ``WorkerPhase.NAMED`` is from the next beat on.
+
+        :param name: at most ``PHASE_NAME_BYTES`` bytes of UTF-8.
+        """
+        start = 8 * Word.PHASE_NAME
+        self._memory[start : start + PHASE_NAME_BYTES] = name.encode().ljust(PHASE_NAME_BYTES, b"\0")
+
     def raise_flag(self, flag: Flag) -> None:
         self._words[Word.FLAGS] |= flag
 
@@ -201,6 +216,12 @@ class Board:
         return index
 
     # --- the supervisor's side
+
+    @property
+    def phase_name(self) -> str:
+        """The last name that a phase without a number had."""
+        start = 8 * Word.PHASE_NAME
+        return bytes(self._memory[start : start + PHASE_NAME_BYTES]).rstrip(b"\0").decode(errors="replace")
 
     def collect_metrics(self) -> Iterator[Metrics]:
         """Yield what was written since the last call, and mark it as read."""

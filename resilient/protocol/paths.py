@@ -99,6 +99,10 @@ class RunPaths:
         found = (int(path.name) for path in self.incidents.glob("*") if path.name.isdecimal())
         return max(found, default=0)
 
+    def stacks(self, incident: int, rank: int) -> Path:
+        """Where a rank was when it was found hung."""
+        return self.incident(incident) / "stacks" / f"rank-{rank:05d}.txt"
+
     @property
     def memory(self) -> Path:
         """Where memory slots lie for which shared memory has no room."""

@@ -47,6 +47,7 @@ class Draft:
     parent: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    durations: Mapping[str, float] = field(default_factory=dict)
     ready: Callable[[int, int], None] = _final
     settle: Callable[[], Mapping[str, float]] | None = None
 
@@ -99,6 +100,7 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
         files=tuple(files),
         metrics=metrics,
         versions={"python": platform.python_version(), **draft.versions},
+        durations=draft.durations,
     )
     encoded = memoryview(manifest.to_bytes())
     storage.write(temporary / manifests.NAME, lambda append: append(encoded))

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt
@@ -42,6 +42,7 @@ class Manifest:
     :param parent: identity of the snapshot from which the round that took this one resumed.
     :param created: seconds since the epoch.
     :param metrics: last values reported before the snapshot was taken.
+    :param durations: seconds that each phase of the run was known to take, so that a hang is known for one elsewhere.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Manifest:
     files: tuple[ImageFile, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    durations: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -62,7 +64,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         body = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK, **asdict(self)}
-        body["metrics"] = {name: _plain(value) for name, value in self.metrics.items()}
+        for key in ("metrics", "durations"):
+            body[key] = {name: _plain(value) for name, value in body[key].items()}
         return _dump({**body, "manifest_xxh3_128": digest(_dump(body))}) + b"\n"
 
     @classmethod
@@ -87,7 +90,10 @@ class Manifest:
         try:
             files = tuple(_file(entry) for entry in body.pop("files"))
             metrics = {name: float(value) for name, value in body.pop("metrics").items()}
-            return replace(cls(**body, files=files), metrics=metrics)
+            durations = {name: float(value) for name, value in body.pop("durations", {}).items()}
+            known = {entry.name for entry in fields(cls)}  # a later release may have something to add
+            body = {name: value for name, value in body.items() if name in known}
+            return replace(cls(**body, files=files), metrics=metrics, durations=durations)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SnapshotCorrupt(f"the manifest is malformed: {error!r}") from error
 

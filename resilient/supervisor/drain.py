@@ -7,7 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Restored:
-    """A snapshot was verified and lies in the slots."""
+    """A snapshot was verified and lies in the slots.
+
+    :param durations: what the run's phases were known to take when it was taken, in seconds.
+    """
 
     step: int
     identity: str
     seconds: float
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,22 @@ class Drain:
         """
         if not self._queue:
             return
+        self._stop()
+        self._next()
+
+    def abandon_restore(self) -> None:
+        """End a drain that does not answer. Its restore is forgotten; what it was to write, the next one will."""
+        self._stop()
+        self._queue = deque(request for request in self._queue if request["op"] != "restore")
+        self._writing = None
+        if self._queue:
+            self._send()
+
+    def _stop(self) -> None:
         if self._up:
             self._helper.kill()
             self._helper.close(_REAP_SECONDS)
             self._up = False
-        self._next()
 
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here.
@@ -215,7 +230,7 @@ class Drain:
         if message["event"] == "unfinished":
             return Unfinished(message["step"])
         if message["event"] == "restored":
-            return Restored(message["step"], message["identity"], message["seconds"])
+            return Restored(message["step"], message["identity"], message["seconds"], message["durations"])
         if message["event"] == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
         if message.get("op") == "restore":

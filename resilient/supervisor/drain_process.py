@@ -59,6 +59,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
                 images={rank: slot.image for rank, slot in slots.items()},
                 parent=request["parent"],
                 versions=request["versions"],
+                durations=request.get("durations", {}),
                 ready=images.ready,
                 settle=images.settle,
             )
@@ -132,6 +133,7 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
         "step": step,
         "identity": manifest.identity,
         "seconds": round(time.monotonic() - began, 6),
+        "durations": dict(manifest.durations),
     }
 
 

@@ -44,6 +44,7 @@ class RunHistory:
         the rest in memory.
     :param restore: seconds that the last restore from a durable snapshot took; 0 if there was none.
     :param failed: the failures that count against budgets.
+    :param durations: seconds that each phase was known to take at the most.
     """
 
     incidents: int = 0
@@ -52,6 +53,7 @@ class RunHistory:
     losses: int = 0
     restore: float = 0.0
     failed: FailedRounds = field(default_factory=FailedRounds)
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
@@ -75,6 +77,8 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
             history = replace(history, failed=FailedRounds())
         elif name == "Restored":
             history = replace(history, restore=float(data.get("seconds", 0.0)))
+        elif name == "phase durations":
+            history = replace(history, durations=_numbers(entry.get("durations")))
         last = time
     return replace(history, up=history.up + max(0.0, last - began))
 
@@ -103,3 +107,9 @@ def _with_incident(history: RunHistory, data: Mapping[str, Any], time: float) ->
     except (KeyError, TypeError, ValueError):
         return history
     return replace(history, failed=FailedRounds(history.failed.history.add(failed)))
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): float(value) for name, value in found.items() if isinstance(value, (int, float))}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from resilient.policy.culprit import Condition
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.scratch import Scratch
+from resilient.supervisor import kernel_view
 from resilient.supervisor.helper import Helper
 
 
@@ -38,13 +41,17 @@ class Failed:
     """Workers could not be started.
 
     :param rank: which one; None when it is all of them.
+    :param hung: the forkserver did not answer, and was ended for that.
     """
 
     reason: str
     rank: int | None = None
+    hung: bool = False
 
 
 Report = Launched | Exited | Failed
+_STOPPED_SECONDS = 1.0  # a forkserver that is stopped and has something to do for so long is no use any more
+_LAUNCH_SECONDS = 30.0  # nor is one that is ready and does not fork, which takes hundredths of a second
 
 
 class Launcher:
@@ -58,6 +65,7 @@ class Launcher:
         log: Path,
         scratch: Scratch,
         environment: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the forkserver.
 
@@ -74,6 +82,9 @@ class Launcher:
         self._live: dict[int, int | None] = {}  # None: asked for, not launched yet
         self._doomed: set[int] = set()
         self._ready = self._up = False
+        self._clock = clock
+        self._wanted_since: float | None = None  # when the forkserver was first seen to have something to do
+        self._stuck = ""  # why it was ended
         self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
         self._start()
 
@@ -91,6 +102,7 @@ class Launcher:
         """Ask for the workers; they are reported as ``Launched`` or ``Failed``."""
         self._doomed.clear()
         self._scratch.make()
+        self._wanted_since = None
         if not self._up:
             self._start()
         for spec in specs:
@@ -120,10 +132,15 @@ class Launcher:
         return [Failed(message["reason"], message["rank"])]
 
     def _forkserver_died(self) -> list[Report]:
-        was_ready, lost = self._ready, sorted(self._live)
+        was_ready, lost, stuck = self._ready, sorted(self._live), self._stuck
+        unborn = None in self._live.values()
         self._live.clear()
+        self._wanted_since, self._stuck = None, ""
         words = self._helper.last_words()
         self._helper.close()
+        if stuck and unborn:
+            self._start()
+            return [Failed(stuck, hung=True)]
         if was_ready:
             self._start()
             return [Exited(rank, -signal.SIGKILL) for rank in lost]  # its workers died with it
@@ -131,6 +148,24 @@ class Launcher:
         self._up = self._ready = False
         reason = words.splitlines()[-1] if words else "the forkserver ended before it was ready, without a word"
         return [Failed(reason)]
+
+    def check(self) -> None:
+        """End a forkserver that stands still while it has something to do; call it now and then.
+
+        It has when a worker is to be forked, when one is dead and has not been reported, and when all are being killed.
+        """
+        unborn = None in self._live.values()
+        if not self._up or not (unborn or any(map(kernel_view.is_dead, self._pids()))):
+            self._wanted_since = None
+            return
+        if self._wanted_since is None:
+            self._wanted_since = self._clock()
+        waited = self._clock() - self._wanted_since
+        stopped = waited > _STOPPED_SECONDS and kernel_view.condition(self._helper.pid) is Condition.STOPPED
+        if not self._stuck and (stopped or (unborn and self._ready and waited > _LAUNCH_SECONDS)):
+            how = f": {Condition.STOPPED.value}" if stopped else ""
+            self._stuck = f"the forkserver does not answer{how}"
+            self._helper.kill()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the workers themselves, not to what they started."""
@@ -149,6 +184,11 @@ class Launcher:
                     process.kill()
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
+
+    @property
+    def workers(self) -> Mapping[int, int | None]:
+        """Process numbers of the live workers by rank; None for one that was asked for and is not there yet."""
+        return self._live
 
     def _pids(self) -> list[int]:
         return [pid for pid in self._live.values() if pid is not None]

@@ -6,10 +6,11 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
+import math
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.failures import Evidence, classify
+from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
+from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Command, Word, WorkerPhase
 from resilient.protocol.environment import Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
@@ -40,11 +42,15 @@ from resilient.supervisor.ports import FreshPort
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 from resilient.supervisor.status import Status
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
 _POLL_SECONDS = 0.05
+_DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
+_LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
+_FREQUENT = (on.Tick, on.WorkerProgressed, on.OwnTimesSeen)  # in the journal only when they change the phase
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
@@ -96,11 +102,21 @@ class Supervisor:
         self._tail: LogTail | None = None
         self._port = FreshPort()
         self._beats: dict[int, int] = {}
+        self._dump: StackDump | None = None
+        self._looked_at = -math.inf
+        self._noted_durations: Mapping[str, float] = {}
         remote = None
         if uploads is not None:
             remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
         self._persistence = Persistence(
-            spec, memory=memory, drain=drain, remote=remote, journal=journal, console=console, clock=clock
+            spec,
+            memory=memory,
+            drain=drain,
+            remote=remote,
+            journal=journal,
+            console=console,
+            clock=clock,
+            durations=lambda: self._state.durations,
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
@@ -109,6 +125,9 @@ class Supervisor:
             do.AskWorkers: self._ask_workers,
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
+            do.DumpStacks: self._dump_stacks,
+            do.ReportStraggler: self._report_straggler,
+            do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: self._discard_memory,
             do.RecordIncident: self._record_incident,
@@ -127,13 +146,21 @@ class Supervisor:
         self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
         incidents = max(self._history.incidents, self._spec.paths.last_incident())
-        failed = self._history.failed.on_clock(self._clock())
         # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
         # there of rounds that are in other nodes' journals.
         last_round = max(self._spec.paths.last_round(), self._history.last_round)
-        self._feed(on.RunOpened(self._spec.takeover, last_round, incidents, newest, failed))
+        self._feed(
+            on.RunOpened(
+                self._spec.takeover,
+                last_round,
+                incidents,
+                newest,
+                history=self._history.failed.on_clock(self._clock()),
+                durations=self._history.durations,
+            )
+        )
         while self._state.phase is not Phase.ENDED:
-            for key, _ in self._watch().select(_POLL_SECONDS):
+            for key, _ in self._watch().select(_POLL_SECONDS if self._dump is None else _DUMP_POLL_SECONDS):
                 if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
                     key.data()
             self._poll()
@@ -180,7 +207,7 @@ class Supervisor:
         while self._events:
             event, now, before = self._events[0], self._clock(), self._state.phase
             self._state, decisions = decide(self._state, event, now)
-            if not isinstance(event, (on.Tick, on.WorkerProgressed)) or self._state.phase is not before:
+            if not isinstance(event, _FREQUENT) or self._state.phase is not before:
                 self._journal.record("event", event, now)
             for decision in decisions:
                 self._journal.record("decision", decision, now)
@@ -215,6 +242,8 @@ class Supervisor:
     def _launch_failed(self, report: Failed) -> None:
         kind, _, message = report.reason.partition(": ")
         failure = classify(Evidence(1, (kind,), message))
+        if report.hung:
+            failure = Failure(FailureClass.HANG, report.reason)
         lost = self._state.live if report.rank is None else self._state.live & {report.rank}
         if self._state.phase is Phase.STARTING and lost == self._state.live:
             self._feed(on.LaunchFailed(failure))
@@ -239,14 +268,18 @@ class Supervisor:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                self._beats[rank] = beats
-                phase = _PHASE_NAMES[WorkerPhase(board[Word.PHASE])]
-                self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
+                if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
+                    self._beats[rank] = beats
+                    self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+        self._follow_dump()
+        self._launcher.check()
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
         self._keep_ranks_together()
         self._note_interval()
+        self._look_at_times()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(flushed)
@@ -291,6 +324,32 @@ class Supervisor:
         self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
         why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
         self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
+
+    def _look_at_times(self) -> None:
+        now = self._clock()
+        if now - self._looked_at >= _LOOK_SECONDS or self._state.phase is Phase.FLUSHING:
+            self._looked_at = now
+            self._note_durations(now)
+            if self._state.phase is Phase.RUNNING and len(self._memory.boards) > 1:
+                self._compare_ranks()
+
+    def _compare_ranks(self) -> None:
+        times = {
+            rank: OwnTime(board[Word.STEP], board[Word.OWN_DATA] / 1e6, board[Word.OWN_COMPUTE] / 1e6)
+            for rank, board in self._memory.boards.items()
+            if board[Word.OWN_STEPS]
+        }
+        self._feed(on.OwnTimesSeen(times))
+
+    def _report_straggler(self, decision: do.ReportStraggler) -> None:
+        self._console.say(str(decision.straggler))
+
+    def _note_durations(self, now: float) -> None:
+        """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
+        durations, noted = self._state.durations, self._noted_durations
+        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
+            self._noted_durations = durations
+            self._journal.write("note", "phase durations", now, durations=durations)
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
@@ -378,6 +437,32 @@ class Supervisor:
         self._console.say("no step boundary yet: sending SIGTERM to the workers")
         self._launcher.signal(signal.SIGTERM)
 
+    def _dump_stacks(self, decision: do.DumpStacks) -> None:
+        now, suspects = self._clock(), []
+        for rank in sorted(decision.ranks, key=lambda rank: rank not in decision.hung):
+            watch, pid = self._state.watches[rank], self._launcher.workers.get(rank)
+            headline = (
+                f"rank {rank}: nothing for {now - watch.since:.1f} s in phase {watch.phase} after step {watch.step}"
+            )
+            path = self._spec.paths.stacks(decision.number, rank)
+            suspects.append(Suspect(rank, pid or self._launcher.pid, pid is not None, headline, path))
+        self._console.say(f"{suspects[0].headline}: writing all stacks to {suspects[0].path.parent}")
+        self._dump = StackDump(suspects, by=decision.by, clock=self._clock, py_spy=find_py_spy())
+
+    def _follow_dump(self) -> None:
+        if self._dump is None:
+            return
+        accounts = self._dump.poll() if self._state.phase is Phase.DUMPING else ()
+        if accounts is None:
+            return
+        self._dump.close()
+        self._dump = None
+        if self._state.phase is Phase.DUMPING:
+            self._feed(on.StacksDumped(accounts))
+
+    def _abandon_restore(self, decision: do.AbandonRestore) -> None:
+        self._persistence.abandon_restore(decision.tier)
+
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
         self._witness.before_kill()
@@ -398,7 +483,7 @@ class Supervisor:
         told = f"; {len(incident.others)} other ranks failed after it" if incident.others else ""
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "
-            f"{failure.failure_class.value} ({failure.text.splitlines()[0]}){told} → {incident.remedy}; see {place}"
+            f"{failure.failure_class.value} ({failure.told}){told} → {incident.remedy}; see {place}"
         )
 
     def _end_run(self, decision: do.EndRun) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from resilient.policy import events as on
@@ -35,7 +35,12 @@ class Persistence:
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
+        durations: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        """Nothing is done yet.
+
+        :param durations: says what the run's phases are known to take, to be written into each snapshot.
+        """
         self._spec = spec
         self._memory = memory
         self._drain = drain
@@ -50,6 +55,7 @@ class Persistence:
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
+        self._durations = durations
 
     @property
     def memory_is_durable(self) -> bool:
@@ -93,6 +99,13 @@ class Persistence:
         else:
             self._drain.restore(step, slots, sequence)
 
+    def abandon_restore(self, tier: on.Tier) -> None:
+        """Whoever was asked to restore stands still: another one will do it."""
+        if tier is on.Tier.REMOTE and self._remote is not None:
+            self._remote.abandon_restore()
+        else:
+            self._drain.abandon_restore()
+
     def persist_held(self, round_number: int) -> None:
         """Have everything written to disk that the workers, or a flush, hold for that."""
         if self._remote is not None:
@@ -106,6 +119,7 @@ class Persistence:
                 "round": max(round_number, 0),
                 "parent": self.identity,
                 "versions": dict(self._spec.versions),
+                "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
                 "retention": asdict(self._spec.retention),
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
@@ -230,7 +244,7 @@ class Persistence:
             self.identity = answer.identity
             self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
             self._memory.keep_only(answer.step)
-            return on.SnapshotRestored(answer.step)
+            return on.SnapshotRestored(answer.step, durations=answer.durations)
         elif isinstance(answer, RestoreFailed):
             self._console.say(f"snapshot of step {answer.step} could not be loaded: {answer.problem}")
             return on.RestoreFailed(answer.step, answer.problem)

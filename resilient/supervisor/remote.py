@@ -92,6 +92,10 @@ class RemoteCopies:
         """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went."""
         self._uploads.restore(step, slots, sequence)
 
+    def abandon_restore(self) -> None:
+        """End an uploader that does not answer."""
+        self._uploads.abandon_restore()
+
     # --- what is to be uploaded
 
     def in_use(self) -> tuple[int, ...]:
@@ -220,7 +224,7 @@ class RemoteCopies:
             self._console.say(
                 f"step {answer.step} verified and loaded from {self._settings.url} in {answer.seconds:.2f} s"
             )
-            return on.SnapshotRestored(answer.step, on.Tier.REMOTE)
+            return on.SnapshotRestored(answer.step, on.Tier.REMOTE, answer.durations)
         if isinstance(answer, Rejected):
             self._known.pop(answer.step, None)
             self._damaged += 1

@@ -104,7 +104,13 @@ class Uploader:
                 reasons.append(f"{error.problem} ({kept})")
                 continue
             seconds = round(time.monotonic() - began, 6)
-            return {"event": "restored", "step": step, "identity": manifest.identity, "seconds": seconds}
+            return {
+                "event": "restored",
+                "step": step,
+                "identity": manifest.identity,
+                "seconds": seconds,
+                "durations": dict(manifest.durations),
+            }
         reason = "; ".join(reasons) or "it is no longer there, or damaged"
         return {"event": "rejected", "step": step, "reason": reason, "kept_as": "it was"}
 

@@ -134,6 +134,14 @@ class Uploads:
         self._queue.appendleft({"op": "restore", "step": step, "slots": paths, "sequence": sequence})
         self._send()
 
+    def abandon_restore(self) -> None:
+        """End an uploader that does not answer. Its restore is forgotten; what it was to send, the next one will."""
+        if self._up:
+            self._stop()
+        self._queue = deque(request for request in self._queue if request["op"] != "restore")
+        if self._queue:
+            self._send()
+
     def abandon(self) -> None:
         """Forget all requests; what has been uploaded so far lies there."""
         if self._queue and self._up:
@@ -155,7 +163,7 @@ class Uploads:
             body = {name: value for name, value in message.items() if name not in {"event", "removed"}}
             return Uploaded(**body, removed=tuple(message["removed"]))
         if event == "restored":
-            return Restored(message["step"], message["identity"], message["seconds"])
+            return Restored(message["step"], message["identity"], message["seconds"], message["durations"])
         if event == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
         return _failed(message, message["problem"], lost=message["lost"])

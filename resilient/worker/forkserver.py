@@ -33,6 +33,7 @@ from resilient.protocol.parent import (
 )
 from resilient.protocol.scratch import use_scratch
 from resilient.worker.bootstrap import become_worker, run_script
+from resilient.worker.stacks import answer_with_stacks
 
 
 class Forkserver:
@@ -130,6 +131,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    answer_with_stacks()  # what is imported below may hang as well
     adopt_orphans()
     die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)

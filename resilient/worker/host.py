@@ -74,7 +74,18 @@ class Host(Protocol):
         """The schedule has chosen another interval."""
         ...
 
+    ranks: int
+    """How many processes train together."""
+
+    def own_time(self, steps: int, data: float, compute: float) -> None:
+        """What a step takes of this rank's own time, smoothed, in seconds; measured ``steps`` times."""
+        ...
+
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
+
+    def name_phase(self, name: str) -> None:
+        """What ``WorkerPhase.NAMED`` stands for from the next beat on."""
+        ...
 
     def attached(self, start_step: int) -> None: ...
 
@@ -106,6 +117,7 @@ class SupervisedHost:
         if self._board.has_flag(Flag.ATTACHED):
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
+        self.ranks = environment.world_size
         self._refused: set[str] = set()
         spill = Spill(RunPaths(Path(plan.run_root)).memory, lambda message: _say(f"WARNING: {message}"))
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
@@ -146,6 +158,14 @@ class SupervisedHost:
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         self._board.beat(phase, step)
+
+    def name_phase(self, name: str) -> None:
+        self._board.name_phase(name)
+
+    def own_time(self, steps: int, data: float, compute: float) -> None:
+        self._board[Word.OWN_DATA] = round(data * 1e6)
+        self._board[Word.OWN_COMPUTE] = round(compute * 1e6)
+        self._board[Word.OWN_STEPS] = steps
 
     def attached(self, start_step: int) -> None:
         self._board[Word.START_STEP] = start_step
@@ -189,6 +209,7 @@ class StandaloneHost:
 
     writes_growing = False
     group: Group | None = None
+    ranks = 1
 
     def __init__(self, paths: RunPaths, settings: SnapshotSettings, retention: RetentionSettings) -> None:
         paths.create()
@@ -249,6 +270,12 @@ class StandaloneHost:
 
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
         """Nobody watches."""
+
+    def name_phase(self, name: str) -> None:
+        """Nobody watches."""
+
+    def own_time(self, steps: int, data: float, compute: float) -> None:
+        """There is nobody to compare with."""
 
     def attached(self, start_step: int) -> None:
         if start_step:

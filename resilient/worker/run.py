@@ -10,17 +10,19 @@ from typing import Any
 
 from resilient.errors import StorageFull, UsageError
 from resilient.protocol.arena import Slot
-from resilient.protocol.board import Command, WorkerPhase
+from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.group import Group
 from resilient.worker.host import Host
 from resilient.worker.overlap import Copier, Trust
+from resilient.worker.own_work import OwnWork
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
+_RESERVED = frozenset({"startup", "step", "stopping", "finished"})  # what the run itself is in
 
 
 class Run:
@@ -61,8 +63,9 @@ class Run:
         self._memory_due = False
         self._durable_due = False
         self._durable_step: int | None = None
-        self._phase = WorkerPhase.STEP
+        self._phase, self._phase_name = WorkerPhase.STEP, ""
         self._entered = False
+        self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
         self._copier = Copier()
         self._overlap = Trust(on=host.settings.overlap)
 
@@ -84,7 +87,7 @@ class Run:
         self._alignment.open()
         batches = self._data.batches(self._restore_random)
         while self.step < total and not self._asked_to_leave():
-            batch = next(batches)
+            batch = next(batches) if self._own_time is None else self._own_time.fetch(batches)
             self._beat(WorkerPhase.STEP)
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
@@ -105,21 +108,32 @@ class Run:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Declare that what happens inside is not a training step, so that it is not taken for a hang: ``"eval"``,
-        ``"save"``.
+        ``"save"``, or any other name. How long it may take is learned for each name, so use few of them:
+        ``run.phase("generate")``, not one with the step's number in it.
 
         A snapshot that is still being copied is waited for, so that parameters may be exchanged inside, as averages
         and schedule-free optimizers do for evaluation.
         """
-        if name not in _PHASES:
-            raise UsageError(f"run.phase({name!r}) is not known", f"use one of {', '.join(sorted(_PHASES))}")
+        if not name or name in _RESERVED or len(name.encode()) > PHASE_NAME_BYTES or not name.isprintable():
+            raise UsageError(
+                f"run.phase({name!r}) cannot be the name of a phase",
+                f"use a word of at most {PHASE_NAME_BYTES} bytes, other than {', '.join(sorted(_RESERVED))}",
+            )
         self._wait_for_copy()
-        outer, self._phase = self._phase, _PHASES[name]
-        self._beat(self._phase)
+        outer = self._phase, self._phase_name
+        self._enter(_PHASES.get(name, WorkerPhase.NAMED), name)
         try:
             yield
         finally:
-            self._phase = outer
-            self._beat(outer)
+            self._enter(*outer)
+
+    def _enter(self, phase: WorkerPhase, name: str) -> None:
+        self._phase, self._phase_name = phase, name
+        if self._own_time is not None:
+            self._own_time.counts = phase is WorkerPhase.STEP
+        if phase is WorkerPhase.NAMED:
+            self._host.name_phase(name)
+        self._beat(phase)
 
     def _beat(self, phase: WorkerPhase) -> None:
         """Until the first step is complete everything is start-up: it may compile for minutes."""
@@ -178,6 +192,8 @@ class Run:
             self._alignment.kept_waiting(step)
         if (chosen := self._schedule.chosen()) is not None:
             self._host.interval_chosen(chosen)
+        if self._own_time is not None:
+            self._host.own_time(*self._own_time.of_step())
         self._host.beat(WorkerPhase.STEP, step)
 
     def _leaves(self, *, asked: bool) -> bool:
@@ -196,7 +212,7 @@ class Run:
         self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
         self._memory_due |= self._schedule.memory_due(step)
 
-    def _enter(self, group: Group, step: int) -> None:
+    def _enter_step(self, group: Group, step: int) -> None:
         """The ranks go on to ``step``; rank 0 says what will be due after it."""
         if group.leads:
             durable = self._schedule.due(step, self._host.snapshots_asked())
@@ -209,7 +225,7 @@ class Run:
         asked = self._host.command() is Command.LEAVE
         if not self._alignment.aligned or not self._leaves(asked=asked):
             if self._group is not None:
-                self._enter(self._group, self.step + 1)
+                self._enter_step(self._group, self.step + 1)
             return False
         self.left_early = True
         self._alignment.close()

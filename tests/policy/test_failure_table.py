@@ -195,6 +195,11 @@ DATA = [
     ),
 ]
 TRANSIENT_IO = [
+    raised(
+        "DistNetworkError",
+        "The server socket has failed to listen on any local network address. port: 29500, useIpv6: false, code: -98, "
+        "name: EADDRINUSE, message: address already in use",
+    ),
     raised("ConnectionResetError", "[Errno 104] Connection reset by peer"),
     raised("OSError", "[Errno 116] Stale file handle: '/nfs/data/shard-00012.tar'"),
     raised(

@@ -9,16 +9,20 @@ from dataclasses import replace
 import pytest
 
 from resilient.errors import ConfigurationError, ExitCode
+from resilient.policy.culprit import Condition, RankAccount
 from resilient.policy.decisions import (
+    AbandonRestore,
     AskWorkers,
     Decision,
     DiscardMemory,
+    DumpStacks,
     EndRun,
     FlushMemory,
     KillWorkers,
     LaunchRound,
     ListSnapshots,
     RecordIncident,
+    ReportStraggler,
     RestoreSnapshot,
     SignalWorkers,
 )
@@ -27,11 +31,13 @@ from resilient.policy.events import (
     FlushEnded,
     Incident,
     LaunchFailed,
+    OwnTimesSeen,
     RestoreFailed,
     RunOpened,
     SnapshotRejected,
     SnapshotRestored,
     SnapshotsListed,
+    StacksDumped,
     StopKind,
     StopRequested,
     Tick,
@@ -44,6 +50,7 @@ from resilient.policy.hang import HangSettings
 from resilient.policy.machine import TABLE, Row, UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import Phase, PolicySettings, RunState, StopSettings
+from resilient.policy.stragglers import OwnTime, StragglerSettings
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
 SEGFAULT = Failure(FailureClass.CRASH, "SIGSEGV")
@@ -100,6 +107,11 @@ def running(*, step: int = 10, **settings: object) -> Story:
 
 def incident_in(decisions: Sequence[Decision]) -> Incident:
     (found,) = [decision.incident for decision in decisions if isinstance(decision, RecordIncident)]
+    return found
+
+
+def kill_in(decisions: Sequence[Decision]) -> KillWorkers:
+    (found,) = [decision for decision in decisions if isinstance(decision, KillWorkers)]
     return found
 
 
@@ -397,20 +409,129 @@ def test_a_worker_that_is_signalled_alone_for_ever_without_a_step_between_is_giv
 WATCHFUL = HangSettings(startup_seconds=100.0, min_seconds=5.0, factor=2.0, phase_seconds=30.0)
 
 
-def test_a_silent_group_is_killed_and_relaunched() -> None:
+def noticed(story: Story) -> Incident:
+    """What this round is known to have failed of; it is recorded when the group is gone."""
+    assert story.state.failure is not None
+    return story.state.failure
+
+
+def hanging(*, ranks: int = 1) -> Story:
+    """A group of which rank 0 has come to step 12 and every other to step 10; the latter are over their limit."""
+    story = running(step=10, ranks=ranks, hang=WATCHFUL)
+    story.steps(11, 12)
+    if ranks > 1:
+        story.on(WorkerProgressed(0, 12), at=5.0)
+    decisions = story.on(Tick(), at=5.1)
+    assert decisions == (DumpStacks(1, tuple(range(ranks)), tuple(range(1, ranks)) or (0,), by=7.1),)
+    assert story.phase is Phase.DUMPING
+    return story
+
+
+def test_the_stacks_of_a_silent_group_are_written_before_it_is_killed_and_relaunched() -> None:
     story = running(step=10, ranks=2, hang=WATCHFUL)
-    story.steps(11, rank=0)
     assert story.on(Tick(), at=5.0) == ()
-    story.on(WorkerProgressed(0, 12), at=5.0)
-    assert kinds(story.on(Tick(), at=5.1)) == [KillWorkers]
+    story = hanging(ranks=2)
+    assert story.on(Tick(), at=5.2) == ()
+    decisions = story.on(StacksDumped((RankAccount(0, waits=True), RankAccount(1, where="load (train.py:41)"))))
+    assert kinds(decisions) == [KillWorkers]
+    assert "rank 1 hangs: no progress in phase step, in load (train.py:41)" in kill_in(decisions).reason
     assert story.phase is Phase.CLEARING
     assert story.on(Tick(), at=50.0) == ()
     assert story.lose(KILLED, 12, rank=0) == ()
     decisions = story.lose(KILLED, 10, rank=1)
     assert kinds(decisions) == [RecordIncident, ListSnapshots]
     found = incident_in(decisions)
-    assert (found.rank, found.failure) == (1, Failure(FailureClass.HANG, "no progress in phase step"))
+    assert (found.number, found.rank) == (1, 1)
+    assert found.failure == Failure(FailureClass.HANG, "no progress in phase step")
+    assert found.failure.where == "load (train.py:41)"
     assert story.state.history.rounds[-1].failure.failure_class is FailureClass.HANG
+
+
+def test_stacks_that_nobody_writes_are_not_waited_for() -> None:
+    story = hanging(ranks=2)
+    assert story.on(Tick(), at=9.0) == ()
+    assert kinds(story.on(Tick(), at=9.2)) == [KillWorkers]
+    assert noticed(story).rank == 1
+
+
+def test_without_stacks_a_hung_group_is_killed_at_once() -> None:
+    story = running(hang=replace(WATCHFUL, stack_seconds=0.0))
+    assert kinds(story.on(Tick(), at=5.1)) == [KillWorkers]
+    assert story.phase is Phase.CLEARING
+
+
+def test_a_stopped_rank_is_named_with_the_reason() -> None:
+    story = hanging(ranks=3)
+    story.on(StacksDumped((RankAccount(1), RankAccount(2, Condition.STOPPED))))
+    assert noticed(story).rank == 2
+    assert noticed(story).failure.signature == "no progress in phase step: stopped by a signal (SIGSTOP)"
+
+
+def test_where_no_rank_can_be_named_the_group_is() -> None:
+    story = running(step=10, ranks=4, hang=WATCHFUL)
+    assert isinstance(story.on(Tick(), at=5.1)[0], DumpStacks)
+    decisions = story.on(StacksDumped(tuple(RankAccount(rank, waits=True) for rank in range(4))))
+    assert noticed(story).rank is None
+    assert kill_in(decisions).reason.startswith("the group of 4 hangs")
+
+
+def test_a_rank_that_moves_on_while_its_stack_is_written_is_forgiven() -> None:
+    story = hanging(ranks=2)
+    assert story.on(WorkerProgressed(1, 11), at=6.0) == ()
+    decisions = story.on(StacksDumped((RankAccount(0), RankAccount(1))))
+    assert kinds(decisions) == [RecordIncident]
+    assert "moved on" in incident_in(decisions).remedy
+    assert story.phase is Phase.RUNNING
+    assert story.state.failure is None
+    assert story.on(Tick(), at=6.1) == ()
+    assert story.state.incidents == 1, "the stacks that were written are this incident's"
+    assert not story.state.history.rounds
+
+
+def test_a_group_is_not_forgiven_while_one_of_it_stays_silent() -> None:
+    story = running(ranks=3, hang=WATCHFUL)
+    story.on(Tick(), at=5.1)
+    story.on(WorkerProgressed(0, 11), at=6.0)
+    story.on(WorkerProgressed(1, 11), at=6.0)
+    assert kinds(story.on(StacksDumped())) == [KillWorkers]
+    assert noticed(story).rank == 2
+
+
+def test_a_slow_start_that_ends_while_stacks_are_written_goes_on_as_running() -> None:
+    story = Story(PolicySettings(hang=WATCHFUL))
+    story.on(RunOpened())
+    story.launch()
+    story.on(Tick(), at=100.1)
+    story.on(WorkerProgressed(0, 1), at=100.2)
+    story.on(StacksDumped())
+    assert story.phase is Phase.RUNNING
+
+
+def test_a_rank_that_dies_while_stacks_are_written_is_what_the_others_waited_for() -> None:
+    story = hanging(ranks=2)
+    assert kinds(story.lose(SEGFAULT, 10, rank=1)) == [KillWorkers]
+    assert story.phase is Phase.CLEARING
+    decisions = story.lose(KILLED, 12, rank=0)
+    assert kinds(decisions) == [RecordIncident, ListSnapshots]
+    found = incident_in(decisions)
+    assert (found.number, found.rank, found.failure) == (1, 1, SEGFAULT)
+
+
+def test_who_asks_to_stop_while_stacks_are_written_does_not_wait_for_them() -> None:
+    story = hanging(ranks=2)
+    assert kinds(story.on(PREEMPT)) == [KillWorkers]
+    assert story.phase is Phase.CLEARING
+    story.lose(KILLED, 12, rank=0)
+    decisions = story.lose(KILLED, 10, rank=1)
+    assert kinds(decisions) == [RecordIncident, RecordIncident, FlushMemory]
+
+
+def test_a_group_that_has_moved_on_is_asked_to_stop_like_any_other() -> None:
+    story = hanging(ranks=2)
+    story.on(WorkerProgressed(1, 11), at=6.0)
+    decisions = story.on(PREEMPT)
+    assert kinds(decisions) == [RecordIncident, AskWorkers, RecordIncident]
+    assert story.phase is Phase.STOPPING
 
 
 def test_a_start_that_takes_too_long_is_a_hang() -> None:
@@ -418,14 +539,63 @@ def test_a_start_that_takes_too_long_is_a_hang() -> None:
     story.on(RunOpened(), at=50.0)
     story.launch()
     assert story.on(Tick(), at=150.0) == ()
-    assert kinds(story.on(Tick(), at=150.1)) == [KillWorkers]
+    assert kinds(story.on(Tick(), at=150.1)) == [DumpStacks]
+    assert kinds(story.on(StacksDumped((RankAccount(0, Condition.MISSING),)))) == [KillWorkers]
+    assert "not there yet" in noticed(story).failure.signature
 
 
 def test_a_declared_evaluation_may_take_longer_than_a_step() -> None:
     story = running(hang=WATCHFUL)
     story.on(WorkerProgressed(0, 10, "eval"))
     assert story.on(Tick(), at=30.0) == ()
-    assert kinds(story.on(Tick(), at=30.1)) == [KillWorkers]
+    assert kinds(story.on(Tick(), at=30.1)) == [DumpStacks]
+
+
+def test_what_was_learned_outlives_the_round_and_the_supervisor() -> None:
+    story = running(step=1, hang=WATCHFUL)
+    for number in range(2, 5):
+        story.on(WorkerProgressed(0, number), at=20.0 * number)
+    story.lose(KILLED, 4)
+    story.launch(memory=4)
+    story.on(WorkerProgressed(0, 5), at=story.now + 1.0)
+    limit = story.state.watches[0].limit(WATCHFUL)
+    assert limit >= 40.0
+
+    successor = Story(PolicySettings(hang=WATCHFUL))
+    successor.on(RunOpened(durations=story.state.durations))
+    successor.launch(memory=5)
+    successor.on(WorkerProgressed(0, 6), at=1.0)
+    assert successor.state.watches[0].limit(WATCHFUL) == limit
+
+
+def test_another_machine_learns_from_the_snapshot_what_it_has_not_seen_itself() -> None:
+    story = Story(PolicySettings(hang=WATCHFUL))
+    story.on(RunOpened(durations={"step": 7.0}))
+    story.on(SnapshotsListed(None, (5,)))
+    story.on(SnapshotRestored(5, Tier.LOCAL, {"step": 9.0, "eval": 40.0}), at=3.0)
+    assert story.state.learned == {"step": 7.0, "eval": 40.0, "restore from local": 3.0}
+
+
+def test_a_restore_that_is_never_answered_is_ended_and_tried_again() -> None:
+    story = Story(PolicySettings(hang=WATCHFUL))
+    story.on(RunOpened())
+    for attempt in range(2):
+        story.on(SnapshotsListed(None, (5,)))
+        assert story.on(Tick(), at=story.now + 30.0) == ()
+        decisions = story.on(Tick(), at=story.now + 0.1)
+        assert decisions == (AbandonRestore(5, Tier.LOCAL), ListSnapshots()), attempt
+    story.on(SnapshotsListed(None, (5,)))
+    end = ending(story.on(Tick(), at=story.now + 30.1)[1:])
+    assert end.exit_code is ExitCode.NO_SNAPSHOT
+    assert "no answer" in end.diagnosis
+
+
+def test_how_long_a_restore_may_take_is_learned() -> None:
+    story = Story(PolicySettings(hang=WATCHFUL))
+    story.on(RunOpened(durations={"restore from local": 40.0}))
+    story.on(SnapshotsListed(None, (5,)))
+    assert story.on(Tick(), at=80.0) == ()
+    assert story.on(Tick(), at=80.1) == (AbandonRestore(5, Tier.LOCAL), ListSnapshots())
 
 
 def test_a_rank_that_has_left_cannot_hang() -> None:
@@ -439,6 +609,7 @@ def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
     story = running(hang=WATCHFUL, step=10)
     for round_number in range(3):
         story.on(Tick(), at=story.now + 1000.0)
+        story.on(StacksDumped((RankAccount(0, where=f"train (train.py:{round_number})"),)))
         decisions = story.lose(KILLED, 10)
         if round_number < 2:
             if story.phase is Phase.WAITING:
@@ -446,7 +617,30 @@ def test_hanging_at_the_same_step_again_and_again_stops_the_run() -> None:
             story.launch(memory=10)
             story.steps(10)
     assert kinds(decisions) == [RecordIncident, FlushMemory]
-    assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.HUNG
+    end = ending(story.on(FlushEnded(10)))
+    assert end.exit_code is ExitCode.HUNG
+    assert "train (train.py:2)" in end.diagnosis
+
+
+# --- stragglers
+
+
+def test_a_straggler_is_reported_once_in_a_round_and_changes_nothing_else() -> None:
+    story = running(ranks=2, stragglers=StragglerSettings(steps=5))
+
+    def said(step: int) -> tuple[Decision, ...]:
+        return story.on(OwnTimesSeen({0: OwnTime(step, 0.0, 0.1), 1: OwnTime(step, 0.3, 0.1)}))
+
+    decisions = [decision for step in range(20) for decision in said(step)]
+    assert [type(decision) for decision in decisions] == [ReportStraggler]
+    assert isinstance(decisions[0], ReportStraggler)
+    assert (decisions[0].straggler.rank, decisions[0].straggler.step) == (1, 5)
+    assert story.phase is Phase.RUNNING
+    story.lose(KILLED, 10)
+    story.lose(KILLED, 10, rank=1)
+    story.launch(memory=10)
+    story.steps(11)
+    assert [type(decision) for step in range(20) for decision in said(step)] == [ReportStraggler]
 
 
 # --- stopping

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from resilient.errors import ExitCode
+from resilient.policy.culprit import Condition, RankAccount
 from resilient.policy.decisions import (
+    AbandonRestore,
     AskWorkers,
     Decision,
     DiscardMemory,
+    DumpStacks,
     EndRun,
     FlushMemory,
     KillWorkers,
@@ -36,6 +39,7 @@ from resilient.policy.events import (
     SnapshotRejected,
     SnapshotRestored,
     SnapshotsListed,
+    StacksDumped,
     StopKind,
     StopRequested,
     Tick,
@@ -84,6 +88,7 @@ class Shell(RuleBasedStateMachine):
         self.rejected: set[int] = set()  # steps whose local copy was rejected once
         self.restoring: RestoreSnapshot | None = None
         self.flushing = False
+        self.dumps: list[DumpStacks] = []
         self.rounds: list[int] = []
         self.ends: list[EndRun] = []
         self.incidents: list[int] = []
@@ -121,8 +126,8 @@ class Shell(RuleBasedStateMachine):
             self.restoring, self.memory = decision, None
         elif isinstance(decision, LaunchRound):
             self.launch(decision)
-        elif isinstance(decision, KillWorkers):
-            self.killed = True
+        elif isinstance(decision, (AbandonRestore, DumpStacks, KillWorkers)):
+            self.carry_out_on_hang(decision)
         elif isinstance(decision, FlushMemory):
             assert not self.live, "what is flushed must not change any more"
             self.flushing = True
@@ -137,6 +142,17 @@ class Shell(RuleBasedStateMachine):
         else:
             assert isinstance(decision, (AskWorkers, SignalWorkers))
             assert self.stop_requested
+
+    def carry_out_on_hang(self, decision: AbandonRestore | DumpStacks | KillWorkers) -> None:
+        if isinstance(decision, AbandonRestore):
+            assert self.restoring is not None
+            self.restoring = None
+        elif isinstance(decision, DumpStacks):
+            assert set(decision.hung) <= set(decision.ranks) == self.live
+            assert decision.number not in self.incidents, "the number is one that no incident has yet"
+            self.dumps.append(decision)
+        else:
+            self.killed = True
 
     def launch(self, launch: LaunchRound) -> None:
         assert not self.live, "nothing is relaunched before every worker of the round is gone"
@@ -229,6 +245,13 @@ class Shell(RuleBasedStateMachine):
     def worker_leaves_as_asked(self, data: st.DataObject) -> None:
         self.leave(data.draw(st.sampled_from(sorted(self.live))), None)
 
+    @precondition(lambda self: self.state.phase is Phase.DUMPING)
+    @rule(data=st.data(), condition=st.sampled_from(Condition))
+    def stacks_are_written(self, data: st.DataObject, condition: Condition) -> None:
+        rank = data.draw(st.sampled_from(self.dumps[-1].ranks))
+        self.feed(StacksDumped((RankAccount(rank, condition, "train (train.py:1)"),)))
+        assert self.state.phase is not Phase.DUMPING, "it goes on from there at once"
+
     @precondition(lambda self: self.live and self.killed)
     @rule()
     def killed_workers_are_gone(self) -> None:
@@ -305,6 +328,7 @@ class Shell(RuleBasedStateMachine):
 
     @invariant()
     def a_group_that_is_cleared_has_been_killed(self) -> None:
+        assert (self.state.phase is Phase.DUMPING) <= (self.state.dumping is not None)
         if self.state.phase is Phase.CLEARING:
             assert self.killed
 

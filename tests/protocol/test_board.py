@@ -181,3 +181,11 @@ def test_a_new_board_replaces_an_old_one(ours: Board, theirs: Board) -> None:
 
 def test_the_board_is_readable_by_its_owner_alone(ours: Board) -> None:
     assert ours.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["generate", "x", "é" * 16, "x" * 32])
+def test_the_name_of_a_phase_arrives_whole_and_without_the_one_before(ours: Board, theirs: Board, name: str) -> None:
+    theirs.name_phase("a name that is a bit longer")
+    theirs.name_phase(name)
+    assert ours.phase_name == name
+    assert (ours[Word.OWN_STEPS], ours[Word.BEATS], ours[Word.COMMAND]) == (0, 0, 0), "its neighbours are as they were"

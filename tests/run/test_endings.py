@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -67,6 +68,8 @@ def test_more_steps_resume_a_finished_run(workspace: Workspace) -> None:
     assert case.finish("train.steps=30", "run.allow_drift=true") == 0, case.output()
     assert len(case.losses()) == 30
     assert case.journal("LaunchRound")[1]["step"] == 20
+    for known in (case.journal("RunOpened")[1], case.journal("SnapshotRestored")[0]):  # journal and manifest
+        assert {"startup", "step"} <= set(cast("dict[str, float]", known["durations"]))
 
 
 def test_hang_is_killed_and_relaunched(workspace: Workspace, reference: RunCase) -> None:

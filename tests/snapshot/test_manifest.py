@@ -36,6 +36,7 @@ MANIFEST = Manifest(
     files=(image_file(0), image_file(1, 3 * CHUNK)),
     metrics={"loss": 0.25, "lr": 0.5},
     versions={"python": "3.11"},
+    durations={"step": 0.5, "eval": 40.0},
 )
 
 
@@ -159,7 +160,8 @@ def test_another_format_or_version_is_refused(key: str, value: Any) -> None:
         pytest.param(lambda body: body.pop("files"), id="no files"),
         pytest.param(lambda body: body.update(files=3), id="files is a number"),
         pytest.param(lambda body: body.update(files=[3]), id="a file is a number"),
-        pytest.param(lambda body: body.update(unknown=1), id="unknown field"),
+        pytest.param(lambda body: body.update(durations=[]), id="durations is a list"),
+        pytest.param(lambda body: body["durations"].update(eval="long"), id="duration is text"),
         pytest.param(lambda body: body.update(metrics=[]), id="metrics is a list"),
         pytest.param(lambda body: body["metrics"].update(loss="low"), id="metric is text"),
         pytest.param(lambda body: body["metrics"].update(loss=None), id="metric is null"),
@@ -183,3 +185,11 @@ def test_a_malformed_manifest_is_refused_though_its_checksum_is_right(
 def test_a_manifest_too_large_to_be_one_is_not_even_parsed() -> None:
     with pytest.raises(SnapshotCorrupt, match="no manifest"):
         Manifest.from_bytes(bytes((64 << 20) + 1))
+
+
+def test_a_manifest_from_before_durations_were_kept_is_read() -> None:
+    assert Manifest.from_bytes(forged(lambda body: body.pop("durations"))) == replace(MANIFEST, durations={})
+
+
+def test_what_a_later_release_has_added_is_passed_over() -> None:
+    assert Manifest.from_bytes(forged(lambda body: body.update(unknown=1))) == MANIFEST

@@ -66,3 +66,12 @@ def test_a_round_counts_from_when_it_was_decided_on() -> None:
     entries = [entry(0, "LaunchRound", source=None, round=0), entry(1, "LaunchRound", source="memory", round=1)]
     assert read_history(entries).last_round == 1
     assert read_history([]).last_round == -1
+
+
+def test_the_latest_durations_of_phases_are_what_is_known() -> None:
+    notes = [
+        {"time": 1.0, "name": "phase durations", "durations": {"step": 0.5}},
+        {"time": 2.0, "name": "phase durations", "durations": {"step": 0.25, "eval": 9, "odd": "?"}},
+    ]
+    assert read_history(notes).durations == {"step": 0.25, "eval": 9.0}
+    assert read_history([{"time": 1.0, "name": "phase durations", "durations": None}]).durations == {}

@@ -52,7 +52,9 @@ class Bench:
         spec = RunSpec(self.paths, WorkerSettings(script="train.py"), snapshot, PolicySettings())
         self.console = Console(io.StringIO(), self.text)
         parts: dict[str, Any] = {"memory": self.memory, "drain": self.drain, "journal": self.journal}
-        self.persistence = Persistence(spec, **parts, console=self.console, clock=time.monotonic)
+        self.durations: dict[str, float] = {}
+        known: Any = {"clock": time.monotonic, "durations": lambda: self.durations}
+        self.persistence = Persistence(spec, **parts, console=self.console, **known)
         self.persistence.adopt()
 
     def image(self, step: int, size: int = SIZE, *, hold: bool = False) -> None:
@@ -338,3 +340,36 @@ def test_what_memory_holds_stays_until_the_snapshot_from_disk_is_sound(make: Cal
     newest = bench.memory.arenas[0].newest()
     assert newest is not None
     assert newest.info().step == 50
+
+
+def _restored(bench: Bench, step: int) -> on.Event:
+    bench.persistence.restore(step)
+    while True:
+        bench.drain.connection.settimeout(30)
+        if (event := bench.persistence.receive()) is not None:
+            return event
+
+
+def test_what_phases_take_goes_with_the_snapshot_and_comes_back_with_it(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.durations = {"step": 0.25, "eval": 40.0}
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    assert _restored(bench, 9) == on.SnapshotRestored(9, durations={"step": 0.25, "eval": 40.0})
+
+
+def test_a_drain_that_stands_still_over_a_restore_is_replaced_and_nothing_that_was_to_be_written_is_lost(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.image(9, hold=True)
+    bench.until(lambda: bench.persistence.durable == 9)
+    stuck = bench.drain.pid
+    os.kill(stuck, signal.SIGSTOP)
+    bench.persistence.restore(9)
+    bench.image(10, hold=True)
+    bench.persistence.persist_held(0)
+    bench.persistence.abandon_restore(on.Tier.LOCAL)
+    bench.until(lambda: bench.persistence.durable == 10)
+    assert bench.drain.pid != stuck
+    assert isinstance(_restored(bench, 9), on.SnapshotRestored)

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from resilient.protocol.board import Command
+from resilient.errors import UsageError
+from resilient.protocol.board import Command, WorkerPhase
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
@@ -148,6 +149,49 @@ def test_parameters_may_be_exchanged_for_an_evaluation(benches: Benches) -> None
                 bench.hold.clear()
     assert bench.durable() == [2, 4, 6]
     bench.assert_all_as_at_their_steps()
+
+
+class Watched(AskedToLeave):
+    """Keeps what a supervisor would see."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: list[str] = []
+        self.named = ""
+
+    def name_phase(self, name: str) -> None:
+        self.named = name
+
+    def beat(self, phase: WorkerPhase, step: int | None = None) -> None:
+        self.seen.append(self.named if phase is WorkerPhase.NAMED else phase.name.lower())
+
+
+def test_phases_may_have_any_name_and_lie_within_each_other(tmp_path: Path) -> None:
+    data, random = Counting(), GlobalRandomState()
+    host = Watched(RunPaths.of(str(tmp_path), "run"), SnapshotSettings(), RetentionSettings())
+    run = Run(host, {"position": data, "rng": random}, data, random)
+    for step, _ in run.steps(total=3):
+        if step == 1:
+            with run.phase("generate"):
+                pass
+            assert host.seen == [], "until the first step is complete, everything is start-up"
+        if step == 2:
+            host.seen.clear()
+            with run.phase("generate"):
+                with run.phase("eval"), run.phase("write samples"):
+                    pass
+                assert host.seen[-1] == "generate"
+            assert host.seen == [
+                *("generate", "evaluation", "write samples", "evaluation", "generate", "step"),
+            ]
+    host._wait_for_writer()
+    host.arena.close()
+
+
+@pytest.mark.parametrize("name", ["", "step", "startup", "finished", "stopping", "x" * 33, "é" * 17, "a\0b", "a\nb"])
+def test_a_name_that_cannot_be_a_phase_is_refused(benches: Benches, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a phase"), benches().run.phase(name):
+        pass
 
 
 def train_and_change_after(bench: Bench, steps: Sequence[int], total: int) -> None:
