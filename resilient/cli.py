@@ -105,6 +105,8 @@ def _train_one(composed: Composed) -> ExitCode:
         retention=config.retention,
         remote=config.remote,
         policy=PolicySettings(restarts=config.restarts, hang=config.hang, stop=config.stop),
+        logs=config.logs,
+        console=config.console,
         train=config.train,
         directory=Path.cwd(),
     )

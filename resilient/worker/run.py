@@ -14,6 +14,7 @@ from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.host import Host
+from resilient.worker.log_file import rotate_if_large
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
@@ -176,6 +177,7 @@ class Run:
         if (chosen := self._schedule.chosen()) is not None:
             self._host.interval_chosen(chosen)
         self._host.beat(WorkerPhase.STEP, step)
+        rotate_if_large()
 
     def _asked_to_leave(self) -> bool:
         if self._host.command() is not Command.LEAVE or not self._alignment.aligned:
