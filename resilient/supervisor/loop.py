@@ -35,6 +35,7 @@ from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.output import WorkerOutput
 from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.settings import FinishedBy
@@ -84,6 +85,7 @@ class Supervisor:
         self._clock = clock
         self._metrics = MetricsLog(spec.paths.metrics)
         self._state = RunState(settings=spec.policy)
+        self._recorder = Recorder(journal, self._state)
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
@@ -169,12 +171,11 @@ class Supervisor:
         if len(self._events) > 1:
             return  # we are called from a decision of an earlier event, whose loop below goes on with this one
         while self._events:
-            event, now, before = self._events[0], self._clock(), self._state.phase
-            self._state, decisions = decide(self._state, event, now)
-            if not isinstance(event, (on.Tick, on.WorkerProgressed)) or self._state.phase is not before:
-                self._journal.record("event", event, now)
+            event, now, before = self._events[0], round(self._clock(), 6), self._state.phase
+            after, decisions = decide(self._state, event, now)
+            self._recorder.record(event, now, self._state, after, decisions)
+            self._state = after
             for decision in decisions:
-                self._journal.record("decision", decision, now)
                 self._handlers[type(decision)](decision)
             if self._state.phase is not before and self._state.phase is not Phase.ENDED:
                 self._write_status(self._state.phase.value)
