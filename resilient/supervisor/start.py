@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
-from resilient.protocol.lock import RunLock
+from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.strays import MARK, kill_strays, mark
 from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -81,7 +82,8 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         signals = SignalQueue()
         stack.callback(signals.close)
         paths.create()
-        lock = RunLock(paths.lock, hostname())
+        strays: list[int] = []
+        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(_strays(paths)))
         stack.callback(lock.release)
         journal = _open_journal(paths)
         stack.callback(journal.close)
@@ -91,6 +93,9 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
+        if strays := [*strays, *_strays(paths)]:
+            console.say(f"killed what an earlier supervisor of this run had left: {', '.join(map(str, strays))}")
+            journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
         spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)
@@ -105,7 +110,8 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=spec.worker.env)
+        environment = {**spec.worker.env, MARK: mark(paths.identity(), Owner.current(hostname()))}
+        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=environment)
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)
@@ -131,6 +137,10 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
         console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
         memory.close()
     return exit_code
+
+
+def _strays(paths: RunPaths) -> list[int]:
+    return kill_strays(paths.identity(), hostname())
 
 
 def _open_journal(paths: RunPaths) -> Journal:

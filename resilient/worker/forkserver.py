@@ -96,7 +96,9 @@ class Forkserver:
             if rank is not None:
                 if not self._workers:
                     # what outlived its worker, which has made it ours
-                    kill_orphans(self._workers, _remove_torch_shared_memory)
+                    left = kill_orphans(self._workers, _remove_torch_shared_memory)
+                    if left:
+                        print(f"killed, but waiting for a disk or a device: {left}", file=sys.stderr, flush=True)
                 code = os.waitstatus_to_exitcode(status)
                 self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
 
