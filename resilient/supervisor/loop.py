@@ -33,17 +33,16 @@ from resilient.supervisor.history import RunHistory, read_history
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.output import WorkerOutput
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.round_logs import delete_old_rounds
+from resilient.supervisor.round_output import RoundOutput
 from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 from resilient.supervisor.uploads import Uploads
-from resilient.supervisor.view import View
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
@@ -92,8 +91,7 @@ class Supervisor:
         self._history = RunHistory()
         self._opened = clock()
         self._interval = 0
-        self._output: WorkerOutput | None = None
-        self._view: View | None = None
+        self._output = RoundOutput(spec, console, clock)
         self._beats: dict[int, int] = {}
         remote = None
         if uploads is not None:
@@ -135,6 +133,7 @@ class Supervisor:
         ending = self._state.ending
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
+        self._output.close()
         return ending.exit_code
 
     def _watch(self) -> selectors.BaseSelector:
@@ -231,7 +230,7 @@ class Supervisor:
                 self._beats[rank] = beats
                 phase = _PHASE_NAMES[WorkerPhase(board[Word.PHASE])]
                 self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
-        self._pass_on_output()
+        self._output.pass_on()
         self._pass_on_requests()
         self._note_interval()
         self._persistence.persist_held(self._state.round)
@@ -244,27 +243,6 @@ class Supervisor:
     def _collect_metrics(self) -> None:
         for rank, board in self._memory.boards.items():
             self._metrics.write([Entry(max(self._state.round, 0), rank, found) for found in board.collect_metrics()])
-
-    def _follow_output(self, round_number: int) -> None:
-        if self._output is not None:
-            self._output.close()
-        spec, clock = self._spec, self._clock
-        self._view = View(
-            self._console, spec.console, spec.policy.ranks, lambda rank: spec.paths.log(round_number, rank), clock
-        )
-        followed = {0, *self._view.ranks}  # rank 0's is read for more than the eye
-        self._output = WorkerOutput({rank: spec.paths.log(round_number, rank) for rank in sorted(followed)})
-
-    def _pass_on_output(self, ended: int | None = None) -> None:
-        """Show what the workers have printed; of a rank that has ended, all of it."""
-        if self._output is None or self._view is None:
-            return
-        for rank, line in self._output.read() if ended is None else self._output.read_to_end(ended):
-            self._view.show(rank, line)
-        if ended is None:
-            self._view.look(self._output.unfinished())
-        else:
-            self._view.ended(ended)
 
     def _pass_on_requests(self) -> None:
         """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
@@ -290,7 +268,7 @@ class Supervisor:
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
-        self._pass_on_output(report.rank)
+        self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
         step = board[Word.STEP]
@@ -352,7 +330,7 @@ class Supervisor:
         for rank in ranks:
             with suppress(FileNotFoundError):
                 paths.error_file(decision.round, rank).unlink()
-        self._follow_output(decision.round)
+        self._output.follow(decision.round)
         if deleted := delete_old_rounds(paths, self._spec.logs.keep_rounds):
             self._journal.write("note", "old logs deleted", self._clock(), rounds=deleted)
         self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
@@ -399,9 +377,7 @@ class Supervisor:
     def _record_incident(self, decision: do.RecordIncident) -> None:
         incident = decision.incident
         where = f"rank {incident.rank}" if incident.rank is not None else "run"
-        if incident.rank is not None and self._view is not None:
-            error = WorkerError.read(self._spec.paths.error_file(incident.round, incident.rank)) or WorkerError()
-            self._view.failed(incident.rank, error.traceback)
+        self._output.explain(incident)
         failure = incident.failure
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "

@@ -87,11 +87,11 @@ def test_nothing_outlives_its_round_when_worker_or_forkserver_die_or_the_run_is_
     first = zoo.animals(running)
     assert len(first) >= 13, first
     KillWorker().inject(running.target)
-    running.wait_for_step(15)
+    running.wait_for_step(10)
     assert not alive(first)
     second = zoo.animals(running)
     forkserver(running).kill()
-    running.wait_for_step(25)
+    running.wait_for_step(15)
     assert not alive(second)
     Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE, zoo.case.output()
@@ -107,7 +107,7 @@ def test_nothing_outlives_a_killed_supervisor_and_its_successor_kills_what_could
     KillSupervisor().inject(running.target)
     running.wait()
     assert not workspace.wait_until_alone()
-    running = zoo.case.start().wait_for_step(15)
+    running = zoo.case.start().wait_for_step(10)
     left, server = zoo.animals(running), forkserver(running)
     running.process.send_signal(signal.SIGSTOP)  # so that it cannot see the other die
     server.kill()

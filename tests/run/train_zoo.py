@@ -76,9 +76,9 @@ def main() -> None:
     loader: DataLoader[torch.Tensor] = DataLoader(list(data), batch_size=4, num_workers=1)  # type: ignore[arg-type]
     model = torch.nn.Linear(1, 1)
     run = resilient.attach(model=model, data=loader)
-    for _, batch in run.steps(total=60):
+    for _, batch in run.steps(total=40):
         run.report(loss=model(batch).sum())
-        time.sleep(0.05)
+        time.sleep(0.03)
 
 
 if __name__ == "__main__":

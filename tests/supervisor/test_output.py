@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient.errors import ConfigurationError
+from resilient.policy.events import Incident
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.state import PolicySettings
+from resilient.protocol.launch import WorkerError
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.settings import SnapshotSettings
 from resilient.supervisor.console import Console
 from resilient.supervisor.output import LineSplitter, LogFollower, WorkerOutput
 from resilient.supervisor.round_logs import failed_rounds, rounds_to_delete, set_aside_if_large
-from resilient.supervisor.settings import ConsoleSettings, LogSettings, Prefix
+from resilient.supervisor.round_output import RoundOutput
+from resilient.supervisor.settings import ConsoleSettings, LogSettings, Prefix, WorkerSettings
+from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.view import View
 
 
@@ -366,3 +374,34 @@ def test_descriptors_are_given_back(log: Path) -> None:
         list(output.read())
     output.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_rounds_output_is_shown_told_to_listeners_and_left_when_the_next_begins(tmp_path: Path) -> None:
+    paths = RunPaths.of(tmp_path, "run")
+    policy, snapshot, worker = PolicySettings(ranks=2), SnapshotSettings(), WorkerSettings(script="train.py")
+    out, heard = io.StringIO(), list[tuple[int, str]]()
+    console = Console(out, io.StringIO())
+    output = RoundOutput(RunSpec(paths, worker, snapshot, policy), console, lambda: 0.0)
+    output.listeners.append(lambda rank, line: heard.append((rank, line)))
+    output.pass_on()
+    for number in (0, 1):
+        paths.round_logs(number).mkdir(parents=True)
+        output.follow(number)
+        append(paths.log(number, 0), f"round {number}\nloss 1")
+        append(paths.log(number, 1), "not followed\n")
+        output.pass_on()
+        output.ended(0)
+    WorkerError(("ValueError",), "bad", "Traceback:\nValueError: bad\n").write(paths.error_file(1, 1))
+    output.explain(Incident(1, 1, 1, 5, Failure(FailureClass.APPLICATION, "ValueError: bad")))
+    output.explain(Incident(2, 1, None, 5, Failure(FailureClass.PREEMPTION, "asked to leave")))
+    output.close()
+    console.flush()
+    assert heard == [(0, "round 0"), (0, "loss 1"), (0, "round 1"), (0, "loss 1")]
+    assert out.getvalue().splitlines() == [
+        "[0] round 0",
+        "[0] loss 1",
+        "[0] round 1",
+        "[0] loss 1",
+        "[1] Traceback:",
+        "[1] ValueError: bad",
+    ]
