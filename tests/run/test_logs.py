@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from resilient.drill.faults import KillWorker
 from resilient.protocol.log_pieces import piece_numbers, piece_path
+from tests.mounts import fill, mounted
 from tests.run.harness import Workspace
 
 _TALKER = """
@@ -37,3 +38,20 @@ def test_logs_are_rotated_at_step_boundaries_and_the_terminal_follows(workspace:
     assert shown.count("a line to be seen") == 2, "once in each round"
     assert [line for line in shown if line.startswith("step")][-len(steps) :] == steps
     assert shown[-1] == "done"
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_print(workspace: Workspace) -> None:
+    script = workspace.directory / "talker.py"
+    script.write_text(_TALKER.replace('os.write(1, f"step {step}\\n".encode())', "").replace("0.02", "0.04"))
+    with mounted(workspace.directory / "small", "size=32m") as disk:
+        (workspace.directory / "runs").symlink_to(disk)
+        case = workspace.run("talker", f"worker.script={script}", "snapshot.every_steps=100")
+        running = case.start().wait_for_step(10)
+        ballast = fill(disk, but=0)
+        running.wait_for_step(25)
+        ballast.unlink()
+        assert running.wait() == 0, case.output()
+        assert case.incidents() == []
+        log = case.paths.log(0, 0).read_text()
+    assert "bytes of output are missing here: the disk was full" in log
+    assert log.endswith("done\n")
