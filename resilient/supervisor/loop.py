@@ -19,7 +19,6 @@ from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.interval import expected_failure_seconds
-from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
@@ -171,9 +170,7 @@ class Supervisor:
             return  # we are called from a decision of an earlier event, whose loop below goes on with this one
         while self._events:
             event, now, before = self._events[0], round(self._clock(), 6), self._state.phase
-            after, decisions = decide(self._state, event, now)
-            self._recorder.record(event, now, self._state, after, decisions)
-            self._state = after
+            self._state, decisions = self._recorder.decide(self._state, event, now)
             for decision in decisions:
                 self._handlers[type(decision)](decision)
             if self._state.phase is not before and self._state.phase is not Phase.ENDED:

@@ -15,6 +15,7 @@ from typing import Any
 
 from resilient.policy.decisions import Decision
 from resilient.policy.events import Event, RunOpened, Tick, WorkerProgressed
+from resilient.policy.machine import UnlistedTransition, decide
 from resilient.policy.state import RunState
 from resilient.supervisor.journal import Journal, plain
 
@@ -29,6 +30,20 @@ class Recorder:
         self._known = state
         self._settings = plain(state.settings)
         self._ticked: float | None = None
+
+    def decide(self, state: RunState, event: Event, now: float) -> tuple[RunState, tuple[Decision, ...]]:
+        """Let the core decide, and write it down.
+
+        :raises UnlistedTransition: the core has no answer; that is written down as well.
+        """
+        try:
+            after, decisions = decide(state, event, now)
+        except UnlistedTransition as error:
+            before = differences(self._known, state)
+            self._journal.write("event", type(event).__name__, now, data=plain(event), before=before, error=str(error))
+            raise
+        self.record(event, now, state, after, decisions)
+        return after, decisions
 
     def record(
         self, event: Event, now: float, before: RunState, after: RunState, decisions: Sequence[Decision]

@@ -29,7 +29,7 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings, HangWatch
-from resilient.policy.machine import decide
+from resilient.policy.machine import UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import PolicySettings, RunState
 from resilient.report.decoding import NotDecodable, decode
@@ -53,9 +53,7 @@ class Supervisor:
 
     def feed(self, event: Event, seconds: float = 0.0) -> Supervisor:
         self.now = round(self.now + seconds, 6)  # as the supervisor's clock, and the journal
-        after, decisions = decide(self.state, event, self.now)
-        self.recorder.record(event, self.now, self.state, after, decisions)
-        self.state = after
+        self.state, _ = self.recorder.decide(self.state, event, self.now)
         return self
 
     def start(self, step: int | None = None, *, last_round: int = -1) -> Supervisor:
@@ -298,6 +296,16 @@ def test_what_today_no_longer_foresees_is_a_difference_and_no_crash(path: Path) 
     supervisor.journal.write("event", "SnapshotsListed", supervisor.now, data={})
     (difference,) = again(path).differences
     assert "UnlistedTransition" in difference.problem
+
+
+def test_what_the_core_had_no_answer_to_is_in_the_journal(path: Path) -> None:
+    supervisor = Supervisor(path).start()
+    with pytest.raises(UnlistedTransition):
+        supervisor.recorder.decide(supervisor.state, SnapshotsListed(), supervisor.now)
+    assert "SnapshotsListed in phase starting" in entries(path)[-1]["error"]
+    found = again(path)
+    assert "SnapshotsListed in phase starting" in found.judged[-1].problem
+    assert not found.differences, "it has none today either"
 
 
 def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
