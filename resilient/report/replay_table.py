@@ -88,5 +88,5 @@ def _flat(data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in data.items():
         if isinstance(value, Mapping):
             yield from _flat(value)
-        elif value not in (None, "", [], False):
+        elif value is not False and value not in (None, "", []):
             yield key, value

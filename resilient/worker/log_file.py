@@ -177,6 +177,8 @@ def open_log(path: Path, *, most: int = 0, keep: int = 1) -> LogFile:
     _open = LogFile(path, most=most, keep=keep)
     _open.open()
     sys.stdout, sys.stderr = _text(LogStream(1, _open)), _text(LogStream(2, _open))
+    for name in ("stdout", "stderr"):  # what libraries fall back on
+        setattr(sys, f"__{name}__", getattr(sys, name))
     return _open
 
 

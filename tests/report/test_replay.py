@@ -325,6 +325,7 @@ def test_the_table_shows_the_difference_and_the_summary_counts(path: Path) -> No
     text = out.getvalue()
     assert "FlushMemory" in text
     assert "RunOpened" not in text
+    assert "WorkerExited(rank=0, step=5" in text
     assert "decides otherwise on 1." in text
     render(again(path), out, everything=True)
     assert "RunOpened" in out.getvalue()
