@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilient import __version__, snapshots_cli
+from resilient import __version__, replay_cli, snapshots_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     snapshots_cli.add_parsers(commands)
     drill.add_parser(commands)
+    replay_cli.add_parser(commands)
     return parser
 
 
@@ -113,6 +114,8 @@ def _train_one(composed: Composed) -> ExitCode:
             stop=config.stop,
             stragglers=config.stragglers,
         ),
+        logs=config.logs,
+        console=config.console,
         train=config.train,
         directory=Path.cwd(),
     )
@@ -142,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "drill":
             return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
+        if options.command == "replay":
+            return int(replay_cli.run(options))
         if options.command != "train":
             return int(snapshots_cli.run(options))
         conf, overrides = _conf_of(options.overrides)

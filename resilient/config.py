@@ -33,12 +33,13 @@ from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
-from resilient.supervisor.settings import RunSettings, WorkerSettings
+from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
-_PER_LAUNCH = frozenset({"run.allow_drift"})  # says how this launch is to be taken, not what is trained
+# These say how this launch is to be taken and shown, not what is trained.
+_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Config:
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -149,7 +152,7 @@ def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
     before, after = dict(_leaves(OmegaConf.to_container(OmegaConf.load(saved)))), dict(_leaves(composed.tree))
     defaults = OmegaConf.to_container(OmegaConf.structured(_thawed(Config)), enum_to_str=True)
     before = {**{key: value for key, value in _leaves(defaults) if key in after}, **before}
-    keys = sorted(key for key in before.keys() | after.keys() if key not in _PER_LAUNCH)
+    keys = sorted(key for key in before.keys() | after.keys() if not _PER_LAUNCH.fullmatch(key))
     missing = "(absent)"
     changed = [
         f"{key}: {before.get(key, missing)} → {after.get(key, missing)}"

@@ -21,7 +21,9 @@ class ExitCode(IntEnum):
         return member
 
     FINISHED = 0, "the run is finished: every step was done and its last snapshot is durable"
+    DIFFERENT = 1, "replay: today's policy decides otherwise somewhere"
     USAGE = 2, "the command line could not be understood"
+    UNREADABLE = 65, "the journal cannot be read, or holds nothing that could be replayed"
     NO_ENTRY_POINT = 66, "the script or module to train does not exist"
     NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded, or the one asked for is corrupt"
     NOT_FOUND = 68, "there is no such run or snapshot"
@@ -128,6 +130,12 @@ class RunNotFound(ResilientError):
     """There is no run of that name in that directory."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class JournalUnreadable(ResilientError):
+    """A journal cannot be read, or nothing in it can be replayed."""
+
+    exit_code = ExitCode.UNREADABLE
 
 
 class SnapshotNotFound(SnapshotError):

@@ -30,8 +30,9 @@ RANKS = {
     "slurm": 5,
     "config": 6,
     "snapshots_cli": 6,
-    "cli": 7,  # above `config`, and the two together are the outermost layer
-    "__main__": 8,
+    "replay_cli": 7,
+    "cli": 8,  # above `config`, and the two together are the outermost layer
+    "__main__": 9,
 }
 HYDRA_UNITS = {"config", "cli"}
 TORCH_UNITS = {"worker", "convert", "integrations"}

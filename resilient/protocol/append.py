@@ -21,7 +21,8 @@ AWAY = frozenset(
     }
 )
 """What a filesystem says that does not answer at the moment."""
-_LATER = AWAY | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+LATER = AWAY | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+"""What a filesystem says that is full, or has another trouble of its own: no reason to end a training."""
 _MOST_KEPT = 64 << 20  # bytes; a disk that stays full for longer than that loses the log, not the training
 
 
@@ -39,7 +40,7 @@ class AppendOnly:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            if error.errno not in _LATER:
+            if error.errno not in LATER:
                 raise
         self._kept = data if len(data) <= _MOST_KEPT else b""
 

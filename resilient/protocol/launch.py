@@ -23,6 +23,8 @@ class LaunchSpec:
     :param directory: working directory.
     :param log: file to which stdout and stderr are appended.
     :param error_file: where an exception that ends the script is written.
+    :param log_max_bytes: size at which the log is rotated; 0 for never.
+    :param log_keep: older pieces of it that are kept.
     """
 
     rank: int
@@ -33,6 +35,8 @@ class LaunchSpec:
     environment: Mapping[str, str]
     log: str
     error_file: str
+    log_max_bytes: int = 0
+    log_keep: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

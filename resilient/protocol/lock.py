@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,10 +93,13 @@ class RunLock:
     _POLL_SECONDS = 0.02
     _LOOK_SECONDS = 1.0  # whoever only keeps the run idle, to look at what it has left, does so for a moment
 
-    def __init__(self, path: Path, host: str, patience: float = 15.0) -> None:
+    def __init__(
+        self, path: Path, host: str, patience: float = 15.0, *, end_remains: Callable[[], object] = lambda: None
+    ) -> None:
         """Take the lock.
 
         :param patience: seconds to wait for what a killed owner has left to end.
+        :param end_remains: called once if that has not ended by itself after a moment.
         :raises RunLocked: a live process has it.
         """
         self._path = path
@@ -107,7 +110,7 @@ class RunLock:
                 f"{path} cannot be opened: {error.strerror}", "check its permissions"
             ) from error
         try:
-            self._wait(host, patience)
+            self._wait(host, patience, end_remains)
         except RunLocked:
             os.close(self._descriptor)
             raise
@@ -123,13 +126,16 @@ class RunLock:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
-    def _wait(self, host: str, patience: float) -> None:
-        began = time.monotonic()
+    def _wait(self, host: str, patience: float, end_remains: Callable[[], object]) -> None:
+        began, helped = time.monotonic(), False
         while not self._try():
             owner, waited = self._read(), time.monotonic() - began
             nobody = owner is None and waited > min(self._LOOK_SECONDS, patience)
             if nobody or (owner is not None and owner.is_alive(host)) or waited > patience:
                 raise _locked(self._path, owner)
+            if owner is not None and waited > min(self._LOOK_SECONDS, patience / 2) and not helped:
+                helped = True
+                end_remains()
             time.sleep(self._POLL_SECONDS)
 
     def _try(self) -> bool:

@@ -9,6 +9,7 @@ from resilient.errors import ConfigurationError
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,127}")
 _ROUND = re.compile(r"round-(\d{4,9})")
 _STEP = re.compile(r"step-(\d{9,18})")
+_PIECE = re.compile(r"(.+)\.(\d{4,9})\.log")
 
 
 def validate_run_id(run_id: str) -> str:
@@ -42,6 +43,17 @@ def image_name(rank: int) -> str:
 
 def log_name(rank: int) -> str:
     return f"rank-{rank:05d}.log"
+
+
+def log_piece(name: str, number: int) -> str:
+    """An older piece of the log ``name``: ``rank-00000.0003.log``; the oldest has the lowest number."""
+    return f"{name.removesuffix('.log')}.{number:04d}.log"
+
+
+def piece_number(name: str, log: str) -> int | None:
+    """The number of a piece of the log ``log``, or None for anything else."""
+    match = _PIECE.fullmatch(name)
+    return int(match[2]) if match and f"{match[1]}.log" == log else None
 
 
 def round_name(number: int) -> str:

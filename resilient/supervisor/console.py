@@ -1,13 +1,13 @@
-"""What the person at the terminal sees: one line for what matters, and what rank 0 prints."""
+"""What the person at the terminal sees: one line for what matters, and what workers print."""
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TextIO
 
 
@@ -26,8 +26,16 @@ class Console:
         self._queue: queue.Queue[tuple[TextIO, str]] = queue.Queue(self._WAITING)
         self._thread: threading.Thread | None = None
 
+    @property
+    def has_colours(self) -> bool:
+        """Whether workers' output goes to a terminal that wants colours."""
+        return _wants_colours(self._out)
+
     def say(self, message: str) -> None:
-        self._put(self._err, f"{time.strftime('%H:%M:%S')} resilient │ {message}\n")
+        head = f"{time.strftime('%H:%M:%S')} resilient │"
+        self._put(
+            self._err, f"\x1b[2m{head}\x1b[0m {message}\n" if _wants_colours(self._err) else f"{head} {message}\n"
+        )
 
     def pass_on(self, text: str) -> None:
         self._put(self._out, text)
@@ -54,25 +62,6 @@ class Console:
             self._queue.task_done()
 
 
-class LogTail:
-    """Follows a growing log file."""
-
-    _MOST = 1 << 16  # a worker that prints more than this between two looks is for the log file, not for the eye
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = path.stat().st_size if path.exists() else 0
-
-    def read(self) -> str:
-        """What was appended since the last call."""
-        try:
-            size = self._path.stat().st_size
-            if size <= self._position:
-                return ""
-            with self._path.open("rb") as stream:
-                stream.seek(max(self._position, size - self._MOST))
-                data = stream.read()
-        except OSError:
-            return ""
-        self._position = size
-        return data.decode(errors="replace")
+def _wants_colours(stream: TextIO) -> bool:
+    """See https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resilient.protocol import wire
+from resilient.supervisor.round_logs import set_aside_if_large
 
 _LAST_WAIT_SECONDS = 5.0
 
@@ -34,6 +35,7 @@ class Helper:
         :param lock: descriptor of the run's lock, which the helper and all its children keep locked while they live.
         """
         self.log = log
+        set_aside_if_large(log)
         self._log_start = log.stat().st_size if log.exists() else 0
         self.connection, theirs = wire.socket_pair()
         with log.open("ab") as output, _signals_held_back():

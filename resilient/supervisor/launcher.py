@@ -170,8 +170,9 @@ class Launcher:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the workers themselves, not to what they started."""
         for pid in self._pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+            if (worker := self._worker(pid)) is not None:
+                with suppress(psutil.NoSuchProcess):
+                    worker.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
@@ -179,11 +180,24 @@ class Launcher:
         if self._doomed and self._up and not self._ready:
             self._helper.kill()  # it is still importing, and may do so for ever
         for pid in self._pids():
-            for process in _tree(pid):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            worker = self._worker(pid)
+            if worker is None:
+                continue
+            tree = _tree(worker)
+            # The group first: no fork in it can get away in between, as it could from a list.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
+            for process in tree:
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    process.kill()
+
+    def _worker(self, pid: int) -> psutil.Process | None:
+        """The worker of that number; None if it is gone, and its number perhaps another process's by now."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.ppid() in {self._helper.pid, os.getpid()}:  # ours since the forkserver died, if it has
+                return process
+        return None
 
     @property
     def workers(self) -> Mapping[int, int | None]:
@@ -206,9 +220,9 @@ class Launcher:
         self._scratch.remove()
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    """It and its descendants. They are killed by number and start time, so that nobody else is."""
     try:
-        root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return []
+        return [root]

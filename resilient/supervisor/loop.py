@@ -20,7 +20,6 @@ from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.interval import expected_failure_seconds
-from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Command, Word, WorkerPhase
@@ -30,7 +29,7 @@ from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
 from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
-from resilient.supervisor.console import Console, LogTail
+from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.exits import Ends
 from resilient.supervisor.history import RunHistory, read_history
@@ -39,7 +38,10 @@ from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.ports import FreshPort
+from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
+from resilient.supervisor.round_logs import delete_old_rounds
+from resilient.supervisor.round_output import RoundOutput
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
@@ -50,7 +52,6 @@ from resilient.supervisor.witness import Witness
 _POLL_SECONDS = 0.05
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
-_FREQUENT = (on.Tick, on.WorkerProgressed, on.OwnTimesSeen)  # in the journal only when they change the phase
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
 _PHASE_NAMES = {
     WorkerPhase.STARTUP: "startup",
@@ -93,13 +94,14 @@ class Supervisor:
         self._clock = clock
         self._metrics = MetricsLog(spec.paths.metrics)
         self._state = RunState(settings=spec.policy)
+        self._recorder = Recorder(journal, self._state)
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
         self._history = RunHistory()
         self._opened = clock()
         self._interval = 0
-        self._tail: LogTail | None = None
+        self._output = RoundOutput(spec, console, clock)
         self._port = FreshPort()
         self._beats: dict[int, int] = {}
         self._dump: StackDump | None = None
@@ -169,6 +171,7 @@ class Supervisor:
         ending = self._state.ending
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
+        self._output.close()
         return ending.exit_code
 
     def _watch(self) -> selectors.BaseSelector:
@@ -205,12 +208,9 @@ class Supervisor:
         if len(self._events) > 1:
             return  # we are called from a decision of an earlier event, whose loop below goes on with this one
         while self._events:
-            event, now, before = self._events[0], self._clock(), self._state.phase
-            self._state, decisions = decide(self._state, event, now)
-            if not isinstance(event, _FREQUENT) or self._state.phase is not before:
-                self._journal.record("event", event, now)
+            event, now, before = self._events[0], round(self._clock(), 6), self._state.phase
+            self._state, decisions = self._recorder.decide(self._state, event, now)
             for decision in decisions:
-                self._journal.record("decision", decision, now)
                 self._handlers[type(decision)](decision)
             if self._state.phase is not before and self._state.phase is not Phase.ENDED:
                 self._write_status(self._state.phase.value)
@@ -274,8 +274,7 @@ class Supervisor:
                     self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
         self._follow_dump()
         self._launcher.check()
-        if self._tail is not None:
-            self._pass_on_output()
+        self._output.pass_on()
         self._pass_on_requests()
         self._keep_ranks_together()
         self._note_interval()
@@ -290,10 +289,6 @@ class Supervisor:
     def _collect_metrics(self) -> None:
         for rank, board in self._memory.boards.items():
             self._metrics.write([Entry(max(self._state.round, 0), rank, found) for found in board.collect_metrics()])
-
-    def _pass_on_output(self) -> None:
-        if self._tail is not None and (text := self._tail.read()):
-            self._console.pass_on(text)
 
     def _pass_on_requests(self) -> None:
         """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
@@ -353,7 +348,7 @@ class Supervisor:
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._collect_metrics()
-        self._pass_on_output()
+        self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
         self._journal.write(
@@ -399,7 +394,9 @@ class Supervisor:
         plan_file = self._memory.write_plan(plan)
         ranks, rendezvous = range(self._spec.policy.ranks), self._rendezvous(decision.round)
         self._witness.begin_round(decision.round, ranks)
-        self._tail = LogTail(paths.log(decision.round, 0))
+        self._output.follow(decision.round)
+        if deleted := delete_old_rounds(paths, self._spec.logs.keep_rounds):
+            self._journal.write("note", "old logs deleted", self._clock(), rounds=deleted)
         self._launcher.launch([self._spec_of(rank, rendezvous, plan_file) for rank in ranks])
 
     def _rendezvous(self, round_number: int) -> Rendezvous:
@@ -426,6 +423,8 @@ class Supervisor:
             },
             log=str(paths.log(round_number, rank)),
             error_file=str(paths.error_file(round_number, rank)),
+            log_max_bytes=self._spec.logs.max_bytes,
+            log_keep=self._spec.logs.keep,
         )
 
     def _ask_workers(self, decision: do.AskWorkers) -> None:
@@ -477,6 +476,7 @@ class Supervisor:
     def _record_incident(self, decision: do.RecordIncident) -> None:
         incident = decision.incident
         where = f"rank {incident.rank}" if incident.rank is not None else "run"
+        self._output.explain(incident)
         failure = incident.failure
         of_workers = self._state.failure is not None and self._state.failure.number == incident.number
         place = self._witness.record(decision, self._state, of_workers=of_workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from resilient.errors import ConfigurationError
 
@@ -65,3 +66,63 @@ class WorkerSettings:
                 f"worker.ranks must be at least 1 and at most {_MOST_RANKS}, not {self.ranks}",
                 "set it to the number of processes on this machine, usually one for each GPU",
             )
+
+
+class Prefix(str, Enum):
+    """Whether a worker's line on the terminal begins with its rank."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+@dataclass(frozen=True)
+class ConsoleSettings:
+    """What of the workers' output is shown while training; the section ``console``. The logs have everything.
+
+    :param ranks: the ranks whose output is shown, such as ``[0,3]``, or ``all``. The end of a rank that failed is shown
+        in any case.
+    :param prefix: begin each line with its rank: ``auto`` where there is more than one, ``always`` or ``never``.
+    :param lines_per_second: of each rank at the most; of more it is said how many there are.
+    """
+
+    ranks: Any = field(default_factory=lambda: [0])
+    prefix: Prefix = Prefix.auto
+    lines_per_second: int = 200
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.ranks, (list, tuple)) and all(type(rank) is int and rank >= 0 for rank in self.ranks)
+        if not listed and self.ranks != "all":
+            raise ConfigurationError(
+                f"console.ranks={self.ranks!r} names no ranks", "use a list such as console.ranks=[0,1], or all"
+            )
+        if self.lines_per_second < 1:
+            raise ConfigurationError(f"console.lines_per_second must be at least 1, not {self.lines_per_second}")
+
+    def shows(self, rank: int) -> bool:
+        return bool(self.ranks == "all" or rank in self.ranks)
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How much room the workers' logs may take; the section ``logs``.
+
+    :param max_bytes: a rank's log that is larger is rotated, without losing a line; 0 for never.
+    :param keep: older pieces that are kept of each rank's log in each round.
+    :param keep_rounds: the logs of so many of the last rounds are kept; 0 for all. Those of the first round, and of
+        rounds that ended with a failure, stay in any case.
+    """
+
+    max_bytes: int = 256 << 20
+    keep: int = 4
+    keep_rounds: int = 50
+
+    def __post_init__(self) -> None:
+        if self.max_bytes != 0 and self.max_bytes < 4096:
+            raise ConfigurationError(f"logs.max_bytes must be 0, for no limit, or at least 4096, not {self.max_bytes}")
+        if self.keep < 1:
+            raise ConfigurationError(
+                f"logs.keep must be at least 1, not {self.keep}: what was written last is in the last older piece"
+            )
+        if self.keep_rounds < 0:
+            raise ConfigurationError(f"logs.keep_rounds must be 0, for all, or more, not {self.keep_rounds}")

@@ -11,7 +11,7 @@ from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
-from resilient.supervisor.settings import WorkerSettings
+from resilient.supervisor.settings import ConsoleSettings, LogSettings, WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class RunSpec:
     policy: PolicySettings
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False

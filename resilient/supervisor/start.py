@@ -14,10 +14,11 @@ from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
 from resilient.protocol.environment import shared_by
-from resilient.protocol.lock import RunLock
+from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.scratch import Scratch
+from resilient.protocol.strays import MARK, kill_strays, mark
 from resilient.supervisor import leftovers
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -87,7 +88,8 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         signals = SignalQueue()
         stack.callback(signals.close)
         paths.create()
-        lock = RunLock(paths.lock, hostname())
+        strays: list[int] = []
+        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(_strays(paths)))
         stack.callback(lock.release)
         journal = _open_journal(paths)
         stack.callback(journal.close)
@@ -100,6 +102,9 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             Scratch(paths.identity()).remove()
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
+        if strays := [*strays, *_strays(paths)]:
+            console.say(f"killed what an earlier supervisor of this run had left: {', '.join(map(str, strays))}")
+            journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
         policy = replace(spec.policy, seed=paths.run_id)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
@@ -120,7 +125,11 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
             lock=lock,
             log=logs / "forkserver.log",
             scratch=Scratch(paths.identity()),
-            environment={**shared_by(spec.policy.ranks), **spec.worker.env},
+            environment={
+                **shared_by(spec.policy.ranks),
+                **spec.worker.env,
+                MARK: mark(paths.identity(), Owner.current(hostname())),
+            },
         )
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
@@ -156,6 +165,10 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
         console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
         memory.close()
     return exit_code
+
+
+def _strays(paths: RunPaths) -> list[int]:
+    return kill_strays(paths.identity(), hostname())
 
 
 def _open_journal(paths: RunPaths) -> Journal:

@@ -9,11 +9,13 @@ import runpy
 import signal
 import sys
 import types
+from contextlib import suppress
 from pathlib import Path
 
 from resilient.protocol.drill import DRILLED
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
+from resilient.worker.log_file import open_log
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
 
 
@@ -25,7 +27,7 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _redirect_output(spec.log)
+    _redirect_output(spec)
     os.environ.update(spec.environment)
     os.chdir(spec.directory)
     _reseed_numpy()
@@ -44,7 +46,8 @@ def run_script(spec: LaunchSpec) -> int:
     except SystemExit as leaving:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
-        WorkerError.of(error).write(Path(spec.error_file))
+        with suppress(OSError):  # a full disk: the log and the exit code have to do
+            WorkerError.of(error).write(Path(spec.error_file))
         sys.excepthook(type(error), error, _without_ours(error))
         return 1
     finally:
@@ -80,18 +83,12 @@ def _exit_code(leaving: SystemExit) -> int:
     return 1
 
 
-def _redirect_output(log: str) -> None:
-    """Append to the log file, by line. A file, not a pipe: a pipe would break with the supervisor that reads it."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+def _redirect_output(spec: LaunchSpec) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
     os.close(nothing)
-    os.close(descriptor)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True, errors="backslashreplace")
-    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, errors="backslashreplace")
+    open_log(Path(spec.log), most=spec.log_max_bytes, keep=spec.log_keep)
 
 
 def _reseed_numpy() -> None:

@@ -102,9 +102,9 @@ class Forkserver:
             _, status = os.waitpid(ended.si_pid, 0)
             remove_torch_shared_memory(ended.si_pid)
             if rank is not None:
-                if not self._workers:
-                    # what outlived its worker, which has made it ours
-                    kill_orphans(self._workers)
+                # what outlived its worker, which has made it ours
+                if not self._workers and (left := kill_orphans(self._workers)):
+                    print(f"killed, but waiting for a disk or a device: {left}", file=sys.stderr, flush=True)
                 code = os.waitstatus_to_exitcode(status)
                 self._report({"event": "exited", "rank": rank, "pid": ended.si_pid, "code": code})
 

@@ -16,6 +16,7 @@ from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
 from resilient.worker.group import Group
 from resilient.worker.host import Host
+from resilient.worker.log_file import rotate_if_large
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.own_work import OwnWork
 from resilient.worker.reporting import Reporter
@@ -195,6 +196,7 @@ class Run:
         if self._own_time is not None:
             self._host.own_time(*self._own_time.of_step())
         self._host.beat(WorkerPhase.STEP, step)
+        rotate_if_large()
 
     def _leaves(self, *, asked: bool) -> bool:
         """Whether the loop ends at this boundary. Ranks agree on it once, and keep to it."""

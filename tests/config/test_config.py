@@ -176,3 +176,14 @@ def test_the_remote_tier_has_options_and_a_retention_of_its_own(here: Path) -> N
     assert "+remote.options.anon=…" in refused("far", "remote.options.anon=true")
     assert "looks like a credential" in refused("far", "+remote.options.secret=hunter2")
     assert "hunter2" not in refused("far", "+remote.options.secret=hunter2")
+
+
+def test_what_is_shown_and_how_much_room_logs_take_may_change_from_launch_to_launch(here: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "config.yaml"
+    saved.write_text(load("mine", []).to_yaml())
+    changed = load("mine", ["console.ranks=all", "console.prefix=always", "logs.max_bytes=5000"])
+    assert check_drift(saved, changed, allow=False) == []
+    assert changed.config.console.shows(7)
+    assert load("mine", ["console.ranks=[0,3]"]).config.console.ranks == [0, 3]
+    assert "console.ranks" in refused("mine", "console.ranks=some")
+    assert "logs.keep" in refused("mine", "logs.keep=0")

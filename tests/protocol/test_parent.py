@@ -137,7 +137,7 @@ def test_what_a_killed_orphan_was_handing_over_in_shared_memory_goes_with_it() -
         "import os, time\n"
         "from pathlib import Path\n"
         "from resilient.protocol.parent import kill_orphans\n"
-        "pid = os.fork() or time.sleep(600)\n"
+        "pid = os.fork() or (os.setsid(), time.sleep(600))\n"
         "batch = Path(f'/dev/shm/torch_{pid}_1_0')\n"
         "batch.touch()\n"
         "kill_orphans(keep=())\n"
@@ -145,3 +145,62 @@ def test_what_a_killed_orphan_was_handing_over_in_shared_memory_goes_with_it() -
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+ORPHANS = """
+import os, signal, subprocess, sys, time
+from resilient.protocol.parent import adopt_orphans, children, kill_orphans
+
+os.setsid()
+adopt_orphans()
+"""
+
+
+def run_orphans(body: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS + body], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_orphans_that_fork_while_they_are_killed_are_all_killed() -> None:
+    storm = (
+        "import os, time\\n"
+        "for number in range(300):\\n"
+        "    if os.fork() == 0:\\n"
+        "        if number % 2: os.setsid()\\n"
+        "        time.sleep(0.002); os.fork(); time.sleep(600)\\n"
+        "    if number == 20: print(flush=True)\\n"
+        "    time.sleep(0.001)\\n"
+        "time.sleep(600)"
+    )
+    assert run_orphans(
+        f"process = subprocess.Popen([sys.executable, '-c', '''{storm}'''], start_new_session=True,\n"
+        "                           stdout=subprocess.PIPE)\n"
+        "process.stdout.readline()\n"
+        "print(kill_orphans(()), children())\n"
+    ) == ["[] []"]
+
+
+def test_children_in_ones_own_session_and_those_to_keep_are_left_alone() -> None:
+    """A shell that has become the supervisor by ``exec`` had children of its own."""
+    assert run_orphans(
+        "own = subprocess.Popen(['sleep', '600'])\n"
+        "kept = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "other = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "assert kill_orphans({kept.pid}) == []\n"
+        "print(own.poll(), kept.poll(), os.path.exists(f'/proc/{other.pid}'))\n"
+        "own.kill(); kept.kill()\n"
+    ) == ["None None False"]
+
+
+def test_what_cannot_be_killed_is_not_waited_for_for_ever() -> None:
+    """A process that waits for a disk cannot be made here; one whose kill is held back stands for it."""
+    assert run_orphans(
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "from resilient.protocol import parent\n"
+        "parent._kill_with_group = lambda pid: None\n"
+        "print(kill_orphans((), patience=0.1) == [child.pid])\n"
+        "child.kill()\n"
+    ) == ["True"]

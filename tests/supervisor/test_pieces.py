@@ -17,7 +17,7 @@ from resilient.policy.events import Tier
 from resilient.protocol.arena import Slot
 from resilient.protocol.board import Command, Word
 from resilient.protocol.paths import RunPaths
-from resilient.supervisor.console import Console, LogTail
+from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, plain, read_journal
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
@@ -51,19 +51,6 @@ def test_journal_appends_across_supervisors(tmp_path: Path) -> None:
 def test_plain_turns_decisions_into_json() -> None:
     assert plain(EndRun(ExitCode.REQUEUE, "why")) == {"exit_code": 75, "diagnosis": "why"}
     json.dumps(plain({"a": (1, {2.0}), 3: float("nan")}))
-
-
-def test_log_tail_follows_a_growing_file_from_where_it_began(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text("old\n")
-    tail = LogTail(path)
-    assert tail.read() == ""
-    with path.open("a") as stream:
-        stream.write("new\n")
-    assert tail.read() == "new\n"
-    assert tail.read() == ""
-    missing = LogTail(tmp_path / "none")
-    assert missing.read() == ""
 
 
 def test_console_survives_a_terminal_that_is_gone() -> None:

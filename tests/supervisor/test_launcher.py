@@ -1,0 +1,38 @@
+"""Killing workers by number, when the number may not be theirs any more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from resilient.protocol.scratch import Scratch
+from resilient.supervisor.launcher import Launcher
+
+
+def test_a_process_that_has_a_workers_number_by_now_is_not_touched(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    shell = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE)
+    assert shell.stdout is not None
+    stranger = psutil.Process(int(shell.stdout.readline()))
+    launcher = Launcher((), lock=lock, log=tmp_path / "log", scratch=Scratch(tmp_path.name))
+    try:
+        launcher._live[0] = stranger.pid
+        launcher.signal(signal.SIGTERM)
+        launcher.kill()
+        assert stranger.is_running()
+        assert stranger.status() != psutil.STATUS_ZOMBIE
+        ours = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        launcher._live[0] = ours.pid
+        launcher.kill()
+        assert ours.wait() == -signal.SIGKILL
+    finally:
+        launcher._live.clear()
+        launcher.close()
+        stranger.kill()
+        shell.wait()
+        shell.stdout.close()
+        os.close(lock)
