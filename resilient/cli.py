@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilient import __version__, snapshots_cli
+from resilient import __version__, incidents_cli, snapshots_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.policy.state import PolicySettings
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     snapshots_cli.add_parsers(commands)
+    incidents_cli.add_parser(commands)
     return parser
 
 
@@ -132,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parse(arguments)
     try:
+        if options.command == "incidents":
+            return int(incidents_cli.run(options))
         if options.command != "train":
             return int(snapshots_cli.run(options))
         conf, overrides = _conf_of(options.overrides)

@@ -29,6 +29,7 @@ RANKS = {
     "report": 5,
     "slurm": 5,
     "config": 6,
+    "incidents_cli": 6,
     "snapshots_cli": 6,
     "cli": 7,  # above `config`, and the two together are the outermost layer
     "__main__": 8,
