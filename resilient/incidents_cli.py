@@ -67,7 +67,7 @@ def _show(
         place = _place(paths, number)
         print(json.dumps({"run": paths.run_id, **price, **evidence, "evidence_dir": place}, indent=1))
         return
-    failure = evidence.get("message") or (report.signature if report is not None else "")
+    failure = evidence.get("message") or (report.message or report.signature if report is not None else "")
     name = evidence.get("class") or (report.failure_class if report is not None else "")
     rank, step = evidence.get("rank"), evidence.get("step", price.get("step"))
     print(f"incident {number} of run {paths.run_id}: {name}")

@@ -28,18 +28,18 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     """The stop rules say that another relaunch would not help."""
     return EndRun(
         verdict.exit_code,
-        f"Stopped after step {state.step}: {verdict.reason}. {_first_seen(incident)}, class: "
+        f"Stopped after step {state.step}: {verdict.reason}. {_began(incident)}, class: "
         f"{incident.failure.failure_class.value}. {_tried(state)} {treatment(incident.failure.failure_class).advice} "
         f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
         f"{incident.number}.",
     )
 
 
-def _first_seen(incident: Incident) -> str:
+def _began(incident: Incident) -> str:
     where = f"rank {incident.rank}" if incident.rank is not None else "the group"
     others = len(incident.others)
     followed = f"; {others} other {'rank' if others == 1 else 'ranks'} failed after it" if others else ""
-    return f"First seen on {where} after step {incident.step} in round {incident.round}{followed}"
+    return f"It began on {where} after step {incident.step} of round {incident.round}{followed}"
 
 
 def _tried(state: RunState) -> str:

@@ -41,7 +41,10 @@ def run_script(spec: LaunchSpec) -> int:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
         WorkerError.of(error).write(Path(spec.error_file))
-        sys.excepthook(type(error), error, _without_ours(error))
+        shown = _without_ours(error)
+        sys.excepthook(
+            type(error), error.with_traceback(shown), shown
+        )  # the default hook looks only at the error's own
         return 1
     finally:
         kill_data_loading()

@@ -216,7 +216,7 @@ def test_the_diagnosis_says_what_which_rank_which_step_what_was_tried_what_to_do
     for words in (
         "label 1003 is out of range",  # intact, with its number
         "3 times in a row after step 10",
-        "First seen on rank 1 after step 10 in round 2",
+        "It began on rank 1 after step 10 of round 2",
         "1 other rank failed after it",
         "2 relaunches; 2 rounds without progress",
         "correct the script",

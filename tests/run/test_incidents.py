@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def narrow() -> Iterator[Path]:
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
     ):
-        place = parent / f"{name}-{id(file):x}"
+        place = parent / f"{name}-{os.getpid()}"
         if not (parent / "cgroup.procs").is_file():
             continue
         try:
