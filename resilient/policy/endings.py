@@ -48,7 +48,11 @@ def _tried(state: RunState) -> str:
     relaunches = max(0, len(since) - 1)
     without = "1 round" if state.history.stuck == 1 else f"{state.history.stuck} rounds"
     again = "1 relaunch" if relaunches == 1 else f"{relaunches} relaunches" if relaunches else "no relaunch"
-    return f"Tried: {again}; {without} without progress."
+    ranks = {failed.rank for failed in since}
+    same = (
+        f", always on rank {since[-1].rank}" if state.settings.ranks > 1 and len(since) > 1 and len(ranks) == 1 else ""
+    )
+    return f"Tried: {again}; {without} without progress{same}."
 
 
 def remote_unknown(problem: str) -> EndRun:
