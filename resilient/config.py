@@ -38,6 +38,7 @@ from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSetti
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
+_FREE_KEYS = frozenset({"worker.env", "remote.options", "restarts.per_class", "restarts.class_waits"})
 # These say how this launch is to be taken and shown, not what is trained.
 _PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
 
@@ -198,7 +199,7 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
         parent, _, name = key.rpartition(".")
         known = _known_keys(parent, path)
         hint = _nearest(name, known, prefix=f"{parent}." if parent else "")
-        if parent.split(".")[0] == "train" or parent in {"worker.env", "remote.options"}:
+        if parent.split(".")[0] == "train" or parent in _FREE_KEYS:
             hint += f"; for a new key, write +{key}=…"
         return ConfigurationError(f"{key} is not a known key", hint)
     return ConfigurationError(f"{key}: {text}")

@@ -29,6 +29,7 @@ RANKS = {
     "report": 5,
     "slurm": 5,
     "config": 6,
+    "incidents_cli": 6,
     "snapshots_cli": 6,
     "replay_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer

@@ -29,7 +29,7 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     where = f", in {incident.failure.where}" if incident.failure.where else ""
     return EndRun(
         verdict.exit_code,
-        f"Stopped after step {state.step}: {verdict.reason}. {_first_seen(incident)}, class: "
+        f"Stopped after step {state.step}: {verdict.reason}. {_began(incident)}, class: "
         f"{incident.failure.failure_class.value}{where}. {_tried(state)} "
         f"{treatment(incident.failure.failure_class).advice} "
         f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
@@ -37,11 +37,11 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
     )
 
 
-def _first_seen(incident: Incident) -> str:
+def _began(incident: Incident) -> str:
     where = f"rank {incident.rank}" if incident.rank is not None else "the group"
     others = len(incident.others)
     followed = f"; {others} other {'rank' if others == 1 else 'ranks'} failed after it" if others else ""
-    return f"First seen on {where} after step {incident.step} in round {incident.round}{followed}"
+    return f"It began on {where} after step {incident.step} of round {incident.round}{followed}"
 
 
 def _tried(state: RunState) -> str:
@@ -50,7 +50,11 @@ def _tried(state: RunState) -> str:
     relaunches = max(0, len(since) - 1)
     without = "1 round" if state.history.stuck == 1 else f"{state.history.stuck} rounds"
     again = "1 relaunch" if relaunches == 1 else f"{relaunches} relaunches" if relaunches else "no relaunch"
-    return f"Tried: {again}; {without} without progress."
+    ranks = {failed.rank for failed in since}
+    same = (
+        f", always on rank {since[-1].rank}" if state.settings.ranks > 1 and len(since) > 1 and len(ranks) == 1 else ""
+    )
+    return f"Tried: {again}; {without} without progress{same}."
 
 
 def remote_unknown(problem: str) -> EndRun:

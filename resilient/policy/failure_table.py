@@ -223,6 +223,25 @@ BY_TYPE: tuple[tuple[frozenset[str], FailureClass], ...] = (
 )
 
 
+# A log is long and nearly all of it says nothing. What a row finds in one of its lines has one of these in it; to look
+# for them first takes a tenth of the time.
+HINTS = (
+    *("xid", "ecc", "fallen off", "gpu is lost", "nvlink", "pcie bus error", "aer:", "hardware error", "mce:"),
+    *("due to", "node_fail", "preempted"),
+    *("killed process", "oom", "allocate", "memory: ", "bad_alloc", "alloc_failed", "out of memory"),
+    *("assert", "illegal", "launch failure", "misaligned address", "execution_failed", "internal_error"),
+    *("watchdog", "heartbeat", "c10d", "nccl", "timed out", "barrier", "pair closure", "gloo", "closed by peer"),
+    *("tcpstore", "socket", "diststore", "distnetwork", "distbackend", "wait timeout"),
+    *("dataloader", "space left", "quota exceeded", "[errno 28]", "[errno 122]", "loss is", "error: "),
+)
+_LONGEST = 2000  # characters of a line that are looked at
+
+
 def find_row(text: str, where: str) -> Row | None:
     """The first row whose pattern is in ``text``, of those that may be looked for there."""
+    if where != EXCEPTION:
+        text = text[:_LONGEST]
+        lowered = text.lower()
+        if not any(hint in lowered for hint in HINTS):
+            return None
     return next((row for row in ROWS if where in row.where and row.seen.search(text)), None)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from resilient.policy.failure_class import FailureClass
 from resilient.policy.failure_table import BY_TYPE, BY_TYPE_ALONE, EXCEPTION, KERNEL, LOG, Row, find_row
-from resilient.policy.signatures import normalised
+from resilient.policy.signatures import normalised, without_secrets
 
 __all__ = ["Evidence", "Failure", "FailureClass", "classify", "is_noise"]
 
@@ -154,6 +154,7 @@ def _of_exception(evidence: Evidence) -> Failure:
 
 def _named(types: tuple[str, ...], message: str) -> Failure:
     """The failure that an exception of these types, most derived first, shows with this message."""
+    message = without_secrets(message)
     lines = [line for line in message.splitlines() if line.strip()]
     if any(_FROM_A_DATALOADER in line for line in lines):  # between them is what the worker ran, which proves nothing
         lines = [lines[0], lines[-1]]
@@ -278,4 +279,4 @@ def _is_our_oom_kill(line: str, processes: frozenset[int]) -> bool:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:_MOST_LINE]
+    return without_secrets(" ".join(text.split())[:_MOST_LINE])

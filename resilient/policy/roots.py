@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from resilient.policy.failures import Failure, FailureClass
 
+_BY_BROKEN_HARDWARE = frozenset({FailureClass.HANG, FailureClass.HARDWARE})
 _OUR_KILL = signal.SIGKILL.name
 
 
@@ -47,6 +48,11 @@ def find_root(losses: Sequence[Loss]) -> Loss:
     first_hand = [loss for loss in own if loss.failure.failure_class is not FailureClass.ECHO]
     if not first_hand:  # the kernel's SIGKILL may be noticed after an echo of it, and then looks like ours
         first_hand = [loss for loss in losses if loss.failure.failure_class is FailureClass.HOST_OOM]
+    broken = [loss for loss in losses if loss.failure.failure_class is FailureClass.HARDWARE]
+    if broken and all(loss.failure.failure_class in _BY_BROKEN_HARDWARE for loss in first_hand):
+        first_hand = (
+            broken  # what the kernel knows is looked up for a worker that is gone, and a hang is noticed before
+        )
     # Without losses of their own, whoever was noticed first; `min` keeps the order of what happened at the same time.
     root = min(first_hand or own, key=lambda loss: loss.at)
     failure = root.failure

@@ -22,12 +22,28 @@ _CHANGING = (
     (re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"), "#"),
     (re.compile(r"# (?:[KMGT]i?B|bytes)\b"), "# bytes"),
 )
+# What must not get into a journal, wherever a library puts it into a message: logins and signatures of addresses.
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s'\"]+@"), "…@"),
+    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1…"),
+    (
+        re.compile(r"(?i)\b((?:X-Amz-(?:Signature|Credential|Security-Token)|sig|signature|AccessKeyId)=)[^&\s'\"]+"),
+        r"\1…",
+    ),
+)
 _BLANKS = re.compile(r"\s+")
 
 
 def normalised(message: str) -> str:
     """``message`` in one line, without addresses, process numbers, ports, times, temporary names and numbers."""
-    text = message[: 8 * LONGEST]
+    text = without_secrets(message[: 8 * LONGEST])
     for pattern, word in _CHANGING:
         text = pattern.sub(word, text)
     return _BLANKS.sub(" ", text).strip()[:LONGEST]
+
+
+def without_secrets(message: str) -> str:
+    """``message`` without logins and signatures in the addresses it tells."""
+    for pattern, instead in _SECRETS:
+        message = pattern.sub(instead, message)
+    return message

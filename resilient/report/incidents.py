@@ -19,6 +19,7 @@ class IncidentReport:
     """One incident and its price.
 
     :param time: when it was detected, seconds since the epoch.
+    :param signature: what it has in common with others of the same cause; ``message`` is the same with its numbers.
     :param step: the last completed step.
     :param resumed_from: the step from which training went on, and the tier; None when it did not.
     :param steps_repeated: completed steps that had to be done again.
@@ -36,6 +37,7 @@ class IncidentReport:
     source: str
     steps_repeated: int
     seconds_lost: float | None
+    message: str = ""
 
 
 def incident_reports(paths: RunPaths) -> list[IncidentReport]:
@@ -68,6 +70,7 @@ def price(journal: Sequence[Mapping[str, Any]], metrics: Iterable[Entry]) -> lis
                 source=(launch["source"] or "beginning") if launch else "",
                 steps_repeated=max(0, furthest - resumed) if resumed is not None else 0,
                 seconds_lost=_seconds_lost(progress, found, index, usual),
+                message=incident["failure"].get("message", ""),
             )
         )
     return reports
@@ -115,6 +118,7 @@ def incident_table(reports: Iterable[IncidentReport]) -> Table:
     for report in reports:
         resumed = "–" if report.resumed_from is None else f"step {report.resumed_from} ({report.source})"
         lost = "–" if report.seconds_lost is None else f"{report.seconds_lost:.2f} s"
-        what = f"{report.failure_class}: {report.signature}"
+        told = (report.message or report.signature).splitlines()[0]
+        what = f"{report.failure_class}: {told}"
         table.add_row(str(report.number), what, str(report.step), resumed, str(report.steps_repeated), lost)
     return table

@@ -67,7 +67,7 @@ class Witness:
         self._ranks: tuple[int, ...] = ()
         self._codes: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._trees: dict[int, list[processes.ProcessRecord]] = {}
+        self._trees: dict[int, list[processes.ProcessRecord]] = {}  # as they were before the kill; else as last sampled
 
     def begin_round(self, number: int, ranks: Sequence[int]) -> None:
         """A round is about to be launched: what was logged and written before is no evidence about it."""
@@ -113,7 +113,7 @@ class Witness:
             log=tuple(log.decode(errors="replace").splitlines()),
             kernel=self._kernel.lines(),
             oom_kills=max(0, self._cgroup.oom_kills() - self._oom_kills),
-            processes=frozenset(pid for tree in self._curve.trees.values() for pid in tree),
+            processes=frozenset(process.pid for tree in self._curve.trees.values() for process in tree),
         )
         self._workers.pop(rank, None)
         return Testimony(evidence, self._on_our_clock(error.time) if error is not None and error.time else None)
@@ -165,7 +165,7 @@ class Witness:
                 incident.round,
                 self._ranks,
                 self._curve.samples(),
-                dict(self._trees),
+                {**self._curve.trees, **self._trees},
                 self._kernel.lines(),
                 around,
             )

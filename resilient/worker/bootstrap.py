@@ -48,7 +48,9 @@ def run_script(spec: LaunchSpec) -> int:
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
         with suppress(OSError):  # a full disk: the log and the exit code have to do
             WorkerError.of(error).write(Path(spec.error_file))
-        sys.excepthook(type(error), error, _without_ours(error))
+        shown = _without_ours(error)
+        # The default hook looks only at the error's own traceback.
+        sys.excepthook(type(error), error.with_traceback(shown), shown)
         return 1
     finally:
         kill_data_loading()

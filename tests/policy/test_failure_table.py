@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.policy.failure_table import ROWS
+from resilient.policy.failure_table import KERNEL, LOG, ROWS, find_row
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify, is_noise
 from resilient.policy.roots import Loss, find_root
 from resilient.policy.treatments import TREATMENTS
@@ -368,6 +368,16 @@ def test_every_row_of_the_catalogue_is_needed_by_a_case() -> None:
             for text in (first, *evidence.log, *evidence.kernel):
                 used |= {number for number, row in enumerate(ROWS) if row.seen.search(text)}
     assert used == set(range(len(ROWS)))
+
+
+def test_what_a_row_finds_in_a_log_has_one_of_the_hints_in_it() -> None:
+    """Each case's message as a line of a log: with and without the hints, the same row is found."""
+    for _, cases in EXPECTED:
+        for evidence in cases:
+            for text in (*evidence.error_message.splitlines(), *evidence.log, *evidence.kernel):
+                for where in (LOG, KERNEL):
+                    plain = next((row for row in ROWS if where in row.where and row.seen.search(text)), None)
+                    assert find_row(text, where) is plain, text
 
 
 @pytest.mark.parametrize(

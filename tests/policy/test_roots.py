@@ -69,6 +69,14 @@ def test_the_kernels_kill_is_found_behind_an_echo_that_was_noticed_before_it() -
     assert find_root([lost(0, PEER, 3.0), lost(1, OOM, 3.1, after_kill=True)]).failure is OOM
 
 
+def test_a_hang_on_a_device_that_fell_off_the_bus_is_a_matter_of_hardware() -> None:
+    xid = "NVRM: Xid (PCI:0000:3b:00): 79, pid=7, GPU has fallen off the bus."
+    hang, dead = Failure(FailureClass.HANG, "no progress in phase step"), classify(Evidence(-9, kernel=(xid,)))
+    assert find_root([lost(0, hang, 5.0), lost(2, dead, 6.0, after_kill=True)]).rank == 2
+    assert find_root([lost(0, CODE, 5.0), lost(2, dead, 6.0, after_kill=True)]).failure is CODE
+    assert find_root([lost(0, hang, 5.0), *killed_by_us(1, 2)]).failure is hang
+
+
 def test_our_own_kill_is_nobodys_failure() -> None:
     root = find_root([lost(0, SEGFAULT, 5.0), *killed_by_us(1, 2, 3)])
     assert (root.rank, root.failure) == (0, SEGFAULT)
@@ -210,15 +218,16 @@ def test_the_diagnosis_says_what_which_rank_which_step_what_was_tried_what_to_do
         if number < 2:
             group.on(SnapshotsListed(10))
     (end,) = group.on(FlushEnded(10))
-    assert group.state.ending is end
+    assert group.state.ending == end
     assert group.state.ending is not None
     assert group.state.ending.exit_code is ExitCode.CRASH_LOOP
     for words in (
         "label 1003 is out of range",  # intact, with its number
         "3 times in a row after step 10",
-        "First seen on rank 1 after step 10 in round 2",
+        "It began on rank 1 after step 10 of round 2",
         "1 other rank failed after it",
         "2 relaunches; 2 rounds without progress",
+        "always on rank 1",
         "correct the script",
         "resilient incidents demo 3",
         "Durable up to step 10",

@@ -74,3 +74,19 @@ def test_a_signature_is_one_bounded_line_and_stable(text: str) -> None:
     assert len(found) <= LONGEST
     assert "\n" not in found
     assert not any(char.isdecimal() and char.isascii() for char in found)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "could not read s3://AKIA12:hunter2@bucket/x",
+        "403 for https://host/x?X-Amz-Signature=hunter2&y=1",
+        "header Authorization: Bearer hunter2hunter2",
+    ],
+)
+def test_logins_and_signatures_are_in_no_failure(message: str) -> None:
+    for failure in (
+        classify(Evidence(1, ("OSError",), message)),
+        classify(Evidence(1, log=(f"gloo timed out {message}",))),
+    ):
+        assert "hunter2" not in repr(failure)
