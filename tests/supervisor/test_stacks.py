@@ -152,6 +152,13 @@ def test_a_process_that_has_no_handler_is_not_ended_by_the_question(start: Start
     os.kill(sleeper, signal.SIGKILL)
 
 
+def test_a_process_that_has_given_up_its_handler_is_not_asked(start: Start, tmp_path: Path) -> None:
+    process = start(f"import faulthandler\nfaulthandler.unregister({int(DUMP_SIGNAL)})\n{_SLEEPS}")
+    assert _finish(StackDump(_suspects(tmp_path, process), by=1.0, clock=Clock())) == (RankAccount(0),)
+    assert process.poll() is None
+    assert kernel_view.condition(process.pid) is Condition.RUNNING
+
+
 def test_who_does_not_answer_is_given_up_in_time_and_others_are_not_lost(start: Start, tmp_path: Path) -> None:
     deaf = start(f"import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {{{int(DUMP_SIGNAL)}}})\n{_SLEEPS}")
     clock, suspects = Clock(), _suspects(tmp_path, deaf, start(_SLEEPS))
