@@ -117,6 +117,9 @@ def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
 
 
 def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
+    # What was rejected on disk is set aside. What is found there of this step from now on is another copy.
+    rejected = tuple(old for old in state.rejected if (old.step, old.tier) != (event.step, Tier.LOCAL))
+    state = replace(state, rejected=rejected)
     return _launch(state, LaunchRound(state.round + 1, event.step, event.tier), now)
 
 

@@ -269,6 +269,17 @@ def test_progress_reported_while_the_group_is_cleared_still_counts() -> None:
     assert story.state.history.rounds[-1].step == 11
 
 
+def test_a_copy_restored_from_the_remote_tier_and_written_to_disk_anew_can_be_restored_from_there() -> None:
+    story = Story()
+    story.on(RunOpened(False))
+    story.on(SnapshotsListed(None, (1, 2), 0, (2,)))
+    assert story.on(SnapshotRejected(2, Tier.LOCAL, "damaged"))[-1] == ListSnapshots()
+    assert story.on(SnapshotsListed(None, (1,), 1, (2,))) == (RestoreSnapshot(2, Tier.REMOTE),)
+    story.on(SnapshotRestored(2, Tier.REMOTE))
+    story.lose(CORRUPT, 2)
+    assert story.on(SnapshotsListed(None, (1, 2), 1, (2,))) == (RestoreSnapshot(2, Tier.LOCAL),)
+
+
 def test_a_step_is_done_when_the_slowest_rank_has_done_it() -> None:
     story = running(ranks=2)
     story.steps(10, rank=0)
