@@ -105,7 +105,11 @@ def _train_one(composed: Composed) -> ExitCode:
         retention=config.retention,
         remote=config.remote,
         policy=PolicySettings(
-            restarts=config.restarts, hang=config.hang, stop=config.stop, stragglers=config.stragglers
+            ranks=config.worker.ranks,
+            restarts=config.restarts,
+            hang=config.hang,
+            stop=config.stop,
+            stragglers=config.stragglers,
         ),
         train=config.train,
         directory=Path.cwd(),

@@ -96,6 +96,7 @@ _BY_MESSAGE: tuple[tuple[str, FailureClass], ...] = (
     ("stale file handle", FailureClass.TRANSIENT_IO),
     ("connection reset", FailureClass.TRANSIENT_IO),
     ("timed out", FailureClass.TRANSIENT_IO),
+    ("address already in use", FailureClass.TRANSIENT_IO),  # the port of a round, taken by somebody else
 )
 
 _BY_TYPE: tuple[tuple[frozenset[str], FailureClass], ...] = (

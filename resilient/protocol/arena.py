@@ -10,7 +10,7 @@ The files belong to the run, not to a process: they outlive the worker, and the 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from resilient.protocol.slot import HEADER, Slot, SlotInfo, SlotState
 from resilient.protocol.spill import Spill
 
 __all__ = ["HEADER", "Arena", "Slot", "SlotInfo", "SlotState"]
+
+
+def _none(_: SlotInfo) -> bool:
+    return False
 
 
 class Arena:
@@ -71,11 +75,13 @@ class Arena:
             if slot.info().growing:
                 slot.void()
 
-    def next_free(self) -> Slot | None:
+    def next_free(self, spared: Callable[[SlotInfo], bool] = _none) -> Slot | None:
         """The slot to write next: never a held one, and never the only complete one. None when there is no such slot.
 
         Void slots come first, then the oldest image, and last those that there was no room for; a held slot counts as
         the complete one that remains.
+
+        :param spared: which images must stay for another reason.
         """
         infos = {slot.index: slot.info() for slot in self.slots}
         complete = sum(info.complete for info in infos.values())
@@ -88,7 +94,10 @@ class Arena:
         def rank(slot: Slot) -> tuple[bool, bool, int]:
             return slot.cramped, infos[slot.index].complete, infos[slot.index].sequence
 
-        return min(free, key=rank, default=None)
+        for slot in sorted(free, key=rank):
+            if not (infos[slot.index].complete and spared(infos[slot.index])):
+                return slot
+        return None
 
     def prepare(self, size: int, interrupted: Interrupted = never) -> bool:
         """Let the next captures find room for images of ``size`` bytes and filled page tables in all slots.

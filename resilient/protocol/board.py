@@ -49,6 +49,12 @@ class Word(IntEnum):
     START_STEP = 9
     INTERVAL = 10  # milliseconds between two durable snapshots, where the worker chooses them; 0 where it does not
     COST = 11  # microseconds of training that one of them costs
+    # what the ranks of a node agree on; 0 where there is one rank
+    ARRIVED = 12  # 1 + the step after which this rank would leave, and waits for the others
+    ENTERED = 13  # the step that this rank has begun, or is bound to begin
+    MEMORY_PLAN = 14  # by rank 0: bit n % 64 is set when an image of step n is to be taken; good for the step ENTERED
+    DURABLE_PLAN = 15  # by rank 0: likewise, when it is to be durable
+    TERMINATED = 16  # SIGTERM has reached this worker; the supervisor lets the others know
     OWN_STEPS = 20  # steps of this round whose own time has been measured
     OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
     OWN_COMPUTE = 22  # and that the model's forward pass takes
@@ -57,6 +63,7 @@ class Word(IntEnum):
     COMMAND = 32
     READ = 33  # metric records collected
     SNAPSHOTS = 34  # durable snapshots asked for; a change means one, at the next step boundary
+    RETRIES = 35  # durable snapshots that some rank had no image for, on rank 0's board; counted like SNAPSHOTS
     # written by the command line alone, on rank 0's board
     REQUESTS = 48  # durable snapshots asked for
 

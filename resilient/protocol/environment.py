@@ -10,6 +10,26 @@ from pathlib import Path
 PLAN = "RESILIENT_PLAN"
 """Path of the round's plan; set in every supervised worker and nowhere else."""
 
+_ROLE = "default"  # torchrun's name for the role of all workers where nobody gives them others
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the workers of a round find each other.
+
+    :param run_id: name of the run.
+    :param address: host on which rank 0 opens the store.
+    :param port: its port, another one in each round: a store that is used again is a known cause of hangs.
+    :param round: number of the round.
+    :param most_restarts: how often workers are launched again at the most.
+    """
+
+    run_id: str = ""
+    address: str = "127.0.0.1"
+    port: int = 0
+    round: int = 0
+    most_restarts: int = 0
+
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
@@ -33,13 +53,43 @@ class WorkerEnvironment:
             int(environ.get("WORLD_SIZE", "1")),
         )
 
-    def variables(self, *, round_number: int) -> dict[str, str]:
-        """What to add to the worker's environment."""
+    def variables(self, rendezvous: Rendezvous) -> dict[str, str]:
+        """What to add to the worker's environment: all that torchrun sets, on one node.
+
+        With ``TORCHELASTIC_USE_AGENT_STORE`` rank 0 would not open the store, but expect its launcher to have done so;
+        ours does not know torch.
+        """
+        rank, size = str(self.rank), str(self.world_size)
         return {
             PLAN: str(self.plan),
-            "RANK": str(self.rank),
+            "RANK": rank,
             "LOCAL_RANK": str(self.local_rank),
-            "WORLD_SIZE": str(self.world_size),
-            "LOCAL_WORLD_SIZE": str(self.world_size),
-            "TORCHELASTIC_RESTART_COUNT": str(round_number),
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "GROUP_RANK": "0",
+            "GROUP_WORLD_SIZE": "1",
+            "ROLE_NAME": _ROLE,
+            "ROLE_RANK": rank,
+            "ROLE_WORLD_SIZE": size,
+            "MASTER_ADDR": rendezvous.address,
+            "MASTER_PORT": str(rendezvous.port),
+            "TORCHELASTIC_RUN_ID": rendezvous.run_id,
+            "TORCHELASTIC_RESTART_COUNT": str(rendezvous.round),
+            "TORCHELASTIC_MAX_RESTARTS": str(rendezvous.most_restarts),
+            "TORCHELASTIC_USE_AGENT_STORE": "False",
         }
+
+
+def launched_elsewhere(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes another launcher, such as torchrun, has started together with this one; 1 without any."""
+    try:
+        return int(environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 1
+
+
+def shared_by(ranks: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What processes that share a machine's cores should have set, as torchrun does: one thread each, unless somebody
+    has said how many.
+    """
+    return {"OMP_NUM_THREADS": "1"} if ranks > 1 and "OMP_NUM_THREADS" not in environ else {}

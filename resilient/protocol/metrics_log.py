@@ -56,10 +56,12 @@ def read_metrics(path: Path) -> Iterator[Entry]:
             yield Entry(place[0], place[1], Metrics(place[2], place[3], {k: float(v) for k, v in body.items()}))
 
 
-def series(path: Path, name: str) -> dict[int, float]:
-    """The values of one metric by step: for repeated steps, what was reported last."""
+def series(path: Path, name: str, rank: int = 0) -> dict[int, float]:
+    """The values of one metric by step: for repeated steps, what was reported last. The run's are those of rank 0."""
     found = {
-        entry.metrics.step: entry.metrics.values[name] for entry in read_metrics(path) if name in entry.metrics.values
+        entry.metrics.step: entry.metrics.values[name]
+        for entry in read_metrics(path)
+        if entry.rank == rank and name in entry.metrics.values
     }
     return dict(sorted(found.items()))
 

@@ -42,7 +42,7 @@ class SlotState(IntEnum):
     COMPLETE = 2
 
 
-class _Word(IntEnum):
+class Word(IntEnum):
     MAGIC = 0
     STATE = 1
     STEP = 2
@@ -73,6 +73,10 @@ class SlotInfo:
         return self.state is SlotState.COMPLETE
 
     @property
+    def writing(self) -> bool:
+        return self.state is SlotState.WRITING
+
+    @property
     def growing(self) -> bool:
         """It goes to disk while it is being written."""
         return self.state is SlotState.WRITING and self.held
@@ -80,11 +84,11 @@ class SlotInfo:
     @classmethod
     def of(cls, index: int, words: Sequence[int]) -> SlotInfo:
         """From the words of a header, whatever they are: what nobody can have written is an empty slot."""
-        state, step, sequence = words[_Word.STATE], words[_Word.STEP], words[_Word.SEQUENCE]
+        state, step, sequence = words[Word.STATE], words[Word.STEP], words[Word.SEQUENCE]
         if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
             return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
-        size, held, reached = words[_Word.SIZE], bool(words[_Word.HOLD]), words[_Word.REACHED]
-        begun = words[_Word.BEGUN]  # last: if it is what it was, so is all that was read before it
+        size, held, reached = words[Word.SIZE], bool(words[Word.HOLD]), words[Word.REACHED]
+        begun = words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
         return cls(index, SlotState(state), step, sequence, size, held, reached, begun)
 
     @classmethod
@@ -99,7 +103,7 @@ class SlotInfo:
             return None
         words = memoryview(head).cast("Q")
         info = cls.of(0, words)
-        whole = words[_Word.MAGIC] == _MAGIC and not words[_Word.MOVED] and HEADER + info.size <= size
+        whole = words[Word.MAGIC] == _MAGIC and not words[Word.MOVED] and HEADER + info.size <= size
         return info if whole else None
 
 
@@ -122,11 +126,11 @@ class Slot:
         if os.fstat(self._descriptor).st_size < HEADER:
             self._reserve_first_page()
         self._map()
-        if self._words[_Word.MAGIC] != _MAGIC:
+        if self._words[Word.MAGIC] != _MAGIC:
             self._clear()
 
     def info(self) -> SlotInfo:
-        if self._words[_Word.MOVED]:
+        if self._words[Word.MOVED]:
             self._follow()
         return SlotInfo.of(self.index, self._words)
 
@@ -140,11 +144,11 @@ class Slot:
             self._wanted, self.cramped = False, True
             self._grow(HEADER + size)
             self.cramped = self._grown = False
-            self._words[_Word.BEGUN] = (self._words[_Word.BEGUN] + 1) % _MOST_IMAGES
-            self._words[_Word.REACHED] = 0
-            self._words[_Word.STATE] = SlotState.WRITING
-            self._words[_Word.STEP] = step
-            self._words[_Word.SIZE] = size
+            self._words[Word.BEGUN] = (self._words[Word.BEGUN] + 1) % _MOST_IMAGES
+            self._words[Word.REACHED] = 0
+            self._words[Word.STATE] = SlotState.WRITING
+            self._words[Word.STEP] = step
+            self._words[Word.SIZE] = size
             self._writing = True
 
     def prepare(self, size: int, *, grow: bool, interrupted: Interrupted = never) -> bool:
@@ -180,34 +184,34 @@ class Slot:
         if len(encoded) > _META_LIMIT:
             encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
         self.memory[_META_AT : _META_AT + len(encoded)] = encoded
-        self._words[_Word.META] = len(encoded)
-        self._words[_Word.SEQUENCE] = sequence
+        self._words[Word.META] = len(encoded)
+        self._words[Word.SEQUENCE] = sequence
         if not self._grown:
-            self._words[_Word.HOLD] = int(hold)
-        self._words[_Word.STATE] = SlotState.COMPLETE
+            self._words[Word.HOLD] = int(hold)
+        self._words[Word.STATE] = SlotState.COMPLETE
         self._writing = False
 
     def reached(self, size: int) -> None:
         """The first ``size`` bytes of the image that is being written will not change any more."""
-        self._words[_Word.REACHED] = size
+        self._words[Word.REACHED] = size
 
     def hold(self) -> None:
         """Hand the slot to the drain; while it is WRITING, as far as it is :meth:`reached`."""
         self._grown = self._writing
-        self._words[_Word.HOLD] = 1
+        self._words[Word.HOLD] = 1
 
     def release(self) -> None:
-        self._words[_Word.HOLD] = 0
+        self._words[Word.HOLD] = 0
 
     def void(self) -> None:
         """Whatever the slot holds, it is not a snapshot."""
-        self._words[_Word.STATE] = SlotState.EMPTY
-        self._words[_Word.HOLD] = 0
+        self._words[Word.STATE] = SlotState.EMPTY
+        self._words[Word.HOLD] = 0
         self._writing = False
 
     @property
     def meta(self) -> dict[str, Any]:
-        size = min(self._words[_Word.META], _META_LIMIT)
+        size = min(self._words[Word.META], _META_LIMIT)
         try:
             meta = json.loads(self.memory[_META_AT : _META_AT + size])
         except (ValueError, RecursionError):
@@ -220,9 +224,9 @@ class Slot:
 
         :raises SnapshotCorrupt: the header promises more than the file holds.
         """
-        if self._words[_Word.MOVED]:
+        if self._words[Word.MOVED]:
             self._follow()
-        size = self._words[_Word.SIZE]
+        size = self._words[Word.SIZE]
         if HEADER + size > len(self.memory):
             self._map()
         if HEADER + size > len(self.memory):
@@ -238,7 +242,7 @@ class Slot:
         """
         if self._is_ours(self.path):
             return
-        if self._spill is not None and (self._words[_Word.MOVED] or self._is_ours(self._spill.file_of(self.path))):
+        if self._spill is not None and (self._words[Word.MOVED] or self._is_ours(self._spill.file_of(self.path))):
             with suppress(OSError):
                 self._spill.link(self.path)  # the file on disk is still there
         if self.path.is_symlink() and self.path.exists():  # a worker died before it could say that the slot has moved
@@ -266,9 +270,9 @@ class Slot:
         self.memory, self._words = memory, memoryview(memory)[:_META_AT].cast("Q")
 
     def _clear(self) -> None:
-        for word in _Word:
+        for word in Word:
             self._words[word] = 0
-        self._words[_Word.MAGIC] = _MAGIC
+        self._words[Word.MAGIC] = _MAGIC
 
     def _reserve_first_page(self) -> None:
         try:
@@ -323,9 +327,9 @@ class Slot:
                 self._map()
                 self._clear()
                 before = SlotInfo.of(self.index, words)
-                self._words[_Word.SEQUENCE], self._words[_Word.BEGUN] = before.sequence, before.begun
+                self._words[Word.SEQUENCE], self._words[Word.BEGUN] = before.sequence, before.begun
             self._spill.link(self.path)
-            words[_Word.MOVED] = 1  # only now, so that whoever sees it finds the link
+            words[Word.MOVED] = 1  # only now, so that whoever sees it finds the link
             os.ftruncate(old, HEADER)
         finally:
             os.close(old)
@@ -345,7 +349,7 @@ class Slot:
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._map()
-        self._words[_Word.MOVED] = 0
+        self._words[Word.MOVED] = 0
 
     def _follow(self) -> None:
         """Open the slot again by its path: its file is another one now. If it is not, or none is there, stay."""

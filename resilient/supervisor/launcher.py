@@ -40,9 +40,11 @@ class Failed:
     """Workers could not be started.
 
     :param hung: the forkserver did not answer, and was ended for that.
+    :param rank: which one; None when it is all of them.
     """
 
     reason: str
+    rank: int | None = None
     hung: bool = False
 
 
@@ -122,8 +124,8 @@ class Launcher:
         if event == "exited":
             self._live.pop(message["rank"], None)
             return [Exited(message["rank"], message["code"])]
-        self._live.clear()
-        return [Failed(message["reason"])]
+        self._live.pop(message["rank"], None)
+        return [Failed(message["reason"], message["rank"])]
 
     def _forkserver_died(self) -> list[Report]:
         was_ready, lost, stuck = self._ready, sorted(self._live), self._stuck

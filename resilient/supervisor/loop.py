@@ -24,11 +24,12 @@ from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
-from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.environment import Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
+from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
 from resilient.supervisor.console import Console, LogTail
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.history import RunHistory, read_history
@@ -36,6 +37,7 @@ from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
+from resilient.supervisor.ports import FreshPort
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.settings import FinishedBy
 from resilient.supervisor.signals import SignalQueue
@@ -94,6 +96,7 @@ class Supervisor:
         self._opened = clock()
         self._interval = 0
         self._tail: LogTail | None = None
+        self._port = FreshPort()
         self._beats: dict[int, int] = {}
         self._dump: StackDump | None = None
         self._looked_at = -math.inf
@@ -153,6 +156,7 @@ class Supervisor:
                     key.data()
             self._poll()
         self._selector.close()
+        self._port.close()
         ending = self._state.ending
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
@@ -230,10 +234,11 @@ class Supervisor:
         failure = classify(Evidence(1, (kind,), message))
         if report.hung:
             failure = Failure(FailureClass.HANG, report.reason)
-        if self._state.phase is Phase.STARTING:
+        lost = self._state.live if report.rank is None else self._state.live & {report.rank}
+        if self._state.phase is Phase.STARTING and lost == self._state.live:
             self._feed(on.LaunchFailed(failure))
             return
-        for rank in sorted(self._state.live):  # asked for, and then the run was to stop before they were there
+        for rank in sorted(lost):  # the others are there; or the run was to stop before any was
             self._feed(on.WorkerExited(rank, self._memory.boards[rank][Word.STEP], failure))
 
     def _on_drain(self) -> None:
@@ -261,6 +266,7 @@ class Supervisor:
         if self._tail is not None:
             self._pass_on_output()
         self._pass_on_requests()
+        self._keep_ranks_together()
         self._note_interval()
         self._look_at_times()
         self._persistence.persist_held(self._state.round)
@@ -288,6 +294,14 @@ class Supervisor:
             board[Word.SNAPSHOTS] = asked
         self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
         self._console.say("a durable snapshot was asked for")
+
+    def _keep_ranks_together(self) -> None:
+        """What one rank of several knows and the others do not, or holds and another cannot."""
+        if self._spec.policy.ranks == 1 or self._state.phase not in (Phase.STARTING, Phase.RUNNING):
+            return
+        pass_on_termination(self._memory)
+        if steps := release_unfulfilled(self._memory):
+            self._journal.write("note", "not all ranks have an image", self._clock(), steps=steps)
 
     def _note_interval(self) -> None:
         """Where the interval of durable snapshots is chosen from what they cost, it is chosen by rank 0."""
@@ -368,6 +382,7 @@ class Supervisor:
         paths = self._spec.paths
         source = f"step {decision.step} in {decision.source.value}" if decision.source is not None else "the beginning"
         self._console.say(f"round {decision.round}: starting from {source}")
+        self._memory.forget_newer(decision.step)
         self._memory.renew_boards()
         for board in self._memory.boards.values():
             board[Word.STEP] = decision.step or 0
@@ -386,19 +401,23 @@ class Supervisor:
             train=self._spec.train,
         )
         plan_file = self._memory.write_plan(plan)
-        ranks = range(self._spec.policy.ranks)
+        ranks, rendezvous = range(self._spec.policy.ranks), self._rendezvous(decision.round)
         for rank in ranks:
             with suppress(FileNotFoundError):
                 paths.error_file(decision.round, rank).unlink()
         self._tail = LogTail(paths.log(decision.round, 0))
-        self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
+        self._launcher.launch([self._spec_of(rank, rendezvous, plan_file) for rank in ranks])
+
+    def _rendezvous(self, round_number: int) -> Rendezvous:
+        restarts = self._spec.policy.restarts.max_failures
+        return Rendezvous(self._spec.paths.run_id, port=self._port.take(), round=round_number, most_restarts=restarts)
 
     def _expected_failure_seconds(self) -> float:
         up = self._history.up + self._clock() - self._opened
         return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
 
-    def _spec_of(self, rank: int, round_number: int, plan_file: Path) -> LaunchSpec:
-        worker, paths = self._spec.worker, self._spec.paths
+    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path) -> LaunchSpec:
+        worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round
         identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
         return LaunchSpec(
             rank=rank,
@@ -406,7 +425,7 @@ class Supervisor:
             module=worker.module or None,
             arguments=tuple(worker.args),
             directory=str(self._spec.directory),
-            environment={**worker.env, **identity.variables(round_number=round_number)},
+            environment={**worker.env, **identity.variables(rendezvous)},
             log=str(paths.log(round_number, rank)),
             error_file=str(paths.error_file(round_number, rank)),
         )

@@ -17,6 +17,7 @@ from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
+from resilient.supervisor.ranks import clear_other_ranks
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
@@ -32,6 +33,7 @@ class RunMemory:
             machine was switched off, which may be on disk in parts.
         :param root: the run's directory, which takes what there is no room for in ``directory``; without one, having
             no room is an error.
+        :raises ConfigurationError: it holds the state of another number of ranks.
         :raises StorageFull: there is not even room for the boards.
         :raises RunLocked: a live process is using this memory for another run.
         """
@@ -44,7 +46,12 @@ class RunMemory:
         self._tenancy: Tenancy | None = None
         try:
             self._claim()
+            clear_other_ranks(directory, ranks, self._spill)
             self.boards = {rank: self._board(rank) for rank in self._ranks}
+        except ConfigurationError:
+            if self._tenancy is not None:
+                self._tenancy.leave()
+            raise
         except OSError as error:
             raise StorageFull(
                 f"no shared memory in {directory}: {error.strerror}", "make it larger, or set snapshot.memory_dir"
@@ -196,7 +203,9 @@ class RunMemory:
 
     def release(self, step: int) -> None:
         """The image of ``step`` is durable, or never will be: its slots may be written again."""
-        for arena in self.arenas.values():
+        for _, arena in sorted(
+            self.arenas.items(), reverse=True
+        ):  # rank 0 last: it takes the others to be free when it is
             for slot in arena.held():
                 if slot.info().step == step:
                     slot.release()
@@ -213,6 +222,23 @@ class RunMemory:
                 info = slot.info()
                 if info.step != step and not info.held:
                     slot.void()
+
+    def forget_newer(self, step: int | None) -> None:
+        """The run goes on from ``step``: what some ranks have of later ones must never be taken together with what the
+        others are going to have of them. Only while no worker is up.
+        """
+        for arena in self.arenas.values():
+            for slot in arena.slots:
+                if step is None or slot.info().step > step:
+                    slot.void()
+
+    def free_slots(self) -> dict[int, Slot]:
+        """For each rank a slot that may be written while no worker is up; the newest common image stays."""
+        newest = self.newest_step()
+        return {
+            rank: arena.next_free(lambda info: info.step == newest) or arena.next_free() or arena.slots[0]
+            for rank, arena in self.arenas.items()
+        }
 
     def next_sequence(self) -> int:
         """A number for an image that is to count as the newest."""

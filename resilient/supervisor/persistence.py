@@ -9,6 +9,7 @@ from dataclasses import asdict
 from resilient.policy import events as on
 from resilient.policy.flush import FlushPlan, Writing, plan_flush
 from resilient.snapshot import catalog
+from resilient.supervisor.agreement import unfulfilled
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal
@@ -76,6 +77,8 @@ class Persistence:
         """What could be resumed from, now; None while we wait to hear of the remote tier, and shall be asked again."""
         self._memory.void_growing()
         self._memory.keep_linked()
+        for step in unfulfilled(self._memory):
+            self._memory.release(step)
         durable = catalog.committed_steps(self._spec.paths.snapshots)
         quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
         listed = on.SnapshotsListed(self._memory.newest_step(), durable, quarantined)
@@ -89,7 +92,7 @@ class Persistence:
         """Have the snapshot of ``step`` read into memory; :meth:`receive` says how it went. What memory holds is older,
         but stays until the snapshot has turned out to be sound.
         """
-        slots = {rank: arena.next_free() or arena.slots[0] for rank, arena in self._memory.arenas.items()}
+        slots = self._memory.free_slots()
         sequence = self._memory.next_sequence()
         if tier is on.Tier.REMOTE and self._remote is not None:
             self._remote.restore(step, slots, sequence)

@@ -7,6 +7,8 @@ from enum import Enum
 
 from resilient.errors import ConfigurationError
 
+_MOST_RANKS = 1024  # processes on one machine; more is a slip of the finger
+
 
 class FinishedBy(str, Enum):
     """What makes a worker's exit 0 the end of the run."""
@@ -38,6 +40,8 @@ class WorkerSettings:
     :param script: the training script.
     :param module: a module to be run as ``python -m`` does, instead of a script.
     :param args: its command line arguments.
+    :param ranks: how many processes train together on this machine. Each finds its part in the variables that torchrun
+        sets, such as ``RANK``, ``LOCAL_RANK`` and ``WORLD_SIZE``.
     :param preload: modules imported once, before the workers are forked. They must not start threads or touch CUDA.
     :param env: variables added to its environment.
     :param finished_by: ``run``: exit 0 counts only after the run said that it is finished; ``exit_code``: exit 0 is
@@ -50,8 +54,14 @@ class WorkerSettings:
     preload: list[str] = field(default_factory=lambda: ["torch", "torch._dynamo", "torch.utils.data", "numpy"])
     env: dict[str, str] = field(default_factory=dict)
     finished_by: FinishedBy = FinishedBy.run
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         if bool(self.script) == bool(self.module):
             problem = "both worker.script and worker.module are set" if self.script else "nothing to train is named"
             raise ConfigurationError(problem, "set worker.script=train.py, or worker.module=package.train")
+        if not 1 <= self.ranks <= _MOST_RANKS:
+            raise ConfigurationError(
+                f"worker.ranks must be at least 1 and at most {_MOST_RANKS}, not {self.ranks}",
+                "set it to the number of processes on this machine, usually one for each GPU",
+            )

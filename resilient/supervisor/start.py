@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
+from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
@@ -23,6 +24,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.ranks import require_ranks
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
@@ -70,7 +72,8 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
 
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
         returns whether it has changed since the last launch.
-    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed.
+    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
+        was begun with another number of ranks.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     """
@@ -85,10 +88,12 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         stack.callback(lock.release)
         journal = _open_journal(paths)
         stack.callback(journal.close)
+        place = RunMemory.place(paths, spec.snapshot.memory_dir)
+        require_ranks(paths, place, spec.policy.ranks)  # before anything is recorded that says otherwise
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
-            leftovers.remove_own(RunMemory.place(paths, spec.snapshot.memory_dir), paths)
+            leftovers.remove_own(place, paths)
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
@@ -105,7 +110,8 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=spec.worker.env)
+        environment = {**shared_by(spec.policy.ranks), **spec.worker.env}
+        launcher = Launcher(spec.worker.preload, lock=lock, log=logs / "forkserver.log", environment=environment)
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
         stack.callback(drain.close)

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import torch
 
 from resilient.errors import ConfigurationError, UsageError
-from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.environment import WorkerEnvironment, launched_elsewhere
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
@@ -70,6 +71,8 @@ def attach(
         held = _Held()
         step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
         run.resume(step, held.state)
+    if host.group is not None:
+        settle_buckets(objects.values())
     host.attached(run.step)
     return run
 
@@ -93,6 +96,12 @@ def _host(run_id: str | None, snapshot: SnapshotSettings | None, retention: Rete
     environment = WorkerEnvironment.read()
     if environment is not None:
         return SupervisedHost(environment, RoundPlan.read(environment.plan))
+    if (processes := launched_elsewhere()) > 1:
+        raise UsageError(
+            f"resilient.attach() in one of {processes} processes that another launcher has started (WORLD_SIZE): each "
+            "would write the same snapshots",
+            f"start the ranks with resilient train conf=… worker.ranks={processes}, in place of torchrun or the like",
+        )
     main = getattr(sys.modules["__main__"], "__file__", None)
     name = run_id or (Path(main).stem if main else "run")
     paths = RunPaths.of(default_run_directory(), name)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data import get_worker_info as current_worker
+from torch.utils.data.distributed import DistributedSampler
 
 from resilient.errors import StateError, UsageError
 from resilient.worker.rng import PrivateRandom, mix, seed_cpu, seeded
@@ -96,10 +97,11 @@ class SeededDataset(Dataset[Any]):
 class PositionedSampler:
     """Yields tickets from any position of an epoch on.
 
-    The order of the plain samplers is computed from (seed, epoch), and resuming is O(1). A sampler of the user's own is
-    iterated: each epoch with global generators of its own, seeded for the epoch, and after a resume once more from the
-    beginning of the run, which brings whatever generators it has itself to where they were. Indexes only; no data is
-    read.
+    The order of the plain samplers is computed from (seed, epoch), and resuming is O(1). A ``DistributedSampler`` is
+    told the epoch, from which it computes its own part of the order. A sampler of the user's own is told it too if it
+    can be, and iterated: each epoch with global generators of its own, seeded for the epoch, and after a resume once
+    more from the beginning of the run, which brings whatever generators it has itself to where they were. Indexes only;
+    no data is read.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
@@ -107,6 +109,7 @@ class PositionedSampler:
         self._inner = inner
         self._random, self._in_order = _is_plain_random(self._inner), _is_plain_sequential(self._inner)
         self._size = len(loader.dataset) if self._random or self._in_order else 0  # type: ignore[arg-type]
+        self._by_epoch = _is_plain_distributed(self._inner)
         self._begun = 0  # epochs for which the user's own sampler has been asked
         generator: torch.Generator | None = inner.sampler.generator if self._random else None
         self.seed = seed if generator is None else mix(seed, generator.initial_seed())
@@ -131,7 +134,7 @@ class PositionedSampler:
             yield [int(index) for index in order[at : at + batch]]
 
     def _asked(self, epoch: int, start: int) -> Iterator[Any]:
-        while self._begun < epoch:  # only after a resume
+        while self._begun < epoch and not self._by_epoch:  # only after a resume
             for _ in self._epoch_of_sampler(self._begun):
                 pass
         return islice(self._epoch_of_sampler(epoch), start, None)
@@ -167,6 +170,11 @@ def _is_plain_random(sampler: Any) -> bool:
         and not sampler.sampler.replacement
         and sampler.sampler._num_samples is None  # noqa: SLF001  the public property hides whether it was set
     )
+
+
+def _is_plain_distributed(sampler: Any) -> bool:
+    inner = sampler.sampler if type(sampler) is BatchSampler else sampler
+    return type(inner) is DistributedSampler
 
 
 def _is_plain_sequential(sampler: Any) -> bool:

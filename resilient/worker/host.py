@@ -35,6 +35,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
+from resilient.worker.group import Group
 from resilient.worker.preparation import Preparation
 from resilient.worker.schedule import Chosen, Schedule
 from resilient.worker.signals import sigterm
@@ -48,6 +49,8 @@ class Host(Protocol):
     settings: SnapshotSettings
     arena: Arena
     preparation: Preparation
+    group: Group | None
+    """The other ranks, where there are any."""
     writes_growing: bool
     """Whether a slot that is held goes to disk while it is still being written."""
 
@@ -119,6 +122,9 @@ class SupervisedHost:
         spill = Spill(RunPaths(Path(plan.run_root)).memory, lambda message: _say(f"WARNING: {message}"))
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
         self.preparation = Preparation(self.arena)
+        self.group = None
+        if environment.world_size > 1:
+            self.group = Group.join(memory, environment.rank, environment.world_size, self._board)
 
     def image(self) -> memoryview | None:
         if self.plan.restore_step is None:
@@ -131,11 +137,12 @@ class SupervisedHost:
 
     def command(self) -> Command:
         if sigterm.received:  # somebody signalled this process alone, or the whole group before the supervisor asked
+            self._board[Word.TERMINATED] = 1
             return Command.LEAVE
         return Command(self._board[Word.COMMAND])
 
     def snapshots_asked(self) -> int:
-        return self._board[Word.SNAPSHOTS]
+        return self._board[Word.SNAPSHOTS] + self._board[Word.RETRIES]
 
     def schedule(self, clock: Callable[[], float]) -> Schedule:
         return Schedule(
@@ -202,6 +209,7 @@ class StandaloneHost:
 
     writes_growing = False
     ranks = 1
+    group: Group | None = None
 
     def __init__(self, paths: RunPaths, settings: SnapshotSettings, retention: RetentionSettings) -> None:
         paths.create()

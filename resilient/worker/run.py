@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from resilient.errors import StorageFull, UsageError
+from resilient.protocol.arena import Slot
 from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
 from resilient.worker.data import Data, Stateful
+from resilient.worker.group import Group
 from resilient.worker.host import Host
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.own_work import OwnWork
@@ -55,6 +57,8 @@ class Run:
         self._body: int | None = None  # the step whose loop body is running
         self._clock = clock
         self._schedule = host.schedule(clock)
+        self._group = host.group
+        self._leaving: bool | None = None  # what the ranks have agreed on at this boundary
         self._alignment = Alignment(objects, clock)
         self._memory_due = False
         self._durable_due = False
@@ -117,13 +121,13 @@ class Run:
             )
         self._wait_for_copy()
         outer = self._phase, self._phase_name
-        self._enter(_PHASES.get(name, WorkerPhase.NAMED), name)
+        self._enter_phase(_PHASES.get(name, WorkerPhase.NAMED), name)
         try:
             yield
         finally:
-            self._enter(*outer)
+            self._enter_phase(*outer)
 
-    def _enter(self, phase: WorkerPhase, name: str) -> None:
+    def _enter_phase(self, phase: WorkerPhase, name: str) -> None:
         self._phase, self._phase_name = phase, name
         if self._own_time is not None:
             self._own_time.counts = phase is WorkerPhase.STEP
@@ -172,10 +176,9 @@ class Run:
         self._wait_for_copy()
         self._schedule.worked(max(0.0, seconds - in_body), waited=in_body + self._copier.take_waited())
         aligned = self._alignment.boundary()
-        leaving = self._host.command() is Command.LEAVE
-        last = step == total or (leaving and aligned)
-        self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
-        self._memory_due |= self._schedule.memory_due(step)
+        asked = self._host.command() is Command.LEAVE
+        last = step == total or (aligned and self._leaves(asked=asked))
+        self._see_what_is_due(step, aligned=aligned, last=last)
         due = self._memory_due or (self._durable_due and self._may_hold(last=last))
         taking = due and (aligned or last)
         self._publish(flush=taking)
@@ -185,7 +188,7 @@ class Run:
             self._snapshot(step, last=last)
             self._schedule.imaged(step, self._clock() - began)
             self._alignment.taken()
-        elif due or leaving:
+        elif due or asked:
             self._alignment.kept_waiting(step)
         if (chosen := self._schedule.chosen()) is not None:
             self._host.interval_chosen(chosen)
@@ -193,8 +196,36 @@ class Run:
             self._host.own_time(*self._own_time.of_step())
         self._host.beat(WorkerPhase.STEP, step)
 
+    def _leaves(self, *, asked: bool) -> bool:
+        """Whether the loop ends at this boundary. Ranks agree on it once, and keep to it."""
+        if self._group is None:
+            return asked
+        if self._leaving is None:
+            self._leaving = self._group.leaves(self.step, asked=asked)
+        return self._leaving
+
+    def _see_what_is_due(self, step: int, *, aligned: bool, last: bool) -> None:
+        if self._group is not None:  # rank 0's word counts, also where an image of the step before has failed
+            self._memory_due, durable = self._group.due(step, aligned=aligned)
+            self._durable_due = durable or last
+            return
+        self._durable_due |= self._schedule.due(step, self._host.snapshots_asked()) or last
+        self._memory_due |= self._schedule.memory_due(step)
+
+    def _enter(self, group: Group, step: int) -> None:
+        """The ranks go on to ``step``; rank 0 says what will be due after it."""
+        if group.leads:
+            durable = self._schedule.due(step, self._host.snapshots_asked())
+            group.want(memory=self._schedule.memory_due(step), durable=durable)
+            group.announce(step, may_hold=not self._host.arena.held())
+        self._leaving = None
+        group.enter(step)
+
     def _asked_to_leave(self) -> bool:
-        if self._host.command() is not Command.LEAVE or not self._alignment.aligned:
+        asked = self._host.command() is Command.LEAVE
+        if not self._alignment.aligned or not self._leaves(asked=asked):
+            if self._group is not None:
+                self._enter(self._group, self.step + 1)
             return False
         self.left_early = True
         self._alignment.close()
@@ -203,6 +234,8 @@ class Run:
         self._make_step_durable()
         self._host.beat(WorkerPhase.STOPPING)
         self._host.left(self.step)
+        if self._group is not None:
+            self._group.wait_until_all_left()
         return True
 
     def _make_step_durable(self) -> None:
@@ -235,11 +268,13 @@ class Run:
 
     def _snapshot(self, step: int, *, last: bool) -> None:
         self._host.arena.void_growing()  # nothing is being copied: a copy that is not complete has met with an error
-        slot = self._host.arena.next_free()
+        slot = self._next_slot()
         if slot is None:
-            self._memory_due = True
+            self._put_off(hold=False)
             return  # every slot waits for the drain; the newest image stands
         hold = self._durable_due and self._may_hold(last=last)
+        if self._group is not None:
+            self._group.begun(step, durable=hold)
         grow = hold and self._host.writes_growing
         sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
 
@@ -247,7 +282,7 @@ class Run:
             if not unchanged:
                 slot.void()
                 self._overlap.voided()
-                self._memory_due = True
+                self._put_off(hold=hold)
                 return
             slot.complete(sequence, meta, hold=hold)
             if hold:
@@ -263,7 +298,9 @@ class Run:
                 self._capture.write(slot, step, grow=grow and last)
                 done(True)
         except StorageFull as error:
-            other = self._host.arena.next_free()
+            if self._group is not None:
+                self._group.want(memory=True, durable=hold)
+            other = self._next_slot()
             if other is not None and not other.cramped:
                 self._snapshot(step, last=last)
             else:
@@ -271,11 +308,21 @@ class Run:
             return
         self._host.preparation.want(slot.info().size)
 
+    def _next_slot(self) -> Slot | None:
+        arena = self._host.arena
+        return arena.next_free() if self._group is None else self._group.next_slot(arena)
+
+    def _put_off(self, *, hold: bool) -> None:
+        """There is no image after all: at the next boundary, then. Ranks wait until rank 0 says so again."""
+        self._memory_due = True
+        if self._group is not None:
+            self._group.want(memory=True, durable=hold)
+
     def _may_hold(self, *, last: bool) -> bool:
         """One slot at most waits for the disk while training goes on, so that images go on being taken. What is due
-        then is made durable at the first boundary after that.
+        then is made durable at the first boundary after that. Among ranks, rank 0 has seen to it before.
         """
-        return last or not self._host.arena.held()
+        return last or self._group is not None or not self._host.arena.held()
 
     def _go_without(self, error: StorageFull) -> None:
         """There is no room for an image, though there was for earlier ones: go on, and try again at the next.

@@ -30,10 +30,27 @@ train:
   owned_mb: 0
 """
 
+_RANKS_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_ranks.py")}
+  ranks: 2
+snapshot:
+  every_steps: 10
+train:
+  steps: 60
+  samples: 52
+  batch_size: 4
+  workers: 0
+  step_seconds: 0.01
+  terminate_at: 0
+  accumulate: 1
+"""
+
 
 def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
+    (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
     return Workspace(directory)
 
 

@@ -33,8 +33,8 @@ class Workspace:
     directory: Path
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def run(self, run_id: str, *settings: str, steps: int = 60) -> RunCase:
-        return RunCase(self, run_id, [f"train.steps={steps}", *settings])
+    def run(self, run_id: str, *settings: str, steps: int = 60, conf: str = "small", ranks: int = 1) -> RunCase:
+        return RunCase(self, run_id, [f"train.steps={steps}", *settings], conf, ranks)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, _TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
@@ -60,18 +60,24 @@ class Workspace:
 
 @dataclass
 class RunCase:
-    """One run of the small training script."""
+    """One run of a small training script.
+
+    :param conf: name of its configuration.
+    :param ranks: how many the configuration says that there are.
+    """
 
     workspace: Workspace
     run_id: str
     settings: Sequence[str]
+    conf: str = "small"
+    ranks: int = 1
 
     @property
     def paths(self) -> RunPaths:
         return RunPaths.of(self.workspace.directory / "runs", self.run_id)
 
     def start(self, *extra: str) -> Running:
-        conf = self.workspace.directory / "conf" / "small.yaml"
+        conf = self.workspace.directory / "conf" / f"{self.conf}.yaml"
         command = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={self.run_id}"]
         command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
         output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
@@ -92,18 +98,18 @@ class RunCase:
     def output(self) -> str:
         return (self.workspace.directory / f"{self.run_id}.out").read_text(errors="replace")
 
-    def losses(self) -> dict[int, float]:
-        return series(self.paths.metrics, "loss")
+    def losses(self, rank: int = 0) -> dict[int, float]:
+        return series(self.paths.metrics, "loss", rank)
 
-    def conflicting_losses(self) -> dict[int, set[float]]:
-        """Steps that were done more than once and did not give the same loss each time."""
-        seen: dict[int, set[float]] = {}
+    def conflicting_losses(self) -> dict[tuple[int, int], set[float]]:
+        """Ranks and steps that were done more than once and did not give the same loss each time."""
+        seen: dict[tuple[int, int], set[float]] = {}
         for entry in read_metrics(self.paths.metrics):
-            seen.setdefault(entry.metrics.step, set()).add(entry.metrics.values["loss"])
-        return {step: values for step, values in seen.items() if len(values) > 1}
+            seen.setdefault((entry.rank, entry.metrics.step), set()).add(entry.metrics.values["loss"])
+        return {place: values for place, values in seen.items() if len(values) > 1}
 
-    def image(self, step: int) -> bytes:
-        return (self.paths.snapshot(step) / image_name(0)).read_bytes()
+    def image(self, step: int, rank: int = 0) -> bytes:
+        return (self.paths.snapshot(step) / image_name(rank)).read_bytes()
 
     def journal(self, name: str) -> list[dict[str, object]]:
         return [entry["data"] for entry in read_journal(self.paths.journal) if entry["name"] == name]
@@ -119,10 +125,11 @@ class RunCase:
 
     def assert_equal_to(self, reference: RunCase, steps: int = 60) -> None:
         """The two runs are the same, bit for bit: every loss, and every byte of the final state."""
-        assert self.losses() == reference.losses()
-        assert len(self.losses()) == steps
+        for rank in range(self.ranks):
+            assert self.losses(rank) == reference.losses(rank), f"rank {rank}"
+            assert len(self.losses(rank)) == steps, f"rank {rank}"
+            assert first_difference(self.image(steps, rank), reference.image(steps, rank)) is None, f"rank {rank}"
         assert not self.conflicting_losses()
-        assert first_difference(self.image(steps), reference.image(steps)) is None
 
 
 @dataclass

@@ -1,0 +1,162 @@
+"""Two ranks under one supervisor: whatever happens to one of them, both go on from one step, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt
+from resilient.errors import ExitCode
+from resilient.snapshot import catalog
+from tests.run.conftest import make_workspace
+from tests.run.harness import RunCase, Workspace
+
+# An epoch has 7 batches, the last of them a short one.
+
+
+def ranks(workspace: Workspace, run_id: str, *settings: str) -> RunCase:
+    return workspace.run(run_id, *settings, conf="ranks", ranks=2)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> RunCase:
+    """The run that nothing happened to."""
+    case = ranks(make_workspace(tmp_path_factory.mktemp("clean")), "clean")
+    assert case.finish() == 0, case.output()
+    assert case.losses(0) != case.losses(1), "each rank has its own part of the data"
+    return case
+
+
+def _same_steps(case: RunCase) -> None:
+    """Every durable snapshot is whole: the images of both ranks, in one manifest."""
+    steps = catalog.committed_steps(case.paths.snapshots)
+    assert steps
+    for step in steps:
+        manifest = catalog.verify(case.paths.snapshot(step))
+        assert manifest.world_size == 2
+        assert [file.rank for file in manifest.files] == [0, 1]
+
+
+def test_one_rank_killed_or_both(workspace: Workspace, clean: RunCase) -> None:
+    case = ranks(workspace, "killed")
+    steps = sorted(random.sample(range(2, 58), 3))
+    running = case.start()
+    for step, lost in zip(steps, random.sample([(0,), (1,), (1, 0)], 3), strict=True):
+        running.wait_for_step(step)
+        for rank in lost:
+            KillWorker(rank).inject(running.target)
+    assert running.wait() == 0, case.output()
+    launched = case.journal("LaunchRound")
+    assert len(launched) == 4, f"one relaunch of both for each, at steps {steps}"
+    resumed = [launch["step"] for launch in launched[1:]]
+    assert all(isinstance(at, int) and at >= step - 1 for at, step in zip(resumed, steps, strict=True)), resumed
+    case.assert_equal_to(clean)
+    _same_steps(case)
+
+
+def test_preempted_and_resumed_from_disk(workspace: Workspace, clean: RunCase) -> None:
+    case = ranks(workspace, "preempted", "train.workers=1")
+    running = case.start().wait_for_step(17)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    running = case.start().wait_for_step(40)
+    for process in workspace.processes():  # the way a scheduler ends a job: everybody, in no order
+        os.kill(process.pid, signal.SIGTERM)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    _same_steps(case)
+    assert case.finish("worker.ranks=1", "run.allow_drift=true") == ExitCode.CONFIG
+    assert "worker.ranks is 1, but the snapshot of step" in case.output()
+    assert case.finish() == 0, case.output()
+    assert case.incidents() == ["preemption", "preemption"]
+    assert [launch["source"] for launch in case.journal("LaunchRound")] == [None, "local", "local"]
+    case.assert_equal_to(clean)
+
+
+def test_supervisor_killed_then_the_forkserver(workspace: Workspace, clean: RunCase) -> None:
+    case = ranks(workspace, "taken-over")
+    running = case.start().wait_for_step(15)
+    KillSupervisor().inject(running.target)
+    running.wait()
+    assert workspace.wait_until_alone() == []
+    running = case.start().wait_for_step(35)
+    forkserver = next(
+        process
+        for process in workspace.processes()
+        if "resilient.worker.forkserver" in process.cmdline() and process.ppid() == running.process.pid
+    )
+    forkserver.kill()
+    assert running.wait() == 0, case.output()
+    launched = case.journal("LaunchRound")
+    assert [launch["source"] for launch in launched] == [None, "memory", "memory"]
+    assert case.incidents() == ["supervisor lost", "killed"]
+    case.assert_equal_to(clean)
+
+
+def test_sigterm_to_one_worker_alone_makes_both_leave_at_one_step(workspace: Workspace, clean: RunCase) -> None:
+    case = ranks(workspace, "alone", "train.terminate_at=25")
+    assert case.finish() == 0, case.output()
+    assert case.incidents() == ["preemption"], "and nobody was killed in the middle of a step"
+    resumed = case.journal("LaunchRound")[1]["step"]
+    logs = [case.paths.log(0, rank).read_text() for rank in range(2)]
+    assert all(f"left the loop at step {resumed}, finished: False" in log for log in logs), logs
+    case.assert_equal_to(clean)
+
+
+def test_by_time_both_hold_the_same_steps_and_never_half_a_gradient(workspace: Workspace) -> None:
+    case = ranks(
+        workspace,
+        "by-time",
+        "snapshot.every_steps=0",
+        "snapshot.every_seconds=0.1",
+        "snapshot.memory_every_steps=0",
+        "train.accumulate=3",
+        "retention.last=100",
+    )
+    running = case.start().wait_for_step(20)
+    KillWorker(1).inject(running.target)
+    assert running.wait() == 0, case.output()
+    steps = catalog.committed_steps(case.paths.snapshots)
+    assert len(steps) >= 4
+    assert all(step % 3 == 0 for step in steps), steps
+    assert not case.conflicting_losses()
+    _same_steps(case)
+
+
+def test_three_ranks_add_up_gradients_in_one_order_whatever_is_killed(workspace: Workspace) -> None:
+    """With two, every order gives the same sum."""
+    settings = ("worker.ranks=3", "train.samples=60")
+    whole = workspace.run("whole", *settings, steps=20, conf="ranks", ranks=3)
+    assert whole.finish() == 0, whole.output()
+    case = workspace.run("three", *settings, steps=20, conf="ranks", ranks=3)
+    running = case.start().wait_for_step(6)
+    KillWorker(2).inject(running.target)
+    assert running.wait() == 0, case.output()
+    assert len(case.journal("LaunchRound")) == 2
+    case.assert_equal_to(whole, 20)
+
+
+def test_every_worker_has_what_torchrun_would_have_told_it(workspace: Workspace) -> None:
+    script = workspace.directory / "told.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "print(json.dumps({k: v for k, v in os.environ.items() if k.isupper()}), flush=True)\n"
+        "sys.exit(3 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.environ['RANK'] == '1' else 0)\n"
+    )
+    case = ranks(workspace, "told", f"worker.script={script}", "worker.finished_by=exit_code")
+    assert case.finish() == 0, case.output()
+    told = {(number, rank): _told(case, number, rank) for number in range(2) for rank in range(2)}
+    ports = [{told[number, rank]["MASTER_PORT"] for rank in range(2)} for number in range(2)]
+    assert [len(both) for both in ports] == [1, 1], "both ranks of a round have one port"
+    assert ports[0] != ports[1], "and another round another"
+    assert told[1, 1]["RANK"] == told[1, 1]["LOCAL_RANK"] == "1"
+    assert told[1, 1]["TORCHELASTIC_RESTART_COUNT"] == "1"
+    assert told[1, 0]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "1")
+
+
+def _told(case: RunCase, number: int, rank: int) -> dict[str, str]:
+    body: dict[str, str] = json.loads(case.paths.log(number, rank).read_text().splitlines()[0])
+    return body
