@@ -72,11 +72,15 @@ def describe(frames: Sequence[Frame]) -> str:
     return f"{called[-1].function}, called by {frames[place]}" if called else str(frames[place])
 
 
-_COLLECTIVE = re.compile(r"/torch/(?:distributed|nn/parallel)/|/torch/autograd/graph\.py$|/torch/_tensor\.py$")
+_COLLECTIVE = re.compile(
+    r"/torch/(?:distributed|nn/parallel)/|/torch/autograd/graph\.py$|/torch/_tensor\.py$|/resilient/worker/group\.py$"
+)
 
 
 def waits_for_ranks(frames: Sequence[Frame]) -> bool:
-    """Whether it is in something that all ranks do together: a collective, or a backward pass, which may have one."""
+    """Whether it is in something that all ranks do together: a collective, a backward pass, which may have one, or an
+    agreement at a step boundary.
+    """
     return any(_COLLECTIVE.search(frame.file) for frame in _called(frames))
 
 

@@ -122,13 +122,13 @@ class Run:
             )
         self._wait_for_copy()
         outer = self._phase, self._phase_name
-        self._enter(_PHASES.get(name, WorkerPhase.NAMED), name)
+        self._enter_phase(_PHASES.get(name, WorkerPhase.NAMED), name)
         try:
             yield
         finally:
-            self._enter(*outer)
+            self._enter_phase(*outer)
 
-    def _enter(self, phase: WorkerPhase, name: str) -> None:
+    def _enter_phase(self, phase: WorkerPhase, name: str) -> None:
         self._phase, self._phase_name = phase, name
         if self._own_time is not None:
             self._own_time.counts = phase is WorkerPhase.STEP

@@ -98,6 +98,21 @@ def test_a_rank_near_the_limit_is_not_named_again_and_again() -> None:
     assert len(history.train(1, 5000)) <= 1
 
 
+def test_a_rank_between_the_limits_stays_as_it_was() -> None:
+    history = History(8, lambda rank, step: (0.0, 0.04 if rank != 4 else 0.08 if step < 200 else 0.054), noise=0.01)
+    assert len(history.train(1, 199)) == 1
+    assert history.train(200, 1000) == [], "named before, and not back among the others"
+    assert History(8, lambda rank, step: (0.0, 0.04 if rank != 4 else 0.054), noise=0.01).train(1, 1000) == []
+
+
+def test_a_rank_that_was_just_named_is_not_back_at_once() -> None:
+    watch, said = StragglerWatch(), []
+    for step, seconds in [(0, 1.0), (60, 1.0), (61, 0.1), (100, 0.1), (111, 0.1)]:
+        watch, found = watch.observed({0: OwnTime(step, 0.0, 0.1), 1: OwnTime(step, 0.0, seconds)}, SETTINGS)
+        said += [(one.step, one.over) for one in found]
+    assert said == [(60, False), (111, True)]
+
+
 def test_several_are_named_as_long_as_most_are_not() -> None:
     history = History(8, lambda rank, step: (0.1 if rank in (1, 7) else 0.0, 0.04))
     assert {one.rank for one in history.train(1, 300)} == {1, 7}

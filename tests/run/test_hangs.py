@@ -113,24 +113,30 @@ def test_an_import_that_does_not_end_is_measured_by_the_start_before(
     case.assert_equal_to(undisturbed, 40)
 
 
-def test_a_forkserver_that_stands_still_is_replaced(workspace: Workspace, reference: RunCase) -> None:
-    case = workspace.run("forkserver")
+def test_helpers_that_stand_still_are_replaced(workspace: Workspace, reference: RunCase) -> None:
+    case = workspace.run("helpers", "hang.phase_seconds=1", "run.allow_drift=true")
     running = case.start().wait_for_step(25)
-    first = _forkserver(running.process.pid)
+    first = _helper(running.process.pid, "resilient.worker.forkserver")
     first.suspend()
     KillWorker().inject(running.target)  # which the forkserver does not report
     first.wait(60)
-    second = _forkserver(running.process.pid)
+    second = _helper(running.process.pid, "resilient.worker.forkserver")
     second.suspend()  # in the middle of its imports, with a worker to be forked
     assert running.wait() == 0, case.output()
     assert case.incidents() == ["killed", "hang"]
     assert "the forkserver does not answer: stopped by a signal (SIGSTOP)" in case.output()
     case.assert_equal_to(reference)
 
+    again = case.start("train.steps=70")
+    _helper(again.process.pid, "resilient.supervisor.drain_process").suspend()  # before it can read the snapshot
+    assert again.wait() == 0, case.output()
+    assert case.journal("AbandonRestore") == [{"step": 60, "tier": "local"}]
+    assert len(case.losses()) == 70
 
-def _forkserver(supervisor: int) -> psutil.Process:
+
+def _helper(supervisor: int, module: str) -> psutil.Process:
     while True:
         for process in psutil.Process(supervisor).children():
             with suppress(psutil.NoSuchProcess):  # which a zombie is as well
-                if "resilient.worker.forkserver" in process.cmdline():
+                if module in process.cmdline():
                     return process

@@ -370,6 +370,7 @@ def test_a_drain_that_stands_still_over_a_restore_is_replaced_and_nothing_that_w
     bench.image(10, hold=True)
     bench.persistence.persist_held(0)
     bench.persistence.abandon_restore(on.Tier.LOCAL)
+    assert [request["op"] for request in bench.drain._queue] == ["persist"]
     bench.until(lambda: bench.persistence.durable == 10)
     assert bench.drain.pid != stuck
     assert isinstance(_restored(bench, 9), on.SnapshotRestored)

@@ -147,9 +147,16 @@ def test_a_process_that_has_no_handler_is_not_ended_by_the_question(start: Start
     )
     (sleeper,) = kernel_view.family(process.pid)[1:]
     (account,) = _finish(StackDump(_suspects(tmp_path, process), by=1.0, clock=Clock()))
-    assert "wait" in account.where
+    assert account.where
     assert kernel_view.condition(sleeper) is Condition.RUNNING
     os.kill(sleeper, signal.SIGKILL)
+
+
+def test_a_process_that_has_given_up_its_handler_is_not_asked(start: Start, tmp_path: Path) -> None:
+    process = start(f"import faulthandler\nfaulthandler.unregister({int(DUMP_SIGNAL)})\n{_SLEEPS}")
+    assert _finish(StackDump(_suspects(tmp_path, process), by=1.0, clock=Clock())) == (RankAccount(0),)
+    assert process.poll() is None
+    assert kernel_view.condition(process.pid) is Condition.RUNNING
 
 
 def test_who_does_not_answer_is_given_up_in_time_and_others_are_not_lost(start: Start, tmp_path: Path) -> None:
