@@ -4,6 +4,7 @@ for.
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import resource
@@ -152,6 +153,7 @@ def test_a_crash_is_a_real_one(training: Training, fault: str, number: signal.Si
     Order(fault).write(training.paths)
     pid = os.fork()
     if pid == 0:
+        faulthandler.disable()  # pytest's; what it writes is for crashes nobody wanted
         training.injector.before_step(training.optimizer)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -number
