@@ -22,7 +22,7 @@ from resilient.drill.report import fault_table, outcome_table
 from resilient.drill.request import Request, check_ranks, length_override
 from resilient.drill.session import Session
 from resilient.drill.verdict import Outcome, all_passed, as_json
-from resilient.errors import ExitCode
+from resilient.errors import ConfigurationError, ExitCode
 
 Compose = Callable[[str, Sequence[str]], Mapping[str, Any]]
 """From ``conf`` and overrides to the composed and checked configuration."""
@@ -114,7 +114,7 @@ def _carry_out(session: Session, options: argparse.Namespace) -> ExitCode:
         if options.reference is None:
             reference = session.make_reference()
         outcomes = session.drill_all(reference)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ConfigurationError):
         session.remove()
         raise
     passed = all_passed(outcomes)

@@ -62,19 +62,23 @@ class Drill:
         try:
             outcome = replace(outcome, injected=self._inject(target, deadline))
         except FaultNotInjected as error:
-            return replace(outcome, refused=error.problem)
+            return replace(outcome, refused=error.problem, diagnosis=self._diagnosis())
         ended = self._follow(target, deadline)
-        status = Status.read(self.run.paths.status)
         outcome = replace(
             outcome,
             exit_codes=tuple(self.exit_codes),
             timed_out=not ended,
-            diagnosis=status.diagnosis if status is not None else self.run.last_words(300),
+            diagnosis=self._diagnosis(),
             timeline=self._timeline(),
         )
         if not outcome.finished:
             return outcome
         return replace(outcome, equality=compare_runs(reference, self.run.paths, self._injected_after))
+
+    def _diagnosis(self) -> str:
+        """What the run says of its end, or else the last of what it printed."""
+        status = Status.read(self.run.paths.status)
+        return (status.diagnosis if status is not None else "") or self.run.last_words(300)
 
     def _inject(self, target: Target, deadline: float) -> str:
         def alive() -> bool:
@@ -82,13 +86,11 @@ class Drill:
                 raise FaultNotInjected(f"it was not time for it within {self.timeout:.0f} s")
             return self.run.poll() is None
 
-        fault = self.fault
-        if isinstance(fault, OrderedFault):
-            fault = replace(fault, at=max(1, self.moment.step))
-            target = replace(target, alive=alive)
-            self._wait_for_worker(target)
+        fault, target = self.fault, replace(target, alive=alive)
+        if isinstance(fault, OrderedFault) and self.moment.step:  # the worker knows best when it comes to that step
+            fault = replace(fault, at=self.moment.step)
+            target.wait_until(lambda: self._launched() is not None, "it had a worker")
         else:
-            target = replace(target, alive=alive)
             self._wait_for_moment(target)
         fault.prepare(target)
         self._injected_at, self._injected_after = time.time(), target.read(Word.STEP)
@@ -96,9 +98,6 @@ class Drill:
         if isinstance(fault, OrderedFault) and (record := fault.happened(target)) is not None:
             self._injected_at, self._injected_after = record.time, record.step - 1
         return what
-
-    def _wait_for_worker(self, target: Target) -> None:
-        target.wait_until(lambda: target.read(Word.PID) > 0 or self._launched() is not None, "it had a worker")
 
     def _wait_for_moment(self, target: Target) -> None:
         if self.moment.step:

@@ -119,15 +119,14 @@ class SlowWorker(Fault):
 
     def inject(self, target: Target) -> str:
         pid, first = target.worker(self.rank), target.read(Word.STEP, self.rank)
-        try:
+        _send(pid, signal.SIGSTOP, f"rank {self.rank}")
+        with suppress(ProcessLookupError):  # somebody may have enough of it
             while target.is_up() and target.read(Word.STEP, self.rank) < first + self.steps:
-                _send(pid, signal.SIGSTOP, f"rank {self.rank}")
+                os.kill(pid, signal.SIGSTOP)
                 time.sleep(self._PULSE * (self.factor - 1))
-                _send(pid, signal.SIGCONT, f"rank {self.rank}")
-                time.sleep(self._PULSE)
-        finally:
-            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+                time.sleep(self._PULSE)
+            os.kill(pid, signal.SIGCONT)
         last = target.read(Word.STEP, self.rank)
         return f"rank {self.rank} {self.factor:g} times slower from step {first + 1} to {max(last, first + 1)}"
 
@@ -210,7 +209,8 @@ class StallDisk(Fault):
         return f"the drain (process {process.pid}) stands still after step {step}"
 
     def lift(self, target: Target) -> None:
-        target.helper(DRAIN).resume()
+        with suppress(FaultNotInjected):  # it is gone
+            target.helper(DRAIN).resume()
 
 
 @dataclass(frozen=True)

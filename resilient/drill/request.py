@@ -93,7 +93,7 @@ def check_ranks(faults: Sequence[Fault], ranks: int) -> None:
     for fault in faults:
         rank = getattr(fault, "rank", 0)
         if rank >= ranks:
-            raise ConfigurationError(f"rank={rank}: the run has {ranks}", f"choose rank= from 0 to {ranks - 1}")
+            raise ConfigurationError(f"rank={rank}: the run has {ranks}", f"choose rank= below {ranks}")
 
 
 def length_override(steps: int, train: Mapping[str, Any]) -> str:

@@ -82,17 +82,17 @@ class Session:
         return reference
 
     def drill_all(self, reference: Reference) -> list[Outcome]:
-        """Every fault at every moment, one run after the other."""
+        """Every fault at every moment, one run after the other.
+
+        :raises ConfigurationError: there is no such moment.
+        """
         dice = random.Random(self.request.seed)  # noqa: S311  moments of faults are no secrets
+        steps, seconds = reference.steps, reference.seconds
+        planned = [(moment(at, steps, seconds, dice), fault) for at in self.request.at for fault in self.request.faults]
         limits = reference.limits(self.overrides)
         if limits:
             self.say(f"set for the drills alone: {' '.join(limits)}")
-        outcomes = []
-        for at in self.request.at:
-            for fault in self.request.faults:
-                when = moment(at, reference.steps, reference.seconds, dice)
-                outcomes.append(self._drill(fault, when, reference, limits))
-        return outcomes
+        return [self._drill(fault, when, reference, limits) for when, fault in planned]
 
     def _drill(self, fault: Fault, when: Moment, reference: Reference, limits: Sequence[str]) -> Outcome:
         name = f"{fault.name}-{when.step}" if when.step else f"{fault.name}-{when.seconds:.1f}s"

@@ -56,7 +56,8 @@ def judge(outcome: Outcome) -> Verdict:
     What changes the state for good, as a NaN does, has to be noticed instead.
     """
     if not outcome.injected:
-        return Verdict(passed=False, reason=f"NOT INJECTED: {outcome.refused}")
+        said = f" ({outcome.diagnosis})" if outcome.diagnosis else ""
+        return Verdict(passed=False, reason=f"NOT INJECTED: {outcome.refused}{said}")
     if outcome.timed_out:
         return Verdict(passed=False, reason="FAILED: the run did not end in time")
     if not outcome.keeps_state and outcome.timeline.noticed is None:

@@ -44,8 +44,9 @@ def by_name(drills: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {found["fault"]: found for found in drills}
 
 
-def test_recovered_from_every_one_and_bit_equal(workspace: Workspace) -> None:
-    code, body, err = drill(workspace, "fault=kill,stop,disk_full,corrupt_snapshot,preempt")
+def test_recovered_from_every_one_and_bit_equal(workspace: Workspace, reference: RunCase) -> None:
+    faults = "fault=kill,stop,disk_full,corrupt_snapshot,preempt"
+    code, body, err = drill(workspace, faults, f"--reference={reference.paths.root}")
     assert code == 0, err
     assert body["passed"]
     found = by_name(body["drills"])
@@ -69,15 +70,12 @@ def test_recovered_from_every_one_and_bit_equal(workspace: Workspace) -> None:
 def test_damage_that_goes_unnoticed_fails_the_drill_and_is_kept_to_be_looked_at(
     workspace: Workspace, reference: RunCase
 ) -> None:
-    code, body, err = drill(workspace, "fault=nan,segv", "at=25", f"--reference={reference.paths.root}")
+    code, body, err = drill(workspace, "fault=nan", "at=25", f"--reference={reference.paths.root}")
     found = by_name(body["drills"])
     assert code == ExitCode.DRILL_FAILED, err
     assert found["nan"]["timeline"]["noticed"] is None
     assert found["nan"]["reason"].startswith("NOT NOTICED")
     assert "in step 25" in found["nan"]["injected"]
-    assert found["segv"]["passed"], err
-    assert found["segv"]["timeline"]["noticed_as"] == "crash: SIGSEGV"
-    assert found["segv"]["timeline"]["resumed_from"] == "step 24 (memory)"
     assert [path.name for path in scratch(workspace)] == [Path(body["directory"]).name]
     assert reference.losses()[60] != 0, "the run it was compared with is as it was"
 

@@ -4,8 +4,11 @@ for.
 
 from __future__ import annotations
 
+import faulthandler
 import math
+import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +145,18 @@ def test_another_rank_is_not_meant(training: Training) -> None:
 def test_a_hang_lasts_as_long_as_it_is_to(training: Training) -> None:
     Order("hang", seconds=0.01).write(training.paths)
     training.step()
+    assert training.done() is not None
+
+
+@pytest.mark.parametrize(("fault", "number"), [("segv", signal.SIGSEGV), ("abort", signal.SIGABRT)])
+def test_a_crash_is_a_real_one(training: Training, fault: str, number: signal.Signals) -> None:
+    Order(fault).write(training.paths)
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.disable()  # pytest's; what it writes is for crashes nobody wanted
+        training.injector.before_step(training.optimizer)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -number
     assert training.done() is not None
 
 
