@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,8 @@ class Campaigns:
     def run(self, seed: int) -> Result:
         """One campaign. Its directory is removed unless something is wrong."""
         began, planned = time.monotonic(), plan(seed)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # else the supervisor would ignore it as well
         reference = self._reference(planned)
         workspace = self._workspace(f"seed-{seed}")
         settings = list(planned.settings)
