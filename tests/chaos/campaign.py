@@ -88,7 +88,7 @@ class Campaigns:
 
     def _reference(self, planned: Plan) -> RunCase:
         """The clean run; it does not depend on how many processes load the data, nor on when snapshots are taken."""
-        kind = (planned.ranks, planned.ballast, planned.owned)
+        kind = planned.state
         if kind not in self._references:
             workspace = self._workspace("-".join(["reference", *map(str, kind)]))
             what = (
