@@ -16,7 +16,6 @@ from tests.chaos.plan import plan
 _MOST_STARTS = 2  # of a supervisor in the campaign that is new; each takes seconds
 _FIXED = {
     467: "a lost machine with a remote tier, helpers killed in bursts",
-    327: "data workers, a corrupt snapshot, a supervisor killed while it recovers",
     81: "two ranks, everything killed during a commit",
 }
 
