@@ -117,6 +117,9 @@ def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
 
 
 def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
+    # What was rejected on disk is set aside. What is found there of this step from now on is another copy.
+    rejected = tuple(old for old in state.rejected if (old.step, old.tier) != (event.step, Tier.LOCAL))
+    state = replace(state, rejected=rejected)
     return _launch(state, LaunchRound(state.round + 1, event.step, event.tier), now)
 
 
@@ -150,6 +153,7 @@ def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         furthest=max(state.furthest, state.step, launch.step or 0),
         live=frozenset(ranks),
         finished=frozenset(),
+        steps=dict.fromkeys(ranks, launch.step or 0),
         watches={rank: HangWatch(since=now) for rank in ranks},
         failure=None,
         restore_failures=0,
@@ -170,10 +174,11 @@ def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
 def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
     watches = {**state.watches, event.rank: state.watches[event.rank].progressed(event.phase, now)}
     phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
-    step = max(state.step, event.step)
+    steps = {**state.steps, event.rank: event.step}
+    step = max(state.step, min(steps.values()))
     # What is taken from here on is new, also where a copy of the same step was rejected before.
     rejected = tuple(old for old in state.rejected if old.step > step)
-    return replace(state, phase=phase, step=step, watches=watches, rejected=rejected), ()
+    return replace(state, phase=phase, step=step, steps=steps, watches=watches, rejected=rejected), ()
 
 
 def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
@@ -317,7 +322,8 @@ def _escalate(state: RunState, event: Tick, now: float) -> Outcome:
 
 def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> Outcome:
     state = _without(state, event)
-    if state.live and event.failure is not None and state.escalation < 2:  # without it no other gets to a boundary
+    if state.live and event.failure is not None and _is_sudden(event.failure) and state.escalation < 2:
+        # The others wait for it in a collective, or to leave together.
         kill = KillWorkers(f"rank {event.rank} is lost: {event.failure.signature}")
         return replace(state, escalation=2), (kill,)
     if state.live:
@@ -326,6 +332,12 @@ def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> 
         return _flush(state, endings.finished(state))
     assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
     return _flush(state, endings.stopped(state, state.stop))
+
+
+def _is_sudden(failure: Failure) -> bool:
+    """Whether it was in the middle of its work. A script that heeds SIGTERM itself is not, and nor are the others."""
+    killed = (FailureClass.KILLED, FailureClass.CRASH, FailureClass.HOST_OOM)
+    return failure.failure_class in killed and failure.signature != "SIGTERM"
 
 
 def _flush(state: RunState, ending: EndRun) -> Outcome:
@@ -356,7 +368,9 @@ def _ignore(state: RunState, event: Event, now: float) -> Outcome:
 
 def _without(state: RunState, event: WorkerExited) -> RunState:
     finished = state.finished | {event.rank} if event.finished else state.finished
-    return replace(state, live=state.live - {event.rank}, finished=finished, step=max(state.step, event.step))
+    steps = {**state.steps, event.rank: event.step}
+    step = max(state.step, min(steps.values()))
+    return replace(state, live=state.live - {event.rank}, finished=finished, step=step, steps=steps)
 
 
 def _incident(

@@ -73,6 +73,7 @@ class RunState:
 
     :param round: the current or last round; -1 before the first.
     :param step: the last step the slowest rank has completed.
+    :param steps: the last step that each rank has completed.
     :param furthest: the furthest step an earlier round reached.
     :param live: ranks that have not exited in this round.
     :param finished: ranks that said in this round that the run is finished.
@@ -85,6 +86,7 @@ class RunState:
     furthest: int = 0
     live: frozenset[int] = frozenset()
     finished: frozenset[int] = frozenset()
+    steps: Mapping[int, int] = field(default_factory=dict)
     watches: Mapping[int, HangWatch] = field(default_factory=dict)
     history: History = field(default_factory=History)
     incidents: int = 0

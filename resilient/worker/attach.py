@@ -19,6 +19,7 @@ from resilient.protocol.environment import WorkerEnvironment, launched_elsewhere
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
@@ -70,6 +71,8 @@ def attach(
         held = _Held()
         step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
         run.resume(step, held.state)
+    if host.group is not None:
+        settle_buckets(objects.values())
     host.attached(run.step)
     return run
 

@@ -70,6 +70,12 @@ def test_a_user_class_derived_from_a_known_one_is_classed_like_it() -> None:
     assert classify(_raised("MissingColumn", "KeyError", "LookupError")).failure_class is FailureClass.CODE
 
 
+def test_a_port_that_somebody_else_has_is_passing() -> None:
+    message = "The server socket has failed to listen … code: -98, name: EADDRINUSE, message: address already in use"
+    taken = _raised("DistNetworkError", "DistError", "RuntimeError", message=message)
+    assert classify(taken).failure_class is FailureClass.TRANSIENT_IO
+
+
 def test_the_message_outranks_the_type() -> None:
     full = _raised("FileNotFoundError", "OSError", message="No space left on device: 'x'")
     assert classify(full).failure_class is FailureClass.DISK

@@ -263,10 +263,30 @@ def test_a_relaunched_round_starts_without_the_failure_of_the_last() -> None:
 
 def test_progress_reported_while_the_group_is_cleared_still_counts() -> None:
     story = running(ranks=2)
-    story.lose(KILLED, 10, rank=1)
-    story.steps(11, rank=0)
-    story.lose(KILLED, 12, rank=0)
-    assert story.state.history.rounds[-1].step == 12
+    story.lose(KILLED, 12, rank=1)
+    story.steps(10, rank=0)
+    story.lose(KILLED, 11, rank=0)
+    assert story.state.history.rounds[-1].step == 11
+
+
+def test_a_copy_restored_from_the_remote_tier_and_written_to_disk_anew_can_be_restored_from_there() -> None:
+    story = Story()
+    story.on(RunOpened(False))
+    story.on(SnapshotsListed(None, (1, 2), 0, (2,)))
+    assert story.on(SnapshotRejected(2, Tier.LOCAL, "damaged"))[-1] == ListSnapshots()
+    assert story.on(SnapshotsListed(None, (1,), 1, (2,))) == (RestoreSnapshot(2, Tier.REMOTE),)
+    story.on(SnapshotRestored(2, Tier.REMOTE))
+    story.lose(CORRUPT, 2)
+    assert story.on(SnapshotsListed(None, (1, 2), 1, (2,))) == (RestoreSnapshot(2, Tier.LOCAL),)
+
+
+def test_a_step_is_done_when_the_slowest_rank_has_done_it() -> None:
+    story = running(ranks=2)
+    story.steps(10, rank=0)
+    story.steps(11, rank=1)
+    story.lose(CODE, 10, rank=0)
+    story.lose(KILLED, 11, rank=1)
+    assert story.state.history.rounds[-1].step == 10
 
 
 def test_a_worker_lost_while_it_starts_is_handled_like_any_other() -> None:
@@ -508,6 +528,27 @@ def test_a_worker_that_fails_while_stopping_does_not_bring_a_relaunch() -> None:
     story.on(PREEMPT)
     assert FlushMemory(by=19.0) in story.lose(SEGFAULT, 10)
     assert ending(story.on(FlushEnded(10))).exit_code is ExitCode.REQUEUE
+
+
+def test_a_rank_lost_while_stopping_takes_along_those_that_wait_for_it() -> None:
+    story = running(ranks=3)
+    story.on(PREEMPT)
+    (kill,) = story.on(WorkerExited(1, 10, KILLED))
+    assert isinstance(kill, KillWorkers)
+    assert "rank 1 is lost" in kill.reason
+    assert story.on(WorkerExited(0, 10, KILLED)) == (), "they are killed once"
+    assert story.on(Tick(), at=100.0) == ()
+    assert story.on(WorkerExited(2, 10, KILLED)) == (FlushMemory(by=19.0),)
+
+
+@pytest.mark.parametrize(
+    "failure", [None, Failure(FailureClass.KILLED, "SIGTERM"), Failure(FailureClass.APPLICATION, "exit 3")]
+)
+def test_a_rank_that_leaves_in_its_own_way_while_stopping_lets_the_others_do_so_too(failure: Failure | None) -> None:
+    story = running(ranks=2)
+    story.on(PREEMPT)
+    assert story.on(WorkerExited(1, 10, failure)) == ()
+    assert story.phase is Phase.STOPPING
 
 
 def test_a_run_that_finishes_while_it_is_asked_to_stop_is_finished() -> None:

@@ -197,7 +197,7 @@ class Shell(RuleBasedStateMachine):
             complete = min(self.steps.values())
             if complete > (self.memory or 0):
                 self.memory, self.had_snapshot = complete, True
-        self.forgiven |= {step for step in self.unmarked if step <= self.steps[rank]}
+        self.forgiven |= {step for step in self.unmarked if step <= min(self.steps.values())}
         self.feed(WorkerProgressed(rank, self.steps[rank], phase))
 
     @precondition(lambda self: self.memory is not None)

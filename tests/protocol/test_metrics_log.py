@@ -68,6 +68,14 @@ def test_of_a_repeated_step_the_last_value_counts(tmp_path: Path) -> None:
     assert list(series(path, "loss")) == [1, 2, 3]
 
 
+def test_the_run_s_metrics_are_those_of_rank_0_and_the_others_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "host.jsonl"
+    write(path, entry(1, loss=3.0), Entry(0, 1, Metrics(1, 0.0, {"loss": 7.0, "own": 1.0})))
+    assert series(path, "loss") == {1: 3.0}
+    assert series(path, "loss", rank=1) == {1: 7.0}
+    assert series(path, "own") == {}
+
+
 def test_a_series_has_only_the_steps_in_which_its_metric_was_reported(tmp_path: Path) -> None:
     path = tmp_path / "host.jsonl"
     write(path, entry(1, loss=3.0), entry(2, accuracy=0.5), entry(3, loss=2.0))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient.errors import ConfigurationError, StateError
-from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
+from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment, launched_elsewhere, shared_by
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import SnapshotSettings
@@ -105,13 +105,36 @@ def test_a_worker_reads_from_its_environment_who_it_is() -> None:
 
 
 def test_the_variables_are_those_of_torchrun() -> None:
-    variables = WorkerEnvironment(Path("/plan.json"), 3, 1, 8).variables(Rendezvous(round=5))
-    assert {name: variables[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")} == {
+    rendezvous = Rendezvous("mine", port=4711, round=5, most_restarts=10)
+    assert WorkerEnvironment(Path("/plan.json"), 3, 3, 8).variables(rendezvous) == {
+        PLAN: "/plan.json",
         "RANK": "3",
-        "LOCAL_RANK": "1",
+        "LOCAL_RANK": "3",
         "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "8",
+        "GROUP_RANK": "0",
+        "GROUP_WORLD_SIZE": "1",
+        "ROLE_NAME": "default",
+        "ROLE_RANK": "3",
+        "ROLE_WORLD_SIZE": "8",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "4711",
+        "TORCHELASTIC_RUN_ID": "mine",
         "TORCHELASTIC_RESTART_COUNT": "5",
+        "TORCHELASTIC_MAX_RESTARTS": "10",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
     }
+
+
+def test_ranks_that_share_the_cores_have_one_thread_each_unless_told_otherwise() -> None:
+    assert shared_by(2, {}) == {"OMP_NUM_THREADS": "1"}
+    assert shared_by(2, {"OMP_NUM_THREADS": "4"}) == {}
+    assert shared_by(1, {}) == {}
+
+
+@pytest.mark.parametrize(("environ", "processes"), [({}, 1), ({"WORLD_SIZE": "4"}, 4), ({"WORLD_SIZE": "big"}, 1)])
+def test_how_many_processes_another_launcher_has_started(environ: dict[str, str], processes: int) -> None:
+    assert launched_elsewhere(environ) == processes
 
 
 def test_a_process_without_a_plan_is_no_supervised_worker() -> None:

@@ -126,6 +126,19 @@ def test_by_time_both_hold_the_same_steps_and_never_half_a_gradient(workspace: W
     _same_steps(case)
 
 
+def test_three_ranks_add_up_gradients_in_one_order_whatever_is_killed(workspace: Workspace) -> None:
+    """With two, every order gives the same sum."""
+    settings = ("worker.ranks=3", "train.samples=60")
+    whole = workspace.run("whole", *settings, steps=20, conf="ranks", ranks=3)
+    assert whole.finish() == 0, whole.output()
+    case = workspace.run("three", *settings, steps=20, conf="ranks", ranks=3)
+    running = case.start().wait_for_step(6)
+    KillWorker(2).inject(running.target)
+    assert running.wait() == 0, case.output()
+    assert len(case.journal("LaunchRound")) == 2
+    case.assert_equal_to(whole, 20)
+
+
 def test_every_worker_has_what_torchrun_would_have_told_it(workspace: Workspace) -> None:
     script = workspace.directory / "told.py"
     script.write_text(

@@ -21,6 +21,15 @@ def start(workspace: Workspace, run_id: str) -> subprocess.Popen[str]:
     )
 
 
+def test_processes_of_another_launcher_are_told_what_to_do_instead(workspace: Workspace) -> None:
+    command, environment = [sys.executable, str(SCRIPT), "plain"], {**workspace.environment(), "WORLD_SIZE": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "UsageError" in done.stderr
+    assert "worker.ranks=2" in done.stderr
+    assert not (workspace.directory / "runs").exists()
+
+
 def wait_for_step(case: RunCase, step: int) -> None:
     while max(series(case.paths.metrics, "loss"), default=0) < step:
         pass

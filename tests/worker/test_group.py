@@ -231,7 +231,8 @@ def test_a_failed_image_is_wanted_anew(tmp_path: Path) -> None:
 
 
 def test_rank_0_s_word_is_waited_for_once_and_not_where_nothing_can_be_taken(tmp_path: Path) -> None:
-    boards, sleeps = boards_of(tmp_path, 2), []
+    boards = boards_of(tmp_path, 2)
+    sleeps: list[float] = []
     group = Group(1, boards, {}, clock=Clock(), sleep=sleeps.append)
     group.due(5, aligned=False)
     assert not sleeps

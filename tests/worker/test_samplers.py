@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler, get_worker_info
+from torch.utils.data.distributed import DistributedSampler
 
 from resilient.errors import UsageError
 from resilient.worker.data import LoaderData, positioned
@@ -79,6 +80,7 @@ SAMPLERS: dict[str, Callable[[], Sampler[int]]] = {
     "own generator": OwnGenerator,
     "lazy": Lazy,
     "by epoch": ByEpoch,
+    "distributed": lambda: DistributedSampler(Numbers(), num_replicas=1, rank=0, seed=3),
 }
 
 
@@ -117,6 +119,29 @@ def test_global_generators_are_not_touched(name: str) -> None:
     expected = random.getstate(), torch.get_rng_state().tolist()
     take(data, EPOCH + 1)
     assert (random.getstate(), torch.get_rng_state().tolist()) == expected
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_distributed_sampler_is_asked_for_the_epoch_it_resumes_in_alone(
+    monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    asked: list[int] = []
+    made: DistributedSampler[int] = DistributedSampler(Numbers(), num_replicas=2, rank=1, seed=3)
+    order = DistributedSampler.__iter__
+
+    def spied(self: DistributedSampler[int]) -> Iterator[int]:
+        asked.append(self.epoch)
+        return order(self)
+
+    monkeypatch.setattr(DistributedSampler, "__iter__", spied)
+    data = LoaderData(DataLoader(Numbers(), batch_size=BATCH if batched else None, sampler=made), seed=5)
+    data.load_state_dict({"kind": "loader", "seed": 5, "epoch": 1000, "batch": 1})
+    batches = data.batches(lambda: None)
+    found = next(batches)
+    made.set_epoch(1000)
+    expected = list(order(made))
+    assert (found.tolist() if batched else [found]) == (expected[BATCH : 2 * BATCH] if batched else expected[1:2])
+    assert asked == [1000]
 
 
 def test_a_generator_given_to_the_loader_changes_the_order() -> None:
