@@ -149,5 +149,9 @@ class RunLock:
         return Owner.parse(os.pread(self._descriptor, 1 << 16, 0))
 
     def _write(self, owner: Owner) -> None:
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(asdict(owner)).encode(), 0)
+        """In this order: on a full disk there is room for what takes the place of something, and a kill in between
+        leaves the predecessor, or something that nobody takes for a release in good order.
+        """
+        encoded = json.dumps(asdict(owner)).encode()
+        os.pwrite(self._descriptor, encoded, 0)
+        os.ftruncate(self._descriptor, len(encoded))

@@ -18,6 +18,7 @@ from resilient.errors import RunLocked
 from resilient.protocol.arena import SlotInfo
 from resilient.protocol.lock import kept_idle
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.scratch import Scratch
 from resilient.protocol.spill import Spill, mebibytes
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
 from resilient.snapshot import catalog
@@ -130,6 +131,8 @@ def remove_own(directory: Path, paths: RunPaths) -> None:
 
 def _remove(directory: Path, paths: RunPaths, tenancy: Tenancy) -> None:
     Spill(paths.memory).remove([path.name for path in directory.iterdir()])
+    if identity := _text(directory / "identity"):
+        Scratch(identity).remove()
     tenancy.remove()
 
 

@@ -4,6 +4,7 @@ the end.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import time
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable
+from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable, StorageFull
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
@@ -80,7 +81,20 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         was begun with another number of ranks.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
+    :raises StorageFull: there is no room for what no run can do without.
     """
+    try:
+        return _supervise(spec, record_config, console)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise StorageFull(
+            f"{error.filename or spec.paths.root}: {error.strerror}",
+            "free space in the run directory, then start the same command again: it resumes",
+        ) from error
+
+
+def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
     spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
     spec.remote.require_filesystem()
     paths = spec.paths

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -52,11 +53,14 @@ class Campaigns:
     """Campaigns in one directory, which share the clean runs that they are compared with."""
 
     directory: Path
+    keep: bool = False  # of campaigns in which nothing was wrong, too
     _references: dict[tuple[int, int, int], RunCase] = field(default_factory=dict)
 
     def run(self, seed: int) -> Result:
         """One campaign. Its directory is removed unless something is wrong."""
         began, planned = time.monotonic(), plan(seed)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # else the supervisor would ignore it as well
         reference = self._reference(planned)
         workspace = self._workspace(f"seed-{seed}")
         settings = list(planned.settings)
@@ -70,7 +74,7 @@ class Campaigns:
         finally:
             for process in workspace.processes():
                 process.kill()
-        if not found:
+        if not found and not self.keep:
             shutil.rmtree(workspace.directory)
         return Result(planned, scheduler.history, time.monotonic() - began, found, workspace.directory)
 
@@ -84,7 +88,7 @@ class Campaigns:
 
     def _reference(self, planned: Plan) -> RunCase:
         """The clean run; it does not depend on how many processes load the data, nor on when snapshots are taken."""
-        kind = (planned.ranks, planned.ballast, planned.owned)
+        kind = planned.state
         if kind not in self._references:
             workspace = self._workspace("-".join(["reference", *map(str, kind)]))
             what = (
@@ -117,6 +121,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=None, help="the first seed; a fresh one if it is left out")
     parser.add_argument("--count", type=int, default=1, help="how many campaigns, with consecutive seeds")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that fails")
+    parser.add_argument("--keep", action="store_true", help="keep the directories of those that do not fail too")
     parser.add_argument("--plan", action="store_true", help="only show what would be done")
     parser.add_argument("--verbose", action="store_true", help="show what was done")
     options = parser.parse_args(arguments)
@@ -126,7 +131,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(str(plan(seed)) for seed in seeds))
         return 0
     directory = Path(tempfile.mkdtemp(prefix="resilient-chaos-"))
-    campaigns, failed, faults = Campaigns(directory), 0, Counter[str]()
+    campaigns, failed, faults = Campaigns(directory, options.keep), 0, Counter[str]()
     for number, seed in enumerate(seeds, 1):
         result = campaigns.run(seed)
         faults.update(result.history.done)
@@ -136,13 +141,14 @@ def main(arguments: list[str]) -> int:
         )
         if result.problems or options.verbose:
             print(result, flush=True)
+        if result.directory.exists():
+            print(f"kept in {result.directory}", flush=True)
         if result.problems:
             failed += 1
-            print(f"kept in {result.directory}", flush=True)
             if not options.keep_going:
                 break
     print(f"{failed} of {number} campaigns failed; faults: {dict(faults.most_common())}")
-    if not failed:
+    if not failed and not options.keep:
         shutil.rmtree(directory)
     return 1 if failed else 0
 

@@ -70,6 +70,11 @@ class Plan:
     faults: tuple[Planned, ...]
 
     @property
+    def state(self) -> tuple[int, int, int]:
+        """What the training state depends on: ranks, and MiB of ballast and of what the optimizer owns."""
+        return self.ranks, self.ballast, self.owned
+
+    @property
     def starts(self) -> int:
         """How often a supervisor is started, at most; starts are what a campaign takes its time for."""
         return 1 + sum(_ends_supervisor(planned.fault) for planned in self.faults)

@@ -20,7 +20,7 @@ from tests.run.harness import RunCase, Running, Workspace
 
 _PATIENCE = 5  # steps after a fault, after which what recovering begins with will not come any more
 _LONGEST = 180.0  # seconds for all of a campaign
-_POLL = 0.001
+_POLL = 0.002
 _STATES = {On.LAUNCH: "starting", On.RESTORE: "restoring", On.FLUSH: "flushing", On.END: "finished"}
 _RECOVERING = {On.LAUNCH, On.RESTORE}  # what may come of the fault before
 _BY_OUR_HAND = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # the last two before it listens to signals

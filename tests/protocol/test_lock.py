@@ -14,6 +14,7 @@ import pytest
 
 from resilient.errors import RunDirectoryNotWritable, RunLocked
 from resilient.protocol.lock import Owner, RunLock, kept_idle
+from tests.mounts import fill, mounted
 
 HOLDER = """
 import subprocess, sys
@@ -195,3 +196,19 @@ def test_a_killed_process_is_not_alive_even_while_nobody_has_reaped_it(holder: H
     assert not owner.is_alive("node")
     holder.kill()
     assert not owner.is_alive("node")
+
+
+def test_on_a_full_disk_a_killed_owner_is_taken_over_and_no_new_one_gets_in(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "size=1m") as small:
+        killed, fresh = small / "killed.lock", small / "fresh.lock"
+        holder = Holder(killed)
+        holder.kill()
+        fill(small, 0)
+        lock = RunLock(killed, "node")
+        assert lock.predecessor is not None
+        assert lock.predecessor.pid == holder.pid
+        assert Owner.read(killed) == Owner.current("node")
+        with pytest.raises(OSError, match="No space left"):
+            RunLock(fresh, "node")
+        lock.release()
+        holder.close()

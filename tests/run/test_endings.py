@@ -16,6 +16,7 @@ import pytest
 from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, StopWorker, flip_bit
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
+from tests.mounts import fill
 from tests.run.harness import RunCase, Workspace
 
 
@@ -205,6 +206,17 @@ def test_full_disk_neither_kills_training_nor_loses_the_state(
     assert case.finish() == 0, case.output()
     assert case.journal("LaunchRound")[-1] == {"round": 1, "step": 60, "source": "memory"}
     case.assert_equal_to(reference)
+
+
+def test_start_on_a_full_disk_is_no_bug_and_says_what_to_do(workspace: Workspace, small_disk: Path) -> None:
+    case = workspace.run("no-start", steps=5)
+    (workspace.directory / "runs").symlink_to(small_disk)
+    ballast = fill(small_disk, 0)
+    assert case.finish() == ExitCode.DISK_FULL, case.output()
+    assert "free space in the run directory" in case.output()
+    assert "bug" not in case.output()
+    ballast.unlink()
+    assert case.finish() == 0, case.output()
 
 
 def _free_bytes(path: Path) -> int:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 from resilient.errors import RunLocked
 from resilient.protocol.lock import RunLock
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.scratch import Scratch
 from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import TENANT, Tenancy, Tenant
 from resilient.snapshot import manifest as manifests
@@ -266,3 +268,16 @@ def test_a_damaged_record_is_an_unknown_run(machine: Machine, text: str) -> None
     (line,) = machine.clear()
     assert "unknown run" in line
     assert place.exists()
+
+
+def test_scratch_goes_with_the_memory_of_a_run_that_nobody_goes_on_with(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        paths, _ = machine.run("over", step=7)
+        kept, _ = machine.run("kept", step=7)
+        scratches = [Scratch(each.identity()).make() for each in (paths, kept)]
+        finish(paths)
+        machine.clear()
+        assert [scratch is not None and scratch.exists() for scratch in scratches] == [False, True]
