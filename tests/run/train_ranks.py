@@ -46,6 +46,8 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def main() -> None:
     settings = resilient.config(Settings)
+    told = {name: os.environ[name] for name in ("RANK", "MASTER_PORT", "OMP_NUM_THREADS")}
+    print(f"rank {told['RANK']} port {told['MASTER_PORT']} threads {told['OMP_NUM_THREADS']}", flush=True)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(rank)  # each rank drops out other units

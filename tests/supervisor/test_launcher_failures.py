@@ -1,0 +1,67 @@
+"""Workers of which some could not be started."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import pytest
+
+from resilient.protocol.launch import LaunchSpec
+from resilient.protocol.scratch import Scratch
+from resilient.supervisor import launcher as module
+from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
+
+
+class Forkserver:
+    """Says what a forkserver would, had the system let it fork one worker and no other, which root cannot arrange."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.messages: deque[dict[str, Any]] = deque()
+        self.pid = -1
+
+    def send(self, message: dict[str, Any]) -> bool:
+        return True
+
+    def receive(self) -> dict[str, Any]:
+        return self.messages.popleft()
+
+    def close(self) -> None:
+        pass
+
+
+def spec(rank: int) -> LaunchSpec:
+    return LaunchSpec(rank, "train.py", None, (), "/", {}, "/dev/null", "/dev/null")
+
+
+def test_a_fork_that_fails_is_one_rank_s_and_the_others_are_still_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(module, "Helper", Forkserver)
+    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name))
+    killed: list[int] = []
+    monkeypatch.setattr(Launcher, "_worker", lambda _self, pid: pid)
+    monkeypatch.setattr(module, "_tree", lambda _: [])
+    monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+    helper: Any = launcher._helper
+    launcher.launch([spec(rank) for rank in range(3)])
+    helper.messages += [
+        {"event": "ready", "pid": 1},
+        {"event": "launched", "rank": 0, "pid": 1000},
+        {"event": "failed", "rank": 1, "reason": "fork: Cannot allocate memory"},
+    ]
+    assert launcher.receive() == []
+    assert launcher.receive() == [Launched(0, 1000)]
+    assert launcher.receive() == [Failed("fork: Cannot allocate memory", 1)]
+    launcher.kill()
+    assert killed == [1000]
+    helper.messages += [
+        {"event": "launched", "rank": 2, "pid": 1002},
+        {"event": "exited", "rank": 0, "pid": 1000, "code": -9},
+        {"event": "exited", "rank": 2, "pid": 1002, "code": -9},
+    ]
+    assert launcher.receive() == [Launched(2, 1002)]
+    assert 1002 in killed, "it was doomed before it was there"
+    assert launcher.receive() == [Exited(0, -9)]
+    assert launcher.receive() == [Exited(2, -9)]
