@@ -134,10 +134,10 @@ def test_a_forkserver_whose_supervisor_was_killed_while_python_started_ends_at_o
 
 def test_what_a_killed_orphan_was_handing_over_in_shared_memory_goes_with_it() -> None:
     script = (
-        "import os, time\n"
+        "import subprocess\n"
         "from pathlib import Path\n"
         "from resilient.protocol.parent import kill_orphans\n"
-        "pid = os.fork() or (os.setsid(), time.sleep(600))\n"
+        "pid = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, start_new_session=True).pid\n"
         "batch = Path(f'/dev/shm/torch_{pid}_1_0')\n"
         "batch.touch()\n"
         "kill_orphans(keep=())\n"

@@ -167,8 +167,8 @@ def test_after_a_difference_it_goes_on_with_what_happened(path: Path) -> None:
 def test_a_longer_wait_is_seen_when_something_happens_too_early(path: Path) -> None:
     supervisor = Supervisor(path, PolicySettings(restarts=RestartSettings(crash_loop=5))).start()
     supervisor.fail(5).fail(5).fail(5)
-    (*_, difference) = again(path, with_restarts(first_wait=50.0)).differences
-    assert difference.event == "Tick"
+    found = again(path, with_restarts(first_wait=50.0)).differences
+    (*_, difference) = [one for one in found if one.event == "Tick"]
     assert ([name for name, _ in difference.then], difference.now) == (["ListSnapshots"], ())
 
 
@@ -180,9 +180,7 @@ def test_a_shorter_hang_limit_is_seen_at_the_last_look_before_something_happened
     supervisor.feed(WorkerExited(0, 5, KILLED), 0.01)
     assert not again(path).differences
     found = again(path, with_hang(min_seconds=5))
-    assert [(one.event, [name for name, _ in one.now]) for one in found.differences] == [
-        ("Tick", ["RecordIncident", "KillWorkers"])
-    ]
+    assert [(one.event, [name for name, _ in one.now]) for one in found.differences] == [("Tick", ["DumpStacks"])]
 
 
 def test_a_hang_is_decided_again_from_what_was_learned(path: Path) -> None:
@@ -191,9 +189,9 @@ def test_a_hang_is_decided_again_from_what_was_learned(path: Path) -> None:
         supervisor.feed(WorkerProgressed(0, step), 2.0 + step % 3 / 10).feed(Tick(), 0.05)
     for _ in range(20):
         supervisor.feed(Tick(), 0.5)
-        if supervisor.state.phase.value == "clearing":
+        if supervisor.state.phase.value == "dumping":
             break
-    assert supervisor.state.phase.value == "clearing"
+    assert supervisor.state.phase.value == "dumping"
     assert not again(path).differences
 
 
