@@ -1,0 +1,174 @@
+"""What may be set of the divergence detectors: frozen, checked, and plain enough for a configuration schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from resilient.errors import ConfigurationError
+
+_LONGEST = 100_000  # of windows and counts: the state is part of every snapshot
+
+
+@dataclass(frozen=True)
+class SpikeSettings:
+    """A sudden rise that stays for some steps. Counts are reports of the metric: steps, where it is reported each step.
+
+    :param enabled: look for spikes of this metric.
+    :param window: so many accepted values teach how far values scatter.
+    :param level_window: the median of so many accepted values is where the metric stands now.
+    :param history: no verdict before so many values are accepted.
+    :param threshold: a value is high when it lies more than this many scales above the level.
+    :param hits: so many high values …
+    :param of: … among so many raise the alarm.
+    :param armed_threshold: in place of ``threshold`` while the gradient norm is high.
+    :param armed_hits: in place of ``hits`` then.
+    :param floor: the scale is never less than this share of what the metric stands for: its level, or what has been
+        gained since the start. Keeps quantised, constant and tiny losses from being judged by their last digit.
+    :param patience: an alarm becomes a divergence if the metric has not recovered so many reports later.
+    :param recovered: so many values in a row near the level end an alarm.
+    :param accept_after: a level that stays up for so long after the alarm, with nobody acting on it, is the new normal.
+    """
+
+    enabled: bool = True
+    window: int = 256
+    level_window: int = 32
+    history: int = 64
+    threshold: float = 8.0
+    hits: int = 3
+    of: int = 5
+    armed_threshold: float = 6.0
+    armed_hits: int = 2
+    floor: float = 0.005
+    patience: int = 30
+    recovered: int = 5
+    accept_after: int = 500
+
+    def check(self, key: str) -> None:
+        """Raise :class:`ConfigurationError` where a value, or two together, make no sense; ``key`` leads here."""
+        for name, least in (("window", 8), ("level_window", 1), ("history", 2), ("of", 1), ("recovered", 1)):
+            _between(f"{key}.{name}", getattr(self, name), least, _LONGEST)
+        _between(f"{key}.hits", self.hits, 1, self.of, "spike.of")
+        _between(f"{key}.armed_hits", self.armed_hits, 1, self.hits, "spike.hits")
+        _between(f"{key}.history", self.history, 2, self.window, "spike.window")
+        _between(f"{key}.patience", self.patience, 0, _LONGEST)
+        _between(f"{key}.accept_after", self.accept_after, self.patience + 1, 10**9)
+        _between(f"{key}.threshold", self.threshold, 1.0, 1e6)
+        _between(f"{key}.armed_threshold", self.armed_threshold, 1.0, self.threshold, "spike.threshold")
+        _between(f"{key}.floor", self.floor, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """A slow rise: the smoothed metric stays above the best it has been. Counts are reports of the metric.
+
+    :param enabled: look for drift of this metric.
+    :param smoothing: the smoothed metric is a mean over about so many reports.
+    :param margin: how far above the best is too far, as a share of what the metric stands for (see ``spike.floor``) …
+    :param spreads: … and never less than this many times the scatter of single values.
+    :param held: for so many reports in a row.
+    """
+
+    enabled: bool = True
+    smoothing: int = 50
+    margin: float = 0.15
+    spreads: float = 1.5
+    held: int = 50
+
+    def check(self, key: str) -> None:
+        _between(f"{key}.smoothing", self.smoothing, 1, _LONGEST)
+        _between(f"{key}.held", self.held, 1, _LONGEST)
+        _between(f"{key}.margin", self.margin, 0.0, 1e6)
+        _between(f"{key}.spreads", self.spreads, 0.0, 1e6)
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """One watched metric.
+
+    :param higher_is_worse: true of losses; false of rewards and accuracies, whose fall is the divergence.
+    :param nonfinite: so many values in a row that are not finite are a divergence at once; 0 looks away.
+    """
+
+    higher_is_worse: bool = True
+    nonfinite: int = 1
+    spike: SpikeSettings = field(default_factory=SpikeSettings)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+
+    def check(self, key: str) -> None:
+        _between(f"{key}.nonfinite", self.nonfinite, 0, _LONGEST)
+        self.spike.check(f"{key}.spike")
+        self.drift.check(f"{key}.drift")
+
+
+@dataclass(frozen=True)
+class NormSettings:
+    """The gradient norm. By itself it proves nothing; it lowers the bar for the others and dates the onset.
+
+    :param metric: the name it is reported under; empty looks away.
+    :param nonfinite: so many norms in a row that are not finite are a divergence. A loss scaler meets single ones as
+        a matter of course and skips the step, and several in a row at the start.
+    :param window: so many accepted norms teach how far they scatter.
+    :param history: it arms nothing before so many.
+    :param threshold: a norm is high when its logarithm lies more than this many scales above the level.
+    :param floor: least scale of the logarithm: 0.1 is about a tenth of the norm.
+    :param accept_after: so many high norms in a row are the new normal.
+    """
+
+    metric: str = "grad_norm"
+    nonfinite: int = 25
+    window: int = 256
+    history: int = 64
+    threshold: float = 6.0
+    floor: float = 0.1
+    accept_after: int = 200
+
+    def check(self, key: str) -> None:
+        _between(f"{key}.nonfinite", self.nonfinite, 0, _LONGEST)
+        _between(f"{key}.window", self.window, 8, _LONGEST)
+        _between(f"{key}.history", self.history, 2, self.window, "grad_norm.window")
+        _between(f"{key}.threshold", self.threshold, 1.0, 1e6)
+        _between(f"{key}.floor", self.floor, 0.0, 1e6)
+        _between(f"{key}.accept_after", self.accept_after, 1, _LONGEST)
+
+
+@dataclass(frozen=True)
+class DivergenceSettings:
+    """The section ``divergence`` of the configuration.
+
+    :param enabled: look for divergence at all.
+    :param respond: act on it; false writes down what would have been done.
+    :param warmup_steps: no verdict but ``nonfinite`` so soon after the first step seen, or after a phase change.
+    :param metrics: what is watched, by the name it is reported under.
+    :param grad_norm: the gradient norm's part in it.
+    :param lr_metric: the learning rate's name, if it is reported: while it rises, drift is not judged.
+    :param good_after: a snapshot is good once so many steps after it were taken without an alarm.
+    :param margin: so many steps before an onset are not trusted either.
+    """
+
+    enabled: bool = True
+    respond: bool = True
+    warmup_steps: int = 100
+    metrics: dict[str, MetricSettings] = field(default_factory=lambda: {"loss": MetricSettings()})
+    grad_norm: NormSettings = field(default_factory=NormSettings)
+    lr_metric: str = "lr"
+    good_after: int = 100
+    margin: int = 10
+
+    def __post_init__(self) -> None:
+        _between("divergence.warmup_steps", self.warmup_steps, 0, 10**9)
+        _between("divergence.good_after", self.good_after, 0, 10**9)
+        _between("divergence.margin", self.margin, 0, 10**9)
+        self.grad_norm.check("divergence.grad_norm")
+        for name, metric in self.metrics.items():
+            metric.check(f"divergence.metrics.{name}")
+            if name == self.grad_norm.metric:
+                raise ConfigurationError(
+                    f"divergence.metrics.{name} and divergence.grad_norm.metric are the same metric",
+                    "watch it as one of the two: set divergence.grad_norm.metric='' or remove the other",
+                )
+
+
+def _between(key: str, value: float, least: float, most: float, bound: str = "") -> None:
+    if not least <= value <= most:  # false of nan too
+        beside = f" ({bound})" if bound else ""
+        raise ConfigurationError(f"{key} must lie between {least:g} and {most:g}{beside}, not {value}", f"change {key}")
