@@ -45,7 +45,7 @@ def _negative(random: np.random.Generator, steps: int) -> Series:
 def _contrastive(random: np.random.Generator, steps: int) -> Series:
     """A plateau at log(batch), then the sudden drop to another."""
     drop = 1 / (1 + np.exp((np.arange(steps) - steps * 0.15) / 40))
-    level: Series = 1.2 + (np.log(512) - 1.2) * (1 - drop)
+    level: Series = 1.2 + (np.log(512) - 1.2) * drop
     return level + 0.06 * random.standard_normal(steps)
 
 
@@ -64,7 +64,8 @@ def _restarts(random: np.random.Generator, steps: int) -> Series:
     """Cosine restarts every 1000 steps: within some 60 steps up by a fifth, then down below where it was."""
     inside = np.arange(steps) % 1000
     up = 0.2 * np.minimum(1, inside / 60) * (1 + np.cos(np.pi * inside / 1000)) / 2 * (np.arange(steps) >= 1000)
-    return _fall(steps, 5.0, 1.5, 100) * (1 + up) + 0.05 * random.standard_normal(steps)
+    level: Series = _fall(steps, 5.0, 1.5, 100) * (1 + up)
+    return level + 0.05 * random.standard_normal(steps)
 
 
 def _rounded(random: np.random.Generator, steps: int) -> Series:

@@ -1,8 +1,10 @@
-"""Drift: the smoothed metric has left the best it has been, and does not come back.
+"""Drift: the metric has left the best that its mean has been, and does not come back.
 
-What no single value shows. Values are smoothed after cutting off what lies outside the reach of the spike rule, so
-that a few hard batches cannot move the mean; the best is forgotten when a phase change is declared or the learning rate
-rises.
+What no single value shows is summed up (Page's cumulative sum, 1954): each value adds how far it lies above the best
+and an allowance, or takes away how far it lies below, and the sum never falls under 0. Noise about the best sums to
+nothing; a small rise that stays reaches the limit late, a large one early. Values are cut off at the reach of the spike
+rule first, so that a few hard batches cannot do it; the best is forgotten when a phase change is declared or the
+learning rate rises.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resilient.policy.divergence.settings import DriftSettings
-from resilient.policy.divergence.verdicts import Divergence, DivergenceKind, Finding, Recovered
+from resilient.policy.divergence.verdicts import Alarm, Divergence, DivergenceKind, Finding, Recovered
+
+_ALARM = 1 / 3  # of the margin: an alarm costs nothing but the trust in what follows, a divergence costs the steps
 
 
 @dataclass(frozen=True)
@@ -21,35 +25,44 @@ class DriftState:
     :param best: the lowest it has been; None until it means something.
     :param near_step: the last step at which the mean was within a quarter of the margin: the onset, if it is never
         seen there again.
-    :param above: reports in a row that it has been too far above.
-    :param declared: the step at which that was called a divergence; None if it was not.
+    :param above: sum of what values lay above the alarm's share of the margin, in units of their scatter or of that
+        share, whichever is wider.
+    :param far: sum of what they lay above the whole margin.
+    :param alarm: the step of the alarm that is open, if one is.
+    :param declared: that has been called a divergence.
     """
 
     mean: float = 0.0
     count: int = 0
     best: float | None = None
     near_step: int = 0
-    above: int = 0
-    declared: int | None = None
+    above: float = 0.0
+    far: float = 0.0
+    alarm: int | None = None
+    declared: bool = False
 
     def to_json(self) -> list[Any]:
-        return [self.mean, self.count, self.best, self.near_step, self.above, self.declared]
+        return [
+            self.mean, self.count, self.best, self.near_step, self.above, self.far, self.alarm, self.declared
+        ]  # fmt: skip
 
     @classmethod
     def from_json(cls, saved: Any) -> DriftState:
-        mean, count, best, near_step, above, declared = saved
+        mean, count, best, near_step, above, far, alarm, declared = saved
         return cls(
             float(mean),
             int(count),
             None if best is None else float(best),
             int(near_step),
-            int(above),
-            None if declared is None else int(declared),
+            float(above),
+            float(far),
+            None if alarm is None else int(alarm),
+            bool(declared),
         )
 
     def forget_best(self) -> DriftState:
         """Something changed on purpose: where the metric goes from here is the new best."""
-        return DriftState(mean=self.mean, count=self.count)
+        return DriftState(mean=self.mean, count=self.count, near_step=self.near_step)
 
 
 @dataclass(frozen=True)
@@ -71,40 +84,38 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
     state = replace(state, mean=mean, count=count)
     if not settings.enabled or reading.quiet or count < settings.smoothing:
         return replace(state, near_step=reading.step), None
-    if state.best is None or mean <= state.best:
-        best = mean
-        state = replace(state, best=best)
-    else:
-        best = state.best
+    best = mean if state.best is None else min(state.best, mean)
     margin = max(settings.margin * reading.stake, settings.spreads * reading.spread)
-    if mean <= best + margin / 4:
-        state = replace(state, near_step=reading.step)
-    above = state.above + 1 if mean > best + margin else 0
-    state = replace(state, above=above)
-    if state.declared is not None:
-        return _declared(state, reading, best, margin)
-    if above < settings.held:
-        return state, None
-    text = (
-        f"the mean of {reading.metric} over about {settings.smoothing} reports is {mean:g}, more than {margin:g} above "
-        f"the best it has been, for {above} reports in a row"
+    unit = max(reading.spread, margin * _ALARM) or 1.0
+    is_near = mean <= best + margin / 4
+    state = replace(
+        state,
+        best=best,
+        near_step=reading.step if is_near and state.alarm is None else state.near_step,
+        above=_sum(state.above, (reading.value - best - margin * _ALARM) / unit, settings.held),
+        far=_sum(state.far, (reading.value - best - margin) / unit, settings.held),
     )
-    place = (DivergenceKind.DRIFT, reading.metric, state.near_step, reading.step, reading.step, mean, best, margin)
-    return replace(state, declared=reading.step), Divergence(*place, (text,))
+    return _conclude(settings, state, reading, best, margin)
 
 
-def _declared(state: DriftState, reading: Smoothable, best: float, margin: float) -> tuple[DriftState, Finding | None]:
-    if state.mean > best + margin / 2:
-        return state, None
-    assert state.declared is not None  # noqa: S101  the caller looked
-    place = (
-        DivergenceKind.DRIFT,
-        reading.metric,
-        state.near_step,
-        state.declared,
-        reading.step,
-        state.mean,
-        best,
-        margin,
-    )
-    return replace(state, declared=None), Recovered(*place, (f"the mean of {reading.metric} is back near its best",))
+def _sum(before: float, excess: float, most: float) -> float:
+    """Not above ``most``: what is long over must not take as long to be believed."""
+    return max(0.0, min(most, before + excess))
+
+
+def _conclude(
+    settings: DriftSettings, state: DriftState, reading: Smoothable, best: float, margin: float
+) -> tuple[DriftState, Finding | None]:
+    alarm = reading.step if state.alarm is None else state.alarm
+    place = (DivergenceKind.DRIFT, reading.metric, state.near_step, alarm, reading.step, state.mean, best, margin)
+    mean = f"the mean of {reading.metric} over about {settings.smoothing} reports, {state.mean:g}, "
+    if state.alarm is not None and state.mean <= best + margin / 4:
+        text = f"{mean}is back near the best it has been, {best:g}"
+        return replace(state, alarm=None, declared=False, near_step=reading.step), Recovered(*place, (text,))
+    if state.far >= settings.held and not state.declared:
+        text = f"{mean}has left the best it has been, {best:g}, by more than {margin:g} for good"
+        return replace(state, alarm=alarm, declared=True), Divergence(*place, (text,))
+    if state.above >= settings.held and state.alarm is None:
+        text = f"{mean}has left the best it has been, {best:g}, by more than {margin * _ALARM:g}"
+        return replace(state, alarm=alarm), Alarm(*place, (text,))
+    return state, None

@@ -35,7 +35,7 @@ class MetricState:
         """The onset of what is wrong now; None while nothing is."""
         if self.spike.alarm:
             return self.spike.alarm.onset
-        return self.drift.near_step if self.drift.declared is not None else None
+        return self.drift.near_step if self.drift.alarm is not None else None
 
 
 @dataclass(frozen=True)

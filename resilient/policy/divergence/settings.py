@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from resilient.errors import ConfigurationError
 
@@ -33,10 +38,10 @@ class SpikeSettings:
     window: int = 256
     level_window: int = 32
     history: int = 64
-    threshold: float = 8.0
+    threshold: float = 6.0
     hits: int = 3
     of: int = 5
-    armed_threshold: float = 6.0
+    armed_threshold: float = 4.0
     armed_hits: int = 2
     floor: float = 0.005
     patience: int = 30
@@ -63,16 +68,17 @@ class DriftSettings:
 
     :param enabled: look for drift of this metric.
     :param smoothing: the smoothed metric is a mean over about so many reports.
-    :param margin: how far above the best is too far, as a share of what the metric stands for (see ``spike.floor``) …
+    :param margin: so far above the best it is a divergence, as a share of what the metric stands for (see
+        ``spike.floor``), and a third as far an alarm …
     :param spreads: … and never less than this many times the scatter of single values.
-    :param held: for so many reports in a row.
+    :param held: for about so many reports: fewer the farther it is above, more where it is just above.
     """
 
     enabled: bool = True
     smoothing: int = 50
-    margin: float = 0.15
-    spreads: float = 1.5
-    held: int = 50
+    margin: float = 0.2
+    spreads: float = 3.0
+    held: int = 15
 
     def check(self, key: str) -> None:
         _between(f"{key}.smoothing", self.smoothing, 1, _LONGEST)
@@ -166,6 +172,40 @@ class DivergenceSettings:
                     f"divergence.metrics.{name} and divergence.grad_norm.metric are the same metric",
                     "watch it as one of the two: set divergence.grad_norm.metric='' or remove the other",
                 )
+
+    @classmethod
+    def from_mapping(cls, tree: Mapping[str, Any]) -> DivergenceSettings:
+        """From nested mappings, as a preset's file has them. What is not said keeps its default, in each metric too;
+        raises :class:`ConfigurationError` where a key is unknown or a value has the wrong type.
+        """
+        built: DivergenceSettings = _build(cls, tree, "divergence")
+        return built
+
+
+def _build(kind: Any, tree: Any, key: str) -> Any:
+    """``tree`` as an instance of ``kind``: a settings class, a dictionary of them, or a plain value."""
+    if typing.get_origin(kind) is dict:
+        item_kind = typing.get_args(kind)[1]
+        return {str(name): _build(item_kind, item, f"{key}.{name}") for name, item in _mapping(tree, key).items()}
+    if not dataclasses.is_dataclass(kind):
+        wanted = (int, float) if kind is float else (kind,)
+        if type(tree) not in wanted:  # a bool is no int here
+            raise ConfigurationError(f"{key} must be of type {kind.__name__}, not {tree!r}", f"change {key}")
+        return kind(tree)
+    kinds = typing.get_type_hints(kind)
+    for name in _mapping(tree, key):
+        if name not in kinds:
+            close = difflib.get_close_matches(str(name), kinds, 1, cutoff=0.5)
+            known = f"did you mean {key}.{close[0]}?" if close else f"known are: {', '.join(kinds)}"
+            raise ConfigurationError(f"{key}.{name} is not a known key", known)
+    make = typing.cast("type[Any]", kind)
+    return make(**{name: _build(kinds[name], item, f"{key}.{name}") for name, item in tree.items()})
+
+
+def _mapping(tree: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(tree, Mapping):
+        raise ConfigurationError(f"{key} must be a section, not {tree!r}", f"write its keys below {key}")
+    return tree
 
 
 def _between(key: str, value: float, least: float, most: float, bound: str = "") -> None:
