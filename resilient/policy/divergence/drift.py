@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resilient.policy.divergence.settings import DriftSettings
-from resilient.policy.divergence.verdicts import Alarm, Divergence, DivergenceKind, Finding, Recovered
+from resilient.policy.divergence.verdicts import Accepted, Alarm, Divergence, DivergenceKind, Finding, Recovered
 
 _ALARM = 1 / 3  # of the margin: an alarm costs nothing but the trust in what follows, a divergence costs the steps
 
@@ -23,12 +23,13 @@ class DriftState:
     """:param mean: the smoothed metric.
     :param count: reports that went into it, as far as they matter.
     :param best: the lowest it has been; None until it means something.
-    :param near_step: the last step at which the mean was within a quarter of the margin: the onset, if it is never
-        seen there again.
+    :param near_step: the last step at which the mean was within a quarter of the margin and nothing had been summed up:
+        the onset, if neither is seen again.
     :param above: sum of what values lay above the alarm's share of the margin, in units of their scatter or of that
         share, whichever is wider.
     :param far: sum of what they lay above the whole margin.
     :param alarm: the step of the alarm that is open, if one is.
+    :param since: reports since then.
     :param declared: that has been called a divergence.
     """
 
@@ -39,16 +40,16 @@ class DriftState:
     above: float = 0.0
     far: float = 0.0
     alarm: int | None = None
+    since: int = 0
     declared: bool = False
 
     def to_json(self) -> list[Any]:
-        return [
-            self.mean, self.count, self.best, self.near_step, self.above, self.far, self.alarm, self.declared
-        ]  # fmt: skip
+        counts = [self.mean, self.count, self.best, self.near_step]
+        return [*counts, self.above, self.far, self.alarm, self.since, self.declared]
 
     @classmethod
     def from_json(cls, saved: Any) -> DriftState:
-        mean, count, best, near_step, above, far, alarm, declared = saved
+        mean, count, best, near_step, above, far, alarm, since, declared = saved
         return cls(
             float(mean),
             int(count),
@@ -57,6 +58,7 @@ class DriftState:
             float(above),
             float(far),
             None if alarm is None else int(alarm),
+            int(since),
             bool(declared),
         )
 
@@ -87,14 +89,12 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
     best = mean if state.best is None else min(state.best, mean)
     margin = max(settings.margin * reading.stake, settings.spreads * reading.spread)
     unit = max(reading.spread, margin * _ALARM) or 1.0
-    is_near = mean <= best + margin / 4
-    state = replace(
-        state,
-        best=best,
-        near_step=reading.step if is_near and state.alarm is None else state.near_step,
-        above=_sum(state.above, (reading.value - best - margin * _ALARM) / unit, settings.held),
-        far=_sum(state.far, (reading.value - best - margin) / unit, settings.held),
-    )
+    above = _sum(state.above, (reading.value - best - margin * _ALARM) / unit, settings.held)
+    far = _sum(state.far, (reading.value - best - margin) / unit, settings.held)
+    is_near = above == 0 and mean <= best + margin / 4
+    near_step = reading.step if is_near and state.alarm is None else state.near_step
+    since = 0 if state.alarm is None else state.since + 1
+    state = replace(state, best=best, near_step=near_step, above=above, far=far, since=since)
     return _conclude(settings, state, reading, best, margin)
 
 
@@ -109,9 +109,13 @@ def _conclude(
     alarm = reading.step if state.alarm is None else state.alarm
     place = (DivergenceKind.DRIFT, reading.metric, state.near_step, alarm, reading.step, state.mean, best, margin)
     mean = f"the mean of {reading.metric} over about {settings.smoothing} reports, {state.mean:g}, "
-    if state.alarm is not None and state.mean <= best + margin / 4:
+    if state.alarm is not None and state.above == 0 and state.mean <= best + margin / 4:
         text = f"{mean}is back near the best it has been, {best:g}"
-        return replace(state, alarm=None, declared=False, near_step=reading.step), Recovered(*place, (text,))
+        calm = replace(state, alarm=None, declared=False, near_step=reading.step)
+        return calm, Recovered(*place, (text,))
+    if state.since >= settings.accept_after:
+        text = f"{mean}has stayed up for {state.since} reports and is what is normal now"
+        return state.forget_best(), Accepted(*place, (text,))
     if state.far >= settings.held and not state.declared:
         text = f"{mean}has left the best it has been, {best:g}, by more than {margin:g} for good"
         return replace(state, alarm=alarm, declared=True), Divergence(*place, (text,))

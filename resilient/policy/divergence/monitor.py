@@ -32,10 +32,13 @@ class MetricState:
 
     @property
     def open_onset(self) -> int | None:
-        """The onset of what is wrong now; None while nothing is."""
-        if self.spike.alarm:
-            return self.spike.alarm.onset
-        return self.drift.near_step if self.drift.alarm is not None else None
+        """The earliest onset of what is wrong now; None while nothing is."""
+        onsets = (
+            self.spike.alarm.onset if self.spike.alarm else None,
+            self.drift.near_step if self.drift.alarm is not None else None,
+            self.nonfinite[1] if self.nonfinite[0] else None,
+        )
+        return min((onset for onset in onsets if onset is not None), default=None)
 
 
 @dataclass(frozen=True)

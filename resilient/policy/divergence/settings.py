@@ -36,7 +36,7 @@ class SpikeSettings:
 
     enabled: bool = True
     window: int = 256
-    level_window: int = 32
+    level_window: int = 16
     history: int = 64
     threshold: float = 6.0
     hits: int = 3
@@ -72,6 +72,7 @@ class DriftSettings:
         ``spike.floor``), and a third as far an alarm …
     :param spreads: … and never less than this many times the scatter of single values.
     :param held: for about so many reports: fewer the farther it is above, more where it is just above.
+    :param accept_after: a mean that stays up for so long after the alarm, with nobody acting on it, is the new best.
     """
 
     enabled: bool = True
@@ -79,10 +80,12 @@ class DriftSettings:
     margin: float = 0.2
     spreads: float = 3.0
     held: int = 15
+    accept_after: int = 500
 
     def check(self, key: str) -> None:
         _between(f"{key}.smoothing", self.smoothing, 1, _LONGEST)
         _between(f"{key}.held", self.held, 1, _LONGEST)
+        _between(f"{key}.accept_after", self.accept_after, self.held, 10**9, "drift.held")
         _between(f"{key}.margin", self.margin, 0.0, 1e6)
         _between(f"{key}.spreads", self.spreads, 0.0, 1e6)
 

@@ -94,7 +94,8 @@ Judged: TypeAlias = "tuple[SpikeState, Finding | None]"
 def judge_spike(settings: SpikeSettings, state: SpikeState, reading: Reading) -> Judged:
     """One more report of the metric."""
     if reading.quiet or len(state.baseline.residuals) < settings.history:
-        return replace(state, baseline=_accept(settings, state.baseline, reading.value)), None
+        # Of the warm-up only the end is kept: a loss that still falls by leaps would count as one that scatters widely.
+        return replace(state, baseline=state.baseline.add(reading.value, settings.history, settings.level_window)), None
     return _alarmed(settings, state, reading) if state.alarm else _calm(settings, state, reading)
 
 
@@ -105,7 +106,8 @@ def _accept(settings: SpikeSettings, baseline: Baseline, value: float) -> Baseli
 def _calm(settings: SpikeSettings, state: SpikeState, reading: Reading) -> Judged:
     baseline, step = state.baseline, reading.step
     centre, scale = baseline.centre, baseline.scale(settings.floor)
-    reach = (settings.armed_threshold if reading.armed else settings.threshold) * scale
+    threshold = settings.armed_threshold if reading.armed else settings.threshold
+    reach = threshold * scale
     is_high = settings.enabled and reading.value > centre + reach
     window = (*state.high, (step, reach) if is_high else None)
     high, left = window[-settings.of :], window[: -settings.of]
@@ -113,7 +115,7 @@ def _calm(settings: SpikeSettings, state: SpikeState, reading: Reading) -> Judge
     if is_high and len(hits) >= (settings.armed_hits if reading.armed else settings.hits):
         alarm = OpenAlarm(hits[0][0], step, reading.value)
         text = (
-            f"{len(hits)} of the last {len(high)} values of {reading.metric} lay more than {reach / scale:g} scales "
+            f"{len(hits)} of the last {len(high)} values of {reading.metric} lay more than {threshold:g} scales "
             f"above its level" + (", while the gradient norm was high" if reading.armed else "")
         )
         finding = Alarm(*_place(alarm, reading), centre, scale, (text,))
