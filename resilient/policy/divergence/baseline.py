@@ -20,8 +20,8 @@ _LEAST_STAKE = 1e-3  # … but not below this share of it
 
 
 def bounded(value: float) -> float:
-    """A finite value, cut off at ±1e150."""
-    return max(-LARGEST, min(LARGEST, value))
+    """A finite value, cut off at ±1e150; −0 becomes 0, so that sorting has one answer."""
+    return max(-LARGEST, min(LARGEST, value)) + 0.0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class DriftState:
     :param best: the lowest it has been; None until it means something.
     :param near_step: the last step at which the mean was within a quarter of the margin and nothing had been summed up:
         the onset, if neither is seen again.
-    :param above: sum of what values lay above the alarm's share of the margin, in units of their scatter or of that
+    :param above: sum of what values lay above the alarm's share of the margin, in units of the scale or of that
         share, whichever is wider.
     :param far: sum of what they lay above the whole margin.
     :param alarm: the step of the alarm that is open, if one is.
@@ -69,12 +69,12 @@ class DriftState:
 
 @dataclass(frozen=True)
 class Smoothable:
-    """One value as the drift rule sees it: cut off at the spike rule's reach, with the baseline's measures."""
+    """One value as the drift rule sees it: cut off at the spike rule's reach, with the baseline's measures before it."""
 
     metric: str
     step: int
     value: float
-    spread: float
+    scale: float
     stake: float
     quiet: bool = False
 
@@ -87,8 +87,8 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
     if not settings.enabled or reading.quiet or count < settings.smoothing:
         return replace(state, near_step=reading.step), None
     best = mean if state.best is None else min(state.best, mean)
-    margin = max(settings.margin * reading.stake, settings.spreads * reading.spread)
-    unit = max(reading.spread, margin * _ALARM) or 1.0
+    margin = max(settings.margin * reading.stake, settings.spreads * reading.scale)
+    unit = max(reading.scale, margin * _ALARM) or 1.0
     above = _sum(state.above, (reading.value - best - margin * _ALARM) / unit, settings.held)
     far = _sum(state.far, (reading.value - best - margin) / unit, settings.held)
     is_near = above == 0 and mean <= best + margin / 4
@@ -100,7 +100,7 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
 
 def _sum(before: float, excess: float, most: float) -> float:
     """Not above ``most``: what is long over must not take as long to be believed."""
-    return max(0.0, min(most, before + excess))
+    return max(0.0, min(float(most), before + excess))
 
 
 def _conclude(

@@ -155,9 +155,10 @@ def _observe_metric(
     if isinstance(seen, Accepted):
         drift = DriftState()
     elif spike.alarm is None and before.count:  # while a spike is open, it is not also a drift
-        reach = settings.spike.threshold * before.scale(settings.spike.floor)
+        scale = before.scale(settings.spike.floor)
+        reach = settings.spike.threshold * scale
         cut = max(before.centre - reach, min(before.centre + reach, reading.value))
-        smoothable = Smoothable(reading.metric, reading.step, cut, before.spread, before.stake, reading.quiet)
+        smoothable = Smoothable(reading.metric, reading.step, cut, scale, before.stake, reading.quiet)
         drift, drifted = judge_drift(settings.drift, drift, smoothable)
     findings = tuple(_told(item, sign, norm) for item in (seen, drifted) if item is not None)
     return MetricState(spike, drift, nonfinite), found + findings

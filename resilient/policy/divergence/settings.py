@@ -70,7 +70,7 @@ class DriftSettings:
     :param smoothing: the smoothed metric is a mean over about so many reports.
     :param margin: so far above the best it is a divergence, as a share of what the metric stands for (see
         ``spike.floor``), and a third as far an alarm …
-    :param spreads: … and never less than this many times the scatter of single values.
+    :param spreads: … and never less than this many times the scale of single values.
     :param held: for about so many reports: fewer the farther it is above, more where it is just above.
     :param accept_after: a mean that stays up for so long after the alarm, with nobody acting on it, is the new best.
     """
