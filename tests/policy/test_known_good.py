@@ -31,8 +31,8 @@ def test_a_snapshot_is_good_after_its_probation_and_not_before() -> None:
 
 
 def test_an_alarm_makes_suspect_what_was_taken_from_the_onset_less_the_margin() -> None:
-    known = after(100, 139, 140, 150, now=160).alarmed(onset=150, margin=MARGIN)
-    assert grades(known) == {100: Grade.TAKEN, 139: Grade.TAKEN, 140: Grade.SUSPECT, 150: Grade.SUSPECT}
+    known = after(100, 140, 141, 150, now=160).alarmed(onset=150, margin=MARGIN)
+    assert grades(known) == {100: Grade.TAKEN, 140: Grade.TAKEN, 141: Grade.SUSPECT, 150: Grade.SUSPECT}
 
 
 def test_an_alarm_dated_back_makes_even_a_good_one_suspect() -> None:
@@ -116,7 +116,7 @@ def test_nothing_in_the_shadow_of_an_open_alarm_is_ever_good(events: list[tuple[
             known = getattr(known, name)(step)
         assert [item.step for item in known.snapshots] == sorted({item.step for item in known.snapshots})
         if known.onset is not None:
-            shadow = [item for item in known.snapshots if item.step >= known.onset - MARGIN]
+            shadow = [item for item in known.snapshots if item.step > known.onset - MARGIN]
             assert all(item.grade is Grade.SUSPECT for item in shadow)
         assert KnownGood.from_json(json.loads(json.dumps(known.to_json()))) == known
 

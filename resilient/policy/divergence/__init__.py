@@ -7,6 +7,7 @@ from resilient.policy.divergence.monitor import MonitorState, observe, phase_cha
 from resilient.policy.divergence.settings import (
     DivergenceSettings,
     DriftSettings,
+    LadderSettings,
     MetricSettings,
     NormSettings,
     SpikeSettings,
@@ -21,6 +22,7 @@ __all__ = [
     "DivergenceSettings",
     "DriftSettings",
     "Finding",
+    "LadderSettings",
     "MetricSettings",
     "MonitorState",
     "NormSettings",

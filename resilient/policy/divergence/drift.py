@@ -69,7 +69,7 @@ class DriftState:
 
 @dataclass(frozen=True)
 class Smoothable:
-    """One value as the drift rule sees it: cut off at the spike rule's reach, with the baseline's measures before it."""
+    """One value as the drift rule sees it: cut off at the spike rule's reach, with the measures before it."""
 
     metric: str
     step: int

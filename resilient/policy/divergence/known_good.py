@@ -1,7 +1,7 @@
 """Which snapshots can be trusted: pure bookkeeping beside the detectors.
 
 taken ──(``good_after`` steps without an alarm)──▶ good
-taken or good ──(alarm whose onset, less ``margin``, is not after it)──▶ suspect
+taken or good ──(alarm whose onset, less ``margin``, lies before it)──▶ suspect
 suspect ──(the alarm recovers)──▶ taken: the probation begins anew
 suspect ──(divergence, rollback)──▶ off the lineage
 
@@ -47,7 +47,7 @@ class KnownGood:
 
     def taken(self, step: int, margin: int) -> KnownGood:
         """A snapshot was taken; suspect from birth while an alarm is open. One of the same step replaces the other."""
-        grade = Grade.TAKEN if self.onset is None or step < self.onset - margin else Grade.SUSPECT
+        grade = Grade.TAKEN if self.onset is None or step <= self.onset - margin else Grade.SUSPECT
         kept = tuple(item for item in self.snapshots if item.step != step)
         return replace(self, snapshots=tuple(sorted((*kept, Graded(step, grade, step)), key=lambda item: item.step)))
 
@@ -66,7 +66,7 @@ class KnownGood:
     def alarmed(self, onset: int, margin: int) -> KnownGood:
         """An alarm, or a divergence, with that onset."""
         onset = onset if self.onset is None else min(onset, self.onset)
-        marked = self._graded(lambda item: replace(item, grade=Grade.SUSPECT) if item.step >= onset - margin else item)
+        marked = self._graded(lambda item: replace(item, grade=Grade.SUSPECT) if item.step > onset - margin else item)
         return replace(marked, onset=onset)
 
     def recovered(self, step: int) -> KnownGood:
@@ -94,7 +94,7 @@ class KnownGood:
 
         :param latency: steps between an onset and its alarm, at the most.
         """
-        kept = (self.newest_good(), self.newest_good(step - latency - margin - 1))
+        kept = (self.newest_good(), self.newest_good(step - latency - margin))
         return frozenset(item for item in kept if item is not None)
 
     def _graded(self, change: Callable[[Graded], Graded]) -> KnownGood:

@@ -141,6 +141,31 @@ class NormSettings:
 
 
 @dataclass(frozen=True)
+class LadderSettings:
+    """What is done about a divergence, one attempt after the other; see :mod:`resilient.policy.divergence.ladder`.
+
+    :param attempts: rollbacks in one episode; the next divergence in it stops the run.
+    :param budget: rollbacks in the whole run.
+    :param skip: leave out the data between the snapshot and the alarm; false repeats them.
+    :param cut_from: the attempt of an episode from which on the learning rate is lowered.
+    :param lr_factor: it is multiplied by this, each time.
+    :param probation: steps past the alarm without which an episode is not over.
+    """
+
+    attempts: int = 4
+    budget: int = 10
+    skip: bool = True
+    cut_from: int = 3
+    lr_factor: float = 0.5
+    probation: int = 100
+
+    def check(self, key: str) -> None:
+        for name, least in (("attempts", 0), ("budget", 0), ("cut_from", 1), ("probation", 0)):
+            _between(f"{key}.{name}", getattr(self, name), least, 10**9)
+        _between(f"{key}.lr_factor", self.lr_factor, 1e-6, 1.0)
+
+
+@dataclass(frozen=True)
 class DivergenceSettings:
     """The section ``divergence`` of the configuration.
 
@@ -151,7 +176,9 @@ class DivergenceSettings:
     :param grad_norm: the gradient norm's part in it.
     :param lr_metric: the learning rate's name, if it is reported: while it rises, drift is not judged.
     :param good_after: a snapshot is good once so many steps after it were taken without an alarm.
-    :param margin: so many steps before an onset are not trusted either.
+    :param margin: so many steps before an onset are not trusted either, and the data of so many after the alarm are
+        skipped with the rest.
+    :param ladder: what is done about it.
     """
 
     enabled: bool = True
@@ -162,12 +189,14 @@ class DivergenceSettings:
     lr_metric: str = "lr"
     good_after: int = 100
     margin: int = 10
+    ladder: LadderSettings = field(default_factory=LadderSettings)
 
     def __post_init__(self) -> None:
         _between("divergence.warmup_steps", self.warmup_steps, 0, 10**9)
         _between("divergence.good_after", self.good_after, 0, 10**9)
         _between("divergence.margin", self.margin, 0, 10**9)
         self.grad_norm.check("divergence.grad_norm")
+        self.ladder.check("divergence.ladder")
         for name, metric in self.metrics.items():
             metric.check(f"divergence.metrics.{name}")
             if name == self.grad_norm.metric:
