@@ -5,8 +5,9 @@
 3. and from the third on with a lower learning rate each time, which stays lowered;
 4. stop, with the evidence.
 
-One *episode* is a divergence and whatever recurs before training has come ``probation`` steps past its alarm. An episode
-that is over begins the rungs anew, but not the budget of rollbacks, and does not give the learning rate back. Patience, the rung before the first, belongs to the detectors: what recovers by itself never comes here.
+One *episode* is a divergence and whatever recurs before training has come ``probation`` steps past its alarm. An
+episode that is over begins the rungs anew, but not the budget of rollbacks, and does not give the learning rate back.
+Patience, the rung before the first, belongs to the detectors: what recovers by itself never comes here.
 """
 
 from __future__ import annotations
