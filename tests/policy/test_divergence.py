@@ -250,6 +250,11 @@ def test_a_high_norm_arms_the_spike_rule() -> None:
     assert "while the gradient norm was high" in said[0].evidence[0]
 
 
+def test_a_normal_loss_raises_no_alarm_because_the_norm_is_high() -> None:
+    norms = [*[1.0 + 0.01 * (step % 7) for step in range(302)], 50.0]
+    assert history([*noise(300), 9.0, 9.0, 3.0], norms)[1] == []
+
+
 def test_the_norm_dates_the_onset_where_it_left_its_baseline_first() -> None:
     norms = [*[1.0 + 0.01 * (step % 7) for step in range(300)], *[50.0] * 8]
     _, said = history([*noise(300), *[3.0] * 4, *[9.0] * 2], norms)
