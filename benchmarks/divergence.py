@@ -21,7 +21,7 @@ import yaml
 from benchmarks.divergence_curves import CLEAN, Curve, curves
 from benchmarks.divergence_peers import PEERS, Said
 from benchmarks.divergence_score import Outcome, events, outcome, percentile, poisson_interval
-from benchmarks.divergence_synthetic import KINDS, healthy
+from benchmarks.divergence_synthetic import KINDS, UNSEEN, healthy
 from benchmarks.recovery_report import machine
 from resilient.policy.divergence import Alarm, Divergence, DivergenceSettings, MonitorState, observe
 
@@ -163,9 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         named = list(_read(options.curves, tuning=options.tuning))
         _section(body, "healthy curves, real", measure_healthy(every, named), report_healthy)
     if options.synthetic_steps:
-        for kind in KINDS:
+        for kind in KINDS if options.tuning else {**KINDS, **UNSEEN}:
             drawn = [(kind, healthy(kind, first + seed, options.synthetic_steps)) for seed in range(options.seeds)]
-            _section(body, f"healthy, drawn: {kind}", measure_healthy(every, drawn), report_healthy)
+            title = f"healthy, drawn{' (unseen)' if kind in UNSEEN else ''}: {kind}"
+            _section(body, title, measure_healthy(every, drawn), report_healthy)
     if options.folder:
         found = list(curves(options.folder, range(first, first + options.seeds)))
         _section(body, "faults in real training", measure_faults(every, found), report_faults)
