@@ -276,6 +276,11 @@ def test_an_old_excursion_of_the_norm_dates_nothing() -> None:
     assert brief(history([*noise(300), *[9.0] * 3], norms)[1]) == [("Alarm", "spike", 301, 303)]
 
 
+def test_a_norm_that_has_been_high_for_long_dates_nothing() -> None:
+    norms = [*[1.0] * 250, *[100.0] * 53]
+    assert brief(history([*noise(300), *[9.0] * 2], norms)[1]) == [("Alarm", "spike", 301, 302)]
+
+
 # --- drift
 
 
@@ -303,6 +308,13 @@ def test_a_mean_that_comes_back_has_recovered() -> None:
     _, said = history([*noise(500), *noise(40, level=3.5), *noise(300)])
     assert [type(item) for item in said] == [Alarm, Recovered]
     assert {item.kind for item in said} == {DivergenceKind.DRIFT}
+    assert 495 <= said[0].onset_step <= 501
+
+
+def test_what_has_been_up_for_long_recovers_as_soon_as_it_is_back() -> None:
+    _, said = history([*noise(500), *noise(300, level=3.5), *noise(300)])
+    assert [type(item) for item in said] == [Alarm, Recovered]
+    assert said[1].step < 900
 
 
 def test_hard_batches_do_not_make_a_drift() -> None:

@@ -132,6 +132,17 @@ def test_a_window_made_smaller_lets_the_oldest_go() -> None:
     assert smaller.recent == (676.0, 729.0, 784.0, 841.0, 900.0)
 
 
+def test_the_next_value_is_expected_where_the_trend_leads() -> None:
+    baseline = Baseline(recent=(3.0, 2.0, 1.0), residuals=(-0.5, -0.4, -0.6), ordered=(-0.6, -0.5, -0.4))
+    assert (baseline.level, baseline.centre) == (2.0, 1.5)
+
+
+def test_the_stake_is_the_level_or_the_gain_or_a_trace_of_the_start() -> None:
+    assert Baseline(recent=(-3.0,), start=1.0, reference=-2.0).stake == 3.0
+    assert Baseline(recent=(0.0,), start=2.3, reference=1.5).stake == 1.5
+    assert Baseline(recent=(0.0,), start=2.0, reference=0.0).stake == 0.002
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
