@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilient.policy.divergence import Alarm, Divergence, DivergenceKind, DivergenceSettings, Finding, Recovered
 from resilient.policy.divergence.known_good import Grade, KnownGood
 
 MARGIN, GOOD_AFTER = 10, 100
@@ -80,7 +81,7 @@ def test_the_newest_good_one_may_be_asked_for_before_some_step() -> None:
 
 
 def test_retention_keeps_one_that_an_alarm_of_now_leaves_good() -> None:
-    known = after(100, 200, 300, 400, now=500)
+    known = after(100, 200, 300, 345, 400, now=500)
     kept = known.to_keep(step=500, latency=150, margin=MARGIN)
     assert kept == {300, 400}
     for onset in range(500 - 150, 501):
@@ -90,6 +91,37 @@ def test_retention_keeps_one_that_an_alarm_of_now_leaves_good() -> None:
 
 def test_what_retention_deleted_is_forgotten() -> None:
     assert list(grades(after(100, 200, 300).only([200, 900]))) == [200]
+
+
+def finding(kind: type[Finding], what: DivergenceKind, onset: int, step: int) -> Finding:
+    return kind(what, "loss", onset, step, step, 9.0, 3.0, 0.1)
+
+
+def test_what_was_found_is_followed() -> None:
+    settings = DivergenceSettings(margin=MARGIN, good_after=GOOD_AFTER)
+    known = after(50, 140, now=149)
+    spike = finding(Alarm, DivergenceKind.SPIKE, 145, 150)
+    known = known.followed(settings, 150, (spike,), 145)
+    assert grades(known) == {50: Grade.TAKEN, 140: Grade.SUSPECT}
+    known = known.followed(settings, 151, (), 145)
+    assert grades(known) == {50: Grade.TAKEN, 140: Grade.SUSPECT}
+    known = known.followed(settings, 160, (finding(Recovered, DivergenceKind.SPIKE, 145, 160),), None)
+    assert grades(known) == {50: Grade.TAKEN, 140: Grade.TAKEN}
+    assert grades(known.followed(settings, 161, (), None)) == {50: Grade.GOOD, 140: Grade.TAKEN}
+
+
+def test_an_alarm_that_ended_without_a_word_is_over_too() -> None:
+    """A phase change forgets it."""
+    known = after(140, now=149).alarmed(145, MARGIN).followed(DivergenceSettings(), 170, (), None)
+    assert known.onset is None
+
+
+def test_the_alarm_of_a_drift_shadows_nothing_but_its_divergence_does() -> None:
+    settings = DivergenceSettings(margin=MARGIN, good_after=GOOD_AFTER)
+    known = after(50, 140, now=300).followed(settings, 301, (finding(Alarm, DivergenceKind.DRIFT, 145, 301),), None)
+    assert grades(known) == {50: Grade.GOOD, 140: Grade.GOOD}
+    known = known.followed(settings, 350, (finding(Divergence, DivergenceKind.DRIFT, 145, 350),), 145)
+    assert grades(known) == {50: Grade.GOOD, 140: Grade.SUSPECT}
 
 
 EVENTS = st.lists(

@@ -5,7 +5,8 @@ taken or good ──(alarm whose onset, less ``margin``, lies before it)──�
 suspect ──(the alarm recovers)──▶ taken: the probation begins anew
 suspect ──(divergence, rollback)──▶ off the lineage
 
-A good snapshot becomes suspect as well: a drift is dated back farther than any probation lasts.
+A good snapshot becomes suspect as well: a drift is dated back farther than any probation lasts. The mere alarm of a
+drift shadows nothing: healthy losses wander too, and with each such alarm nothing would ever become good.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+from resilient.policy.divergence.settings import DivergenceSettings
+from resilient.policy.divergence.verdicts import Alarm, Divergence, DivergenceKind, Finding
 
 
 class Grade(Enum):
@@ -44,6 +48,19 @@ class KnownGood:
 
     snapshots: tuple[Graded, ...] = ()
     onset: int | None = None
+
+    def followed(
+        self, settings: DivergenceSettings, step: int, findings: Iterable[Finding], open_onset: int | None
+    ) -> KnownGood:
+        """What the detectors made of ``step``: their findings, and :attr:`MonitorState.open_onset` after it."""
+        known = self
+        for found in findings:
+            is_drift = found.kind is DivergenceKind.DRIFT
+            if isinstance(found, Divergence) or (isinstance(found, Alarm) and not is_drift):
+                known = known.alarmed(found.onset_step, settings.margin)
+        if open_onset is None and known.onset is not None:
+            return known.recovered(step)
+        return known.advanced(step, settings.good_after)
 
     def taken(self, step: int, margin: int) -> KnownGood:
         """A snapshot was taken; suspect from birth while an alarm is open. One of the same step replaces the other."""

@@ -35,7 +35,7 @@ class MetricState:
         """The earliest onset of what is wrong now; None while nothing is."""
         onsets = (
             self.spike.alarm.onset if self.spike.alarm else None,
-            self.drift.near_step if self.drift.alarm is not None else None,
+            self.drift.near_step if self.drift.declared else None,
             self.nonfinite[1] if self.nonfinite[0] else None,
         )
         return min((onset for onset in onsets if onset is not None), default=None)
@@ -55,7 +55,9 @@ class MonitorState:
 
     @property
     def open_onset(self) -> int | None:
-        """The earliest onset of what is wrong now; None while nothing is. No snapshot becomes good meanwhile."""
+        """The earliest onset of what is wrong now; None while nothing is. A drift counts when it is a divergence, not
+        at its alarm.
+        """
         return min((onset for item in self.metrics.values() if (onset := item.open_onset) is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
