@@ -83,9 +83,8 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
     """One more report of the metric."""
     count = min(state.count + 1, settings.smoothing)
     mean = state.mean + (reading.value - state.mean) / count
-    state = replace(state, mean=mean, count=count)
     if not settings.enabled or reading.quiet or count < settings.smoothing:
-        return replace(state, near_step=reading.step), None
+        return replace(state, mean=mean, count=count, near_step=reading.step), None
     best = mean if state.best is None else min(state.best, mean)
     margin = max(settings.margin * reading.stake, settings.spreads * reading.scale)
     unit = max(reading.scale, margin * _ALARM) or 1.0
@@ -94,8 +93,8 @@ def judge_drift(settings: DriftSettings, state: DriftState, reading: Smoothable)
     is_near = above == 0 and mean <= best + margin / 4
     near_step = reading.step if is_near and state.alarm is None else state.near_step
     since = 0 if state.alarm is None else state.since + 1
-    state = replace(state, best=best, near_step=near_step, above=above, far=far, since=since)
-    return _conclude(settings, state, reading, best, margin)
+    after = DriftState(mean, count, best, near_step, above, far, state.alarm, since, state.declared)
+    return _conclude(settings, after, reading, best, margin)
 
 
 def _sum(before: float, excess: float, most: float) -> float:

@@ -124,9 +124,9 @@ def observe(
         return state, ()
     since = step if state.since is None else state.since
     quiet = step - since < settings.warmup_steps
-    state = replace(state, since=since)
-    state, findings = _observe_norm(settings, state, step, metrics)
-    state, rises = _observe_lr(settings, state, metrics)
+    norm, norm_nonfinite, findings = _observe_norm(settings, state, step, metrics)
+    lr = _learning_rate(settings, state, metrics)
+    rises = state.lr is not None and lr is not None and lr > state.lr
     states = dict(state.metrics)
     for name, own in settings.metrics.items():
         value = _number(metrics.get(name))
@@ -135,10 +135,9 @@ def observe(
         before = states.get(name) or MetricState()
         if rises:
             before = replace(before, drift=before.drift.forget_best())
-        reading = Reading(name, step, value, state.norm.armed, quiet)
-        states[name], found = _observe_metric(own, before, reading, state.norm)
+        states[name], found = _observe_metric(own, before, Reading(name, step, value, norm.armed, quiet), norm)
         findings += found
-    return replace(state, metrics=states), findings
+    return MonitorState(since, states, norm, norm_nonfinite, lr), findings
 
 
 def _observe_metric(
@@ -150,7 +149,8 @@ def _observe_metric(
     if not math.isfinite(reading.value):
         return replace(state, nonfinite=nonfinite), found
     sign = 1.0 if settings.higher_is_worse else -1.0
-    reading = replace(reading, value=bounded(sign * reading.value))
+    value = bounded(sign * reading.value)
+    reading = Reading(reading.metric, reading.step, value, reading.armed, reading.quiet)
     before = state.spike.baseline
     spike, seen = judge_spike(settings.spike, state.spike, reading)
     drift, drifted = state.drift, None
@@ -159,7 +159,7 @@ def _observe_metric(
     elif spike.alarm is None and before.count:  # while a spike is open, it is not also a drift
         scale = before.scale(settings.spike.floor)
         reach = settings.spike.threshold * scale
-        cut = max(before.centre - reach, min(before.centre + reach, reading.value))
+        cut = max(before.centre - reach, min(before.centre + reach, value))
         smoothable = Smoothable(reading.metric, reading.step, cut, scale, before.stake, reading.quiet)
         drift, drifted = judge_drift(settings.drift, drift, smoothable)
     findings = tuple(_told(item, sign, norm) for item in (seen, drifted) if item is not None)
@@ -177,26 +177,20 @@ def _told(finding: Finding, sign: float, norm: NormState) -> Finding:
 
 def _observe_norm(
     settings: DivergenceSettings, state: MonitorState, step: int, metrics: Mapping[str, Any]
-) -> tuple[MonitorState, tuple[Finding, ...]]:
+) -> tuple[NormState, tuple[int, int], tuple[Finding, ...]]:
     own = settings.grad_norm
     norm = _number(metrics.get(own.metric)) if own.metric else None
     if norm is None:
-        return state, ()
+        return state.norm, state.norm_nonfinite, ()
     nonfinite, found = _count_nonfinite(own.nonfinite, state.norm_nonfinite, own.metric, step, norm)
-    state = replace(state, norm_nonfinite=nonfinite)
-    if math.isfinite(norm):
-        state = replace(state, norm=judge_norm(own, state.norm, step, norm))
-    return state, found
+    after = judge_norm(own, state.norm, step, norm) if math.isfinite(norm) else state.norm
+    return after, nonfinite, found
 
 
-def _observe_lr(
-    settings: DivergenceSettings, state: MonitorState, metrics: Mapping[str, Any]
-) -> tuple[MonitorState, bool]:
-    """The learning rate, and whether it is on its way up."""
+def _learning_rate(settings: DivergenceSettings, state: MonitorState, metrics: Mapping[str, Any]) -> float | None:
+    """The last one reported, now or before."""
     lr = _number(metrics.get(settings.lr_metric)) if settings.lr_metric else None
-    if lr is None or not math.isfinite(lr):
-        return state, False
-    return replace(state, lr=lr), state.lr is not None and lr > state.lr
+    return state.lr if lr is None or not math.isfinite(lr) else lr
 
 
 def _count_nonfinite(
