@@ -1,0 +1,58 @@
+"""What the detectors say: frozen findings, each with what led to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class DivergenceKind(Enum):
+    """What was seen."""
+
+    NONFINITE = "nonfinite"
+    SPIKE = "spike"
+    DRIFT = "drift"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Common to all verdicts.
+
+    :param onset_step: the first step at which anything looked wrong.
+    :param alarm_step: the step at which that was certain enough to say.
+    :param step: the step of this verdict; later than the alarm where patience lies between.
+    :param value: of the metric at ``step``.
+    :param baseline: where it was expected.
+    :param scale: the unit that its distance was judged in; 0 where none was needed.
+    :param evidence: sentences for the incident and its reader.
+    """
+
+    kind: DivergenceKind
+    metric: str
+    onset_step: int
+    alarm_step: int
+    step: int
+    value: float
+    baseline: float
+    scale: float
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Alarm(Finding):
+    """Something is wrong; it may still recover. Nothing from the onset on is to be trusted meanwhile."""
+
+
+@dataclass(frozen=True)
+class Divergence(Finding):
+    """It did not recover."""
+
+
+@dataclass(frozen=True)
+class Recovered(Finding):
+    """The alarm of that onset is over, by itself."""
+
+
+@dataclass(frozen=True)
+class Accepted(Finding):
+    """The metric has stayed on its new level for so long, with nobody acting, that this is what is normal now."""
