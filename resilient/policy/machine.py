@@ -20,36 +20,18 @@ that its row lists, which is checked at every step and from which the diagram in
 * ``→ FLUSHING`` when no worker is left and the run will not go on here: what is in memory is made durable first.
 * ``→ ENDED`` with an exit code and one diagnosis.
 
-The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand here
-and nowhere else.
+The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand in
+:mod:`resilient.policy.rules` and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from resilient.policy import endings, watching
-from resilient.policy.decisions import (
-    AbandonRestore,
-    AskWorkers,
-    Decision,
-    DiscardMemory,
-    DumpStacks,
-    EndRun,
-    FlushMemory,
-    KillWorkers,
-    LaunchRound,
-    ListSnapshots,
-    RecordIncident,
-    ReportStraggler,
-    RestoreSnapshot,
-    SignalWorkers,
-)
 from resilient.policy.events import (
     Event,
     FlushEnded,
-    Incident,
     LaunchFailed,
     OwnTimesSeen,
     RestoreFailed,
@@ -58,29 +40,18 @@ from resilient.policy.events import (
     SnapshotRestored,
     SnapshotsListed,
     StacksDumped,
-    StopKind,
     StopRequested,
     Tick,
-    Tier,
     WorkerExited,
     WorkerProgressed,
 )
-from resilient.policy.failures import Failure, FailureClass
-from resilient.policy.hang import HangWatch
-from resilient.policy.restarts import FailedRound, stop_rule
-from resilient.policy.restore import Source, choose_source
-from resilient.policy.roots import Loss, find_root, told_by_others
-from resilient.policy.state import Dumping, Phase, RunState
-from resilient.policy.stragglers import StragglerWatch
-from resilient.policy.treatments import treatment
-from resilient.policy.waits import wait_before_relaunch
+from resilient.policy.rules import choosing, hanging, losing, pieces, running, stopping
+from resilient.policy.rules.pieces import Outcome
+from resilient.policy.state import Phase, RunState
 
 
 class UnlistedTransition(RuntimeError):  # noqa: N818  named by condition, as all our errors
     """An event that the table does not foresee in this phase, or a rule that leads where its row does not list."""
-
-
-Outcome = tuple[RunState, tuple[Decision, ...]]
 
 
 def decide(state: RunState, event: Event, now: float) -> Outcome:
@@ -99,405 +70,6 @@ def decide(state: RunState, event: Event, now: float) -> Outcome:
     return after, decisions
 
 
-# --- choosing what to resume from -------------------------------------------------------------------------------------
-
-
-def _open(state: RunState, event: RunOpened, now: float) -> Outcome:
-    state = replace(
-        state,
-        round=event.last_round,
-        incidents=event.incidents,
-        history=event.history,
-        furthest=event.history.furthest,
-        learned=event.durations,
-    )
-    if not event.takeover:
-        return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
-    lost = Failure(FailureClass.SUPERVISOR_LOST, "the supervisor before this one ended without closing the run")
-    state, incident = _incident(state, lost, rank=None, remedy="take over", step=event.step)
-    return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
-
-
-def _choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
-    source = choose_source(event, [Source(rejected.step, rejected.tier) for rejected in state.rejected])
-    if source is None and event.remote_problem is not None:
-        return _end(state, endings.remote_unknown(event.remote_problem))
-    if source is None and (state.rejected or event.quarantined):
-        return _end(state, endings.none_loadable(state, event))
-    if source is None:
-        return _launch(state, LaunchRound(state.round + 1), now)
-    if source.tier is Tier.MEMORY:
-        return _launch(state, LaunchRound(state.round + 1, source.step, Tier.MEMORY), now)
-    restore = RestoreSnapshot(source.step, source.tier)
-    return replace(state, phase=Phase.RESTORING, restoring=restore, restoring_since=now), (restore,)
-
-
-def _restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
-    # What was rejected on disk is set aside. What is found there of this step from now on is another copy.
-    rejected = tuple(old for old in state.rejected if (old.step, old.tier) != (event.step, Tier.LOCAL))
-    state = replace(state, rejected=rejected)
-    state = replace(state, learned=watching.learned_by_restoring(state, event, now))
-    return _launch(state, LaunchRound(state.round + 1, event.step, event.tier), now)
-
-
-def _watch_restore(state: RunState, event: Tick, now: float) -> Outcome:
-    late = watching.late_restore(state, now)
-    if late is None:
-        return state, ()
-    after, decisions = _restore_failed(state, late, now)
-    return after, (AbandonRestore(late.step, late.tier), *decisions)
-
-
-def _rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
-    failure = Failure(FailureClass.BAD_SNAPSHOT, event.reason)
-    state, incident = _incident(
-        state, failure, rank=None, step=event.step, remedy="set it aside, resume from another copy or an older one"
-    )
-    after = replace(state, phase=Phase.CHOOSING, rejected=(*state.rejected, event))
-    return after, (RecordIncident(incident), ListSnapshots())
-
-
-def _restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcome:
-    """Try again a few times: the snapshot itself may be sound, and an older one would fail in the same way."""
-    if state.restore_failures + 1 < _RESTORE_TRIES:
-        after = replace(state, phase=Phase.CHOOSING, restore_failures=state.restore_failures + 1)
-        return after, (ListSnapshots(),)
-    return _end(state, endings.not_restored(event, _RESTORE_TRIES))
-
-
-_RESTORE_TRIES = 3
-
-
-def _launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
-    ranks = range(state.settings.ranks)
-    learned = state.durations
-    after = replace(
-        state,
-        phase=Phase.STARTING,
-        round=launch.round,
-        step=launch.step or 0,
-        furthest=max(state.furthest, state.step, launch.step or 0),
-        live=frozenset(ranks),
-        finished=frozenset(),
-        steps=dict.fromkeys(ranks, launch.step or 0),
-        watches={rank: HangWatch.knowing(learned, now) for rank in ranks},
-        learned=learned,
-        stragglers=StragglerWatch(),
-        dumping=None,
-        launched_at=now,
-        failure=None,
-        losses=(),
-        restore_failures=0,
-    )
-    return after, (launch,)
-
-
-def _launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
-    state = _noticed(state, Loss(None, state.step, event.failure, now))
-    return _judge(replace(state, live=frozenset()), now)
-
-
-# --- a round is up ----------------------------------------------------------------------------------------------------
-
-
-def _progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
-    watch = state.watches[event.rank].progressed(event.phase, now, event.step)
-    watches = {**state.watches, event.rank: watch}
-    phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
-    steps = {**state.steps, event.rank: event.step}
-    step = max(state.step, min(steps.values()))
-    # What is taken from here on is new, also where a copy of the same step was rejected before.
-    rejected = tuple(old for old in state.rejected if old.step > step)
-    return replace(state, phase=phase, step=step, steps=steps, watches=watches, rejected=rejected), ()
-
-
-def _compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
-    watch, found = state.stragglers.observed(event.times, state.settings.stragglers)
-    return replace(state, stragglers=watch), tuple(map(ReportStraggler, found))
-
-
-def _exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
-    state = _without(state, event)
-    if event.failure is not None:
-        return _worker_lost(state, event, event.failure, now)
-    if state.live:
-        return state, ()
-    if len(state.finished) == state.settings.ranks:
-        return _flush(state, endings.finished(state))
-    return _judge(state, now)
-
-
-def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: float) -> Outcome:
-    state = _noticed(state, _loss(event, failure, now))
-    if not state.live:
-        return _judge(state, now)
-    kill = KillWorkers(f"rank {event.rank} is lost: {failure.text}")
-    return replace(state, phase=Phase.CLEARING), (kill,)
-
-
-def _watch(state: RunState, event: Tick, now: float) -> Outcome:
-    hung = watching.hung_ranks(state, now)
-    if not hung:
-        return state, ()
-    state = replace(state, dumping=Dumping(now, hung, state.phase))
-    seconds = state.settings.hang.stack_seconds
-    if not seconds:
-        return _stacks_dumped(state, StacksDumped(), now)
-    dump = DumpStacks(state.incidents + 1, tuple(sorted(state.live)), hung, now + seconds)
-    return replace(state, phase=Phase.DUMPING), (dump,)
-
-
-def _moved_on(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
-    assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
-    after, decisions = _progressed(state, event, now)
-    resume = Phase.RUNNING if event.phase == "step" else state.dumping.resume
-    return replace(after, dumping=replace(state.dumping, resume=resume)), decisions
-
-
-def _stacks_dumped(state: RunState, event: StacksDumped, now: float) -> Outcome:
-    dumping, silent = state.dumping, watching.still_silent(state)
-    assert dumping is not None  # noqa: S101  DUMPING is only entered with one
-    if not silent:
-        failure = watching.passed_by(state)
-        state, incident = _incident(state, failure, rank=dumping.hung[0], remedy="none: it has moved on by itself")
-        return replace(state, phase=dumping.resume, dumping=None), (RecordIncident(incident),)
-    rank, failure, reason = watching.name_hang(state, silent, event.accounts)
-    step = state.step if rank is None else state.watches[rank].step
-    state = _noticed(replace(state, dumping=None), Loss(rank, step, failure, now))
-    return replace(state, phase=Phase.CLEARING), (KillWorkers(reason),)
-
-
-def _watch_dump(state: RunState, event: Tick, now: float) -> Outcome:
-    """Who writes the stacks keeps to the time; this is for when it does not answer at all."""
-    assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
-    if now - state.dumping.since <= state.settings.hang.stack_seconds + _DUMP_ALLOWANCE:
-        return state, ()
-    return _stacks_dumped(state, StacksDumped(), now)
-
-
-_DUMP_ALLOWANCE = 2.0  # seconds
-
-
-def _stop_while_dumping(state: RunState, event: StopRequested, now: float) -> Outcome:
-    """A hung group reaches no step boundary, and whoever asks has little time: kill it, with what stacks there are."""
-    after, decisions = _stacks_dumped(state, StacksDumped(), now)
-    if after.phase is not Phase.CLEARING:  # it has moved on, and can be asked like any other
-        after, asked = _ask_to_stop(after, event, now)
-        return after, (*decisions, *asked)
-    after, noted = _stop_while_clearing(after, event, now)
-    return after, (*decisions, *noted)
-
-
-def _cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
-    state = _without(state, event)
-    if event.failure is not None:
-        loss = _loss(event, event.failure, now, after_kill=True)
-        state = replace(state, losses=(*state.losses, loss))
-    return (state, ()) if state.live else _judge(state, now)
-
-
-def _loss(event: WorkerExited, failure: Failure, now: float, *, after_kill: bool = False) -> Loss:
-    return Loss(event.rank, event.step, failure, now if event.at is None else event.at, after_kill)
-
-
-def _noticed(state: RunState, loss: Loss) -> RunState:
-    """The first failure of a round: it reserves the number of the incident."""
-    state, incident = _incident(state, loss.failure, rank=loss.rank, remedy="", step=loss.step)
-    return replace(state, failure=incident, losses=(loss,))
-
-
-def _judge(state: RunState, now: float) -> Outcome:
-    """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
-    if state.failure is None:
-        if state.stop is not None:
-            return _flush(state, endings.stopped(state, state.stop))
-        # every rank left in good order, but not all of them said that the run is finished
-        failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
-        return _judge(_noticed(state, Loss(None, state.step, failure, now)), now)
-    root = find_root(state.losses)
-    incident = replace(
-        state.failure, rank=root.rank, step=root.step, failure=root.failure, others=told_by_others(state.losses, root)
-    )
-    state = replace(state, failure=incident)
-    if state.stop is not None:
-        stop, incident = state.stop, replace(incident, remedy="none: the run was asked to stop")
-        state, noted = _noted(state, stop)
-        after, decisions = _flush(state, endings.stopped(state, stop))
-        return after, (RecordIncident(incident), *noted, *decisions)
-    failed = _failed_round(state, root, now)
-    if incident.failure.failure_class is FailureClass.PREEMPTION and failed.progressed:
-        # SIGTERM to a worker alone: charged to no budget
-        incident = replace(incident, remedy="relaunch; charged to no budget")
-        return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
-    state = replace(state, history=state.history.add(failed))
-    verdict = stop_rule(state.settings.restarts)(state.history)
-    if verdict is not None:
-        incident = replace(incident, remedy=f"stop: {verdict.exit_code.name.lower().replace('_', ' ')}")
-        after, decisions = _flush(state, endings.given_up(state, incident, verdict))
-        return after, (RecordIncident(incident, failed), *decisions)
-    return _try_again(state, incident, failed, now)
-
-
-def _failed_round(state: RunState, root: Loss, now: float) -> FailedRound:
-    settings = state.settings.restarts
-    lasted = 0 < settings.success_seconds <= now - state.launched_at
-    return FailedRound(
-        root.failure, state.furthest, state.step, now, settings.success_steps, lasted=lasted, rank=root.rank
-    )
-
-
-def _try_again(state: RunState, incident: Incident, failed: FailedRound, now: float) -> Outcome:
-    wait = wait_before_relaunch(state.settings.restarts, state.history, f"{state.settings.seed}/{state.round}")
-    remedy = treatment(incident.failure.failure_class).remedy
-    incident = replace(incident, remedy=f"{remedy} (in {wait:.1f} s)" if wait > 0 else remedy)
-    decisions: tuple[Decision, ...] = (RecordIncident(incident, failed),)
-    if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
-        rejected = SnapshotRejected(state.step, Tier.MEMORY, incident.failure.signature)
-        state, decisions = replace(state, rejected=(*state.rejected, rejected)), (*decisions, DiscardMemory())
-    if wait > 0:
-        return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), decisions
-    return replace(state, phase=Phase.CHOOSING), (*decisions, ListSnapshots())
-
-
-def _wait(state: RunState, event: Tick, now: float) -> Outcome:
-    if now < state.relaunch_at:
-        return state, ()
-    return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
-
-
-# --- stopping ---------------------------------------------------------------------------------------------------------
-
-
-def _ask_to_stop(state: RunState, event: StopRequested, now: float) -> Outcome:
-    state, noted = _noted(state, event)
-    after = replace(state, phase=Phase.STOPPING, stop=event, stop_asked_at=now, escalation=0)
-    gone_by = now + state.settings.stop.term_fraction * event.grace
-    return after, (AskWorkers(event.kind, gone_by, _flush_by(after)), *noted)
-
-
-def _noted(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decision, ...]]:
-    """A preemption is an incident, though nobody's fault and charged to no budget; a request is none."""
-    if event.kind is not StopKind.PREEMPTION:
-        return state, ()
-    failure = Failure(FailureClass.PREEMPTION, "asked to leave")
-    state, incident = _incident(state, failure, rank=None, remedy="make a last snapshot durable, ask for a requeue")
-    return state, (RecordIncident(incident),)
-
-
-def _stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Outcome:
-    """The incident of the failure has the lower number, so that of the preemption is recorded after it."""
-    if state.stop is not None:
-        return _nearer(state, event, now), ()
-    return replace(state, stop=event, stop_asked_at=now), ()
-
-
-def _stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
-    state, noted = _noted(state, event)
-    state = replace(state, stop=event, stop_asked_at=now)
-    after, decisions = _flush(state, endings.stopped(state, event))
-    return after, (*noted, *decisions)
-
-
-def _hurry(state: RunState, event: StopRequested, now: float) -> Outcome:
-    """The run is ending anyway, for the reason it had. Whoever asks a second time does not wait for it any longer."""
-    state, noted = _noted(state, event) if state.stop is None else (state, ())
-    before = _flush_by(state)
-    event = event if state.stop is None else replace(event, patient=False)
-    after = replace(state, stop=event, stop_asked_at=now)
-    if before is not None and before <= now + state.settings.stop.flush_fraction * event.grace:
-        return state, noted
-    return after, (*noted, FlushMemory(_flush_by(after)))
-
-
-def _stop_again(state: RunState, event: StopRequested, now: float) -> Outcome:
-    """Whoever asks twice is in a hurry: no more waiting for a step boundary. The newest complete image still counts."""
-    return replace(_nearer(state, event, now), escalation=2), (KillWorkers("asked to stop a second time"),)
-
-
-def _nearer(state: RunState, again: StopRequested, now: float) -> RunState:
-    """Asked to stop already, and now once more: for the reason it had, but by the nearer of the two times."""
-    assert state.stop is not None  # noqa: S101  it was asked before
-    before = _flush_by(state)
-    after = replace(state, stop=replace(again, kind=state.stop.kind), stop_asked_at=now)
-    by = _flush_by(after)
-    return after if by is not None and (before is None or by < before) else state
-
-
-def _escalate(state: RunState, event: Tick, now: float) -> Outcome:
-    assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
-    settings, waited = state.settings.stop, now - state.stop_asked_at
-    if state.escalation == 0 and waited > settings.ask_fraction * state.stop.grace:
-        return replace(state, escalation=1), (SignalWorkers(),)
-    if state.escalation == 1 and waited > settings.term_fraction * state.stop.grace:
-        return replace(state, escalation=2), (KillWorkers("no step boundary within the grace"),)
-    return state, ()
-
-
-def _exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> Outcome:
-    state = _without(state, event)
-    if state.live and event.failure is not None and _is_sudden(event.failure) and state.escalation < 2:
-        # The others wait for it in a collective, or to leave together.
-        kill = KillWorkers(f"rank {event.rank} is lost: {event.failure.signature}")
-        return replace(state, escalation=2), (kill,)
-    if state.live:
-        return state, ()
-    if len(state.finished) == state.settings.ranks:
-        return _flush(state, endings.finished(state))
-    assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
-    return _flush(state, endings.stopped(state, state.stop))
-
-
-def _is_sudden(failure: Failure) -> bool:
-    """Whether it was in the middle of its work. A script that heeds SIGTERM itself is not, and nor are the others."""
-    killed = (FailureClass.KILLED, FailureClass.CRASH, FailureClass.HOST_OOM)
-    return failure.failure_class in killed and failure.signature != "SIGTERM"
-
-
-def _flush(state: RunState, ending: EndRun) -> Outcome:
-    return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(_flush_by(state)),)
-
-
-def _flush_by(state: RunState) -> float | None:
-    if state.stop is None or state.stop.patient:
-        return None
-    return state.stop_asked_at + state.settings.stop.flush_fraction * state.stop.grace
-
-
-def _flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
-    assert state.ending is not None  # noqa: S101  FLUSHING is only entered with an ending
-    return _end(state, endings.flushed(state.ending, event, state.stop))
-
-
-def _end(state: RunState, ending: EndRun) -> Outcome:
-    return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
-
-
-def _ignore(state: RunState, event: Event, now: float) -> Outcome:
-    return state, ()
-
-
-# --- pieces the rules share -------------------------------------------------------------------------------------------
-
-
-def _without(state: RunState, event: WorkerExited) -> RunState:
-    finished = state.finished | {event.rank} if event.finished else state.finished
-    steps = {**state.steps, event.rank: event.step}
-    step = max(state.step, min(steps.values()))
-    return replace(state, live=state.live - {event.rank}, finished=finished, step=step, steps=steps)
-
-
-def _incident(
-    state: RunState, failure: Failure, *, rank: int | None, remedy: str, step: int | None = None
-) -> tuple[RunState, Incident]:
-    number = state.incidents + 1
-    at_step = state.step if step is None else step
-    incident = Incident(number, max(state.round, 0), rank, at_step, failure, remedy)
-    return replace(state, incidents=number), incident
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Row:
     """One cell of the table: the rule, and the phases it may lead to."""
@@ -514,69 +86,69 @@ _AFTER_LOSS = (Phase.CHOOSING, Phase.WAITING, Phase.FLUSHING)
 
 TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     Phase.NEW: {
-        RunOpened: _row(_open, Phase.CHOOSING),
-        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
-        Tick: _row(_ignore, Phase.NEW),
+        RunOpened: _row(choosing.open_run, Phase.CHOOSING),
+        StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
+        Tick: _row(pieces.ignore, Phase.NEW),
     },
     Phase.CHOOSING: {
-        SnapshotsListed: _row(_choose, Phase.STARTING, Phase.RESTORING, Phase.ENDED),
-        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
-        Tick: _row(_ignore, Phase.CHOOSING),
+        SnapshotsListed: _row(choosing.choose, Phase.STARTING, Phase.RESTORING, Phase.ENDED),
+        StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
+        Tick: _row(pieces.ignore, Phase.CHOOSING),
     },
     Phase.RESTORING: {
-        SnapshotRestored: _row(_restored, Phase.STARTING),
-        SnapshotRejected: _row(_rejected, Phase.CHOOSING),
-        RestoreFailed: _row(_restore_failed, Phase.CHOOSING, Phase.ENDED),
-        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
-        Tick: _row(_watch_restore, Phase.RESTORING, Phase.CHOOSING, Phase.ENDED),
+        SnapshotRestored: _row(choosing.restored, Phase.STARTING),
+        SnapshotRejected: _row(choosing.rejected, Phase.CHOOSING),
+        RestoreFailed: _row(choosing.restore_failed, Phase.CHOOSING, Phase.ENDED),
+        StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
+        Tick: _row(choosing.watch_restore, Phase.RESTORING, Phase.CHOOSING, Phase.ENDED),
     },
     Phase.STARTING: {
-        WorkerProgressed: _row(_progressed, Phase.STARTING, Phase.RUNNING),
-        WorkerExited: _row(_exited, Phase.STARTING, Phase.CLEARING, *_AFTER_LOSS),
-        LaunchFailed: _row(_launch_failed, *_AFTER_LOSS),
-        StopRequested: _row(_ask_to_stop, Phase.STOPPING),
-        Tick: _row(_watch, Phase.STARTING, Phase.DUMPING, Phase.CLEARING),
+        WorkerProgressed: _row(running.progressed, Phase.STARTING, Phase.RUNNING),
+        WorkerExited: _row(running.exited, Phase.STARTING, Phase.CLEARING, *_AFTER_LOSS),
+        LaunchFailed: _row(losing.launch_failed, *_AFTER_LOSS),
+        StopRequested: _row(stopping.ask_to_stop, Phase.STOPPING),
+        Tick: _row(hanging.watch, Phase.STARTING, Phase.DUMPING, Phase.CLEARING),
     },
     Phase.RUNNING: {
-        WorkerProgressed: _row(_progressed, Phase.RUNNING),
-        OwnTimesSeen: _row(_compare, Phase.RUNNING),
-        WorkerExited: _row(_exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
-        StopRequested: _row(_ask_to_stop, Phase.STOPPING),
-        Tick: _row(_watch, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING),
+        WorkerProgressed: _row(running.progressed, Phase.RUNNING),
+        OwnTimesSeen: _row(running.compare, Phase.RUNNING),
+        WorkerExited: _row(running.exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
+        StopRequested: _row(stopping.ask_to_stop, Phase.STOPPING),
+        Tick: _row(hanging.watch, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING),
     },
     Phase.DUMPING: {
-        WorkerProgressed: _row(_moved_on, Phase.DUMPING),
-        WorkerExited: _row(_exited, Phase.DUMPING, Phase.CLEARING, *_AFTER_LOSS),
-        StacksDumped: _row(_stacks_dumped, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
-        StopRequested: _row(_stop_while_dumping, Phase.CLEARING, Phase.STOPPING),
-        Tick: _row(_watch_dump, Phase.DUMPING, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
+        WorkerProgressed: _row(hanging.moved_on, Phase.DUMPING),
+        WorkerExited: _row(running.exited, Phase.DUMPING, Phase.CLEARING, *_AFTER_LOSS),
+        StacksDumped: _row(hanging.stacks_dumped, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
+        StopRequested: _row(hanging.stop_while_dumping, Phase.CLEARING, Phase.STOPPING),
+        Tick: _row(hanging.watch_dump, Phase.DUMPING, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
     },
     Phase.CLEARING: {
-        WorkerProgressed: _row(_progressed, Phase.CLEARING),
-        WorkerExited: _row(_cleared, Phase.CLEARING, *_AFTER_LOSS),
-        StopRequested: _row(_stop_while_clearing, Phase.CLEARING),
-        Tick: _row(_ignore, Phase.CLEARING),
+        WorkerProgressed: _row(running.progressed, Phase.CLEARING),
+        WorkerExited: _row(losing.cleared, Phase.CLEARING, *_AFTER_LOSS),
+        StopRequested: _row(stopping.stop_while_clearing, Phase.CLEARING),
+        Tick: _row(pieces.ignore, Phase.CLEARING),
     },
     Phase.WAITING: {
-        Tick: _row(_wait, Phase.WAITING, Phase.CHOOSING),
-        StopRequested: _row(_stop_at_once, Phase.FLUSHING),
+        Tick: _row(losing.wait, Phase.WAITING, Phase.CHOOSING),
+        StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
     },
     Phase.STOPPING: {
-        WorkerProgressed: _row(_progressed, Phase.STOPPING),
-        WorkerExited: _row(_exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
-        StopRequested: _row(_stop_again, Phase.STOPPING),
-        Tick: _row(_escalate, Phase.STOPPING),
+        WorkerProgressed: _row(running.progressed, Phase.STOPPING),
+        WorkerExited: _row(stopping.exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
+        StopRequested: _row(stopping.stop_again, Phase.STOPPING),
+        Tick: _row(stopping.escalate, Phase.STOPPING),
     },
     Phase.FLUSHING: {
-        FlushEnded: _row(_flushed, Phase.ENDED),
-        StopRequested: _row(_hurry, Phase.FLUSHING),
-        SnapshotRestored: _row(_ignore, Phase.FLUSHING),
-        SnapshotRejected: _row(_ignore, Phase.FLUSHING),
-        RestoreFailed: _row(_ignore, Phase.FLUSHING),
-        Tick: _row(_ignore, Phase.FLUSHING),
+        FlushEnded: _row(stopping.flushed, Phase.ENDED),
+        StopRequested: _row(stopping.hurry, Phase.FLUSHING),
+        SnapshotRestored: _row(pieces.ignore, Phase.FLUSHING),
+        SnapshotRejected: _row(pieces.ignore, Phase.FLUSHING),
+        RestoreFailed: _row(pieces.ignore, Phase.FLUSHING),
+        Tick: _row(pieces.ignore, Phase.FLUSHING),
     },
     Phase.ENDED: {
-        StopRequested: _row(_ignore, Phase.ENDED),
-        Tick: _row(_ignore, Phase.ENDED),
+        StopRequested: _row(pieces.ignore, Phase.ENDED),
+        Tick: _row(pieces.ignore, Phase.ENDED),
     },
 }

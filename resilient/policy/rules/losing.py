@@ -1,0 +1,98 @@
+"""A group of which a worker was lost: which rank's failure was the root, and whether the run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resilient.policy import endings
+from resilient.policy.decisions import Decision, DiscardMemory, ListSnapshots, RecordIncident
+from resilient.policy.events import Incident, LaunchFailed, SnapshotRejected, Tick, Tier, WorkerExited
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.restarts import FailedRound, stop_rule
+from resilient.policy.roots import Loss, find_root, told_by_others
+from resilient.policy.rules.pieces import Outcome, flush, new_incident, note_stop, without
+from resilient.policy.state import Phase, RunState
+from resilient.policy.treatments import treatment
+from resilient.policy.waits import wait_before_relaunch
+
+
+def launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
+    state = noticed(state, Loss(None, state.step, event.failure, now))
+    return judge(replace(state, live=frozenset()), now)
+
+
+def cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    state = without(state, event)
+    if event.failure is not None:
+        loss = loss_of(event, event.failure, now, after_kill=True)
+        state = replace(state, losses=(*state.losses, loss))
+    return (state, ()) if state.live else judge(state, now)
+
+
+def loss_of(event: WorkerExited, failure: Failure, now: float, *, after_kill: bool = False) -> Loss:
+    return Loss(event.rank, event.step, failure, now if event.at is None else event.at, after_kill)
+
+
+def noticed(state: RunState, loss: Loss) -> RunState:
+    """The first failure of a round: it reserves the number of the incident."""
+    state, incident = new_incident(state, loss.failure, rank=loss.rank, remedy="", step=loss.step)
+    return replace(state, failure=incident, losses=(loss,))
+
+
+def judge(state: RunState, now: float) -> Outcome:
+    """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
+    if state.failure is None:
+        if state.stop is not None:
+            return flush(state, endings.stopped(state, state.stop))
+        # every rank left in good order, but not all of them said that the run is finished
+        failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
+        return judge(noticed(state, Loss(None, state.step, failure, now)), now)
+    root = find_root(state.losses)
+    incident = replace(
+        state.failure, rank=root.rank, step=root.step, failure=root.failure, others=told_by_others(state.losses, root)
+    )
+    state = replace(state, failure=incident)
+    if state.stop is not None:
+        stop, incident = state.stop, replace(incident, remedy="none: the run was asked to stop")
+        state, noted = note_stop(state, stop)
+        after, decisions = flush(state, endings.stopped(state, stop))
+        return after, (RecordIncident(incident), *noted, *decisions)
+    failed = _failed_round(state, root, now)
+    if incident.failure.failure_class is FailureClass.PREEMPTION and failed.progressed:
+        # SIGTERM to a worker alone: charged to no budget
+        incident = replace(incident, remedy="relaunch; charged to no budget")
+        return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
+    state = replace(state, history=state.history.add(failed))
+    verdict = stop_rule(state.settings.restarts)(state.history)
+    if verdict is not None:
+        incident = replace(incident, remedy=f"stop: {verdict.exit_code.name.lower().replace('_', ' ')}")
+        after, decisions = flush(state, endings.given_up(state, incident, verdict))
+        return after, (RecordIncident(incident, failed), *decisions)
+    return _try_again(state, incident, failed, now)
+
+
+def _failed_round(state: RunState, root: Loss, now: float) -> FailedRound:
+    settings = state.settings.restarts
+    lasted = 0 < settings.success_seconds <= now - state.launched_at
+    return FailedRound(
+        root.failure, state.furthest, state.step, now, settings.success_steps, lasted=lasted, rank=root.rank
+    )
+
+
+def _try_again(state: RunState, incident: Incident, failed: FailedRound, now: float) -> Outcome:
+    wait = wait_before_relaunch(state.settings.restarts, state.history, f"{state.settings.seed}/{state.round}")
+    remedy = treatment(incident.failure.failure_class).remedy
+    incident = replace(incident, remedy=f"{remedy} (in {wait:.1f} s)" if wait > 0 else remedy)
+    decisions: tuple[Decision, ...] = (RecordIncident(incident, failed),)
+    if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
+        rejected = SnapshotRejected(state.step, Tier.MEMORY, incident.failure.signature)
+        state, decisions = replace(state, rejected=(*state.rejected, rejected)), (*decisions, DiscardMemory())
+    if wait > 0:
+        return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), decisions
+    return replace(state, phase=Phase.CHOOSING), (*decisions, ListSnapshots())
+
+
+def wait(state: RunState, event: Tick, now: float) -> Outcome:
+    if now < state.relaunch_at:
+        return state, ()
+    return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)

@@ -1,0 +1,55 @@
+"""Pieces that the rules share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resilient.policy.decisions import Decision, EndRun, FlushMemory, RecordIncident
+from resilient.policy.events import Event, Incident, StopKind, StopRequested, WorkerExited
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.state import Phase, RunState
+
+Outcome = tuple[RunState, tuple[Decision, ...]]
+
+
+def new_incident(
+    state: RunState, failure: Failure, *, rank: int | None, remedy: str, step: int | None = None
+) -> tuple[RunState, Incident]:
+    number = state.incidents + 1
+    at_step = state.step if step is None else step
+    incident = Incident(number, max(state.round, 0), rank, at_step, failure, remedy)
+    return replace(state, incidents=number), incident
+
+
+def note_stop(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decision, ...]]:
+    """A preemption is an incident, though nobody's fault and charged to no budget; a request is none."""
+    if event.kind is not StopKind.PREEMPTION:
+        return state, ()
+    failure = Failure(FailureClass.PREEMPTION, "asked to leave")
+    state, incident = new_incident(state, failure, rank=None, remedy="make a last snapshot durable, ask for a requeue")
+    return state, (RecordIncident(incident),)
+
+
+def without(state: RunState, event: WorkerExited) -> RunState:
+    finished = state.finished | {event.rank} if event.finished else state.finished
+    steps = {**state.steps, event.rank: event.step}
+    step = max(state.step, min(steps.values()))
+    return replace(state, live=state.live - {event.rank}, finished=finished, step=step, steps=steps)
+
+
+def flush(state: RunState, ending: EndRun) -> Outcome:
+    return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(flush_by(state)),)
+
+
+def flush_by(state: RunState) -> float | None:
+    if state.stop is None or state.stop.patient:
+        return None
+    return state.stop_asked_at + state.settings.stop.flush_fraction * state.stop.grace
+
+
+def end(state: RunState, ending: EndRun) -> Outcome:
+    return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
+
+
+def ignore(state: RunState, event: Event, now: float) -> Outcome:
+    return state, ()

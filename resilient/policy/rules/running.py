@@ -1,0 +1,48 @@
+"""A round that is up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resilient.policy import endings
+from resilient.policy.decisions import KillWorkers, ReportStraggler
+from resilient.policy.events import OwnTimesSeen, WorkerExited, WorkerProgressed
+from resilient.policy.failures import Failure
+from resilient.policy.rules.losing import judge, loss_of, noticed
+from resilient.policy.rules.pieces import Outcome, flush, without
+from resilient.policy.state import Phase, RunState
+
+
+def progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
+    watch = state.watches[event.rank].progressed(event.phase, now, event.step)
+    watches = {**state.watches, event.rank: watch}
+    phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
+    steps = {**state.steps, event.rank: event.step}
+    step = max(state.step, min(steps.values()))
+    # What is taken from here on is new, also where a copy of the same step was rejected before.
+    rejected = tuple(old for old in state.rejected if old.step > step)
+    return replace(state, phase=phase, step=step, steps=steps, watches=watches, rejected=rejected), ()
+
+
+def compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
+    watch, found = state.stragglers.observed(event.times, state.settings.stragglers)
+    return replace(state, stragglers=watch), tuple(map(ReportStraggler, found))
+
+
+def exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    state = without(state, event)
+    if event.failure is not None:
+        return _worker_lost(state, event, event.failure, now)
+    if state.live:
+        return state, ()
+    if len(state.finished) == state.settings.ranks:
+        return flush(state, endings.finished(state))
+    return judge(state, now)
+
+
+def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: float) -> Outcome:
+    state = noticed(state, loss_of(event, failure, now))
+    if not state.live:
+        return judge(state, now)
+    kill = KillWorkers(f"rank {event.rank} is lost: {failure.text}")
+    return replace(state, phase=Phase.CLEARING), (kill,)
