@@ -26,6 +26,7 @@ class FailureClass(str, Enum):
     HANG = "hang"
     UNFINISHED = "exited before the run was finished"
     PREEMPTION = "preemption"
+    DECLARED = "declared by the script"
     SUPERVISOR_LOST = "supervisor lost"
 
 

@@ -134,6 +134,18 @@ def stop_on_incurable() -> StopRule:
     return StopRule(judge, "incurable")
 
 
+def stop_on_declared() -> StopRule:
+    """The script has said, by an exit code of its own, that it must not be started again."""
+
+    def judge(history: History) -> Verdict | None:
+        failure = history.rounds[-1].failure
+        if failure.failure_class is not FailureClass.DECLARED:
+            return None
+        return Verdict(ExitCode.WORKER_ERROR, failure.signature)
+
+    return StopRule(judge, "declared")
+
+
 def stop_on_crash_loop(rounds: int) -> StopRule:
     """The same signature at the same step in so many rounds in a row, none of which made progress after the first."""
 
@@ -180,7 +192,8 @@ def stop_on_intensity(count: int, seconds: float) -> StopRule:
 def stop_rule(settings: RestartSettings) -> StopRule:
     """The rules of a run, the most telling diagnosis first."""
     return (
-        stop_on_incurable()
+        stop_on_declared()
+        | stop_on_incurable()
         | stop_on_crash_loop(settings.crash_loop)
         | stop_after_failures(settings.max_failures)
         | stop_on_intensity(settings.intensity, settings.intensity_seconds)

@@ -19,6 +19,8 @@ class LaunchSpec:
     :param directory: working directory.
     :param log: file to which stdout and stderr are appended.
     :param error_file: where an exception that ends the script is written.
+    :param board: the board on which a script that knows nothing of us has its steps counted; None for one that attaches
+        itself.
     """
 
     rank: int
@@ -29,6 +31,7 @@ class LaunchSpec:
     environment: Mapping[str, str]
     log: str
     error_file: str
+    board: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,7 +22,7 @@ from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Flag, Word, WorkerPhase
-from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.environment import PLAN, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
@@ -35,10 +35,11 @@ from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.remote import RemoteCopies
-from resilient.supervisor.settings import FinishedBy
+from resilient.supervisor.settings import ExitMeaning
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.unmodified import Start, UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
 
 _POLL_SECONDS = 0.05
@@ -80,6 +81,7 @@ class Supervisor:
         self._console = console
         self._clock = clock
         self._metrics = MetricsLog(spec.paths.metrics)
+        self._script = UnmodifiedScript(spec, self._metrics, console.say)
         self._state = RunState(settings=spec.policy)
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
@@ -185,6 +187,7 @@ class Supervisor:
             self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
 
     def _on_launcher(self) -> None:
+        self._on_signal()  # a SIGTERM to the whole job comes before the exits that it causes
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:  # it died, and what its workers had started is ours to end
@@ -228,11 +231,13 @@ class Supervisor:
                 self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
         if self._tail is not None:
             self._pass_on_output()
+        if 0 in self._state.live and (progressed := self._script.poll(self._memory.boards[0])) is not None:
+            self._feed(progressed)
         self._pass_on_requests()
         self._note_interval()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
-            self._feed(flushed)
+            self._feed(self._script.describe(flushed))
         if self._state.phase is Phase.CHOOSING:
             self._answer_listing()
         self._feed(on.Tick())
@@ -272,25 +277,40 @@ class Supervisor:
         self._pass_on_output()
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
-        step = board[Word.STEP]
+        if report.rank == 0:
+            self._script.poll(board, last=True)
+        step = self._script.step(board)
+        exited = self._judge_exit(report, step)
+        if report.rank == 0:
+            self._script.ended(board, failed=exited.failure is not None)
+        return exited
+
+    def _judge_exit(self, report: Exited, step: int) -> on.WorkerExited:
+        board = self._memory.boards[report.rank]
         attached, finished = board.has_flag(Flag.ATTACHED), board.has_flag(Flag.FINISHED)
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         asked = self._state.stop is not None
         if report.code == 0 and finished:
             return on.WorkerExited(report.rank, step, finished=True)
+        meaning = self._script.meaning(report.code, board, asked=asked)
+        if meaning is ExitMeaning.requeue and not asked:
+            self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
+        if meaning in (ExitMeaning.finished, ExitMeaning.requeue):
+            return on.WorkerExited(report.rank, step, finished=meaning is ExitMeaning.finished)
+        if meaning is ExitMeaning.stop:
+            signature = f"the script ended with exit code {report.code}, for which worker.exit_codes says stop"
+            return on.WorkerExited(report.rank, step, Failure(FailureClass.DECLARED, signature))
         left_early = board.has_flag(Flag.LEFT_EARLY)
-        if report.code == 0 and self._spec.worker.finished_by is FinishedBy.exit_code and not left_early:
-            # a script that ends with 0 because it was asked to stop has not finished
-            return on.WorkerExited(report.rank, step, finished=not asked)
         if report.code == 0 and left_early:
             alone = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
             return on.WorkerExited(report.rank, step, None if asked else alone)
-        if report.code == 0 and not attached:
+        if report.code == 0 and not attached and not self._spec.worker.unmodified:
             signature = "exit 0 without resilient.attach(); if exit 0 means finished, set worker.finished_by=exit_code"
             return on.WorkerExited(report.rank, step, Failure(FailureClass.UNFINISHED, signature))
         error = WorkerError.read(self._spec.paths.error_file(self._state.round, report.rank)) or WorkerError()
         hung = self._state.failure is not None and self._state.failure.failure.failure_class is FailureClass.HANG
-        return on.WorkerExited(report.rank, step, classify(Evidence(report.code, error.types, error.message, hung)))
+        failure = classify(Evidence(report.code, error.types, error.message, hung))
+        return on.WorkerExited(report.rank, step, self._script.failure(failure, board))
 
     # --- decisions
 
@@ -307,11 +327,14 @@ class Supervisor:
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         paths = self._spec.paths
-        source = f"step {decision.step} in {decision.source.value}" if decision.source is not None else "the beginning"
+        start = self._script.begin_round(decision.round)
+        source = start.source or "the beginning"
+        if decision.source is not None:
+            source = f"step {decision.step} in {decision.source.value}"
         self._console.say(f"round {decision.round}: starting from {source}")
         self._memory.renew_boards()
         for board in self._memory.boards.values():
-            board[Word.STEP] = decision.step or 0
+            board[Word.STEP] = board[Word.START_STEP] = decision.step or start.step
         self._beats.clear()
         paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
         plan = RoundPlan(
@@ -332,24 +355,31 @@ class Supervisor:
             with suppress(FileNotFoundError):
                 paths.error_file(decision.round, rank).unlink()
         self._tail = LogTail(paths.log(decision.round, 0))
-        self._launcher.launch([self._spec_of(rank, decision.round, plan_file) for rank in ranks])
+        self._launcher.launch([self._spec_of(rank, decision.round, plan_file, start) for rank in ranks])
+        if start.step:
+            self._feed(on.WorkerProgressed(0, start.step, "startup"))
 
     def _expected_failure_seconds(self) -> float:
         up = self._history.up + self._clock() - self._opened
         return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
 
-    def _spec_of(self, rank: int, round_number: int, plan_file: Path) -> LaunchSpec:
+    def _spec_of(self, rank: int, round_number: int, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths = self._spec.worker, self._spec.paths
         identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
+        variables = identity.variables(round_number=round_number)
+        if worker.unmodified and self._spec.policy.ranks == 1:
+            # A script that finds RANK in its environment takes itself for one of a group, and looks for the others.
+            variables = {PLAN: variables[PLAN]}
         return LaunchSpec(
             rank=rank,
             script=worker.script or None,
             module=worker.module or None,
-            arguments=tuple(worker.args),
+            arguments=(*worker.args, *start.arguments),
             directory=str(self._spec.directory),
-            environment={**worker.env, **identity.variables(round_number=round_number)},
+            environment={**worker.env, **variables},
             log=str(paths.log(round_number, rank)),
             error_file=str(paths.error_file(round_number, rank)),
+            board=str(self._memory.boards[rank].path) if worker.unmodified else None,
         )
 
     def _ask_workers(self, decision: do.AskWorkers) -> None:
@@ -358,8 +388,9 @@ class Supervisor:
         self._persistence.workers_leave(decision.gone_by, decision.flush_by)
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
-        self._console.say("no step boundary yet: sending SIGTERM to the workers")
-        self._launcher.signal(signal.SIGTERM)
+        number = signal.Signals[self._spec.worker.stop_signal] if self._spec.worker.unmodified else signal.SIGTERM
+        self._console.say(f"no step boundary yet: sending {number.name} to the workers")
+        self._launcher.signal(number)
 
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")

@@ -4,6 +4,7 @@ the end.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import importlib.util
 import time
@@ -17,6 +18,7 @@ from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.supervisor import leftovers
+from resilient.supervisor.cold import variables_set_before_import
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.journal import Journal
@@ -31,7 +33,7 @@ from resilient.supervisor.uploads import Uploads
 
 
 def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
-    """The settings with the script's absolute path.
+    """The settings, with what has to be known about the script before it runs; its path stays as it was given.
 
     :raises EntryPointMissing: there is no such script or module.
     """
@@ -45,9 +47,26 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
     if not script.is_file():
         raise EntryPointMissing(
             f"worker.script={worker.script}: there is no file {script}",
-            "check the path; it is relative to this directory",
+            f"{_nearest_script(script)}check the path; it is relative to this directory",
         )
-    return replace(worker, script=str(script))
+    return worker
+
+
+def _nearest_script(script: Path) -> str:
+    known = [path.name for path in script.parent.glob("*.py")] if script.parent.is_dir() else []
+    close = difflib.get_close_matches(script.name, known, 1)
+    return f"did you mean {close[0]}? Otherwise " if close else ""
+
+
+def _warm_or_cold(spec: RunSpec, console: Console) -> RunSpec:
+    """The run with nothing preloaded where its script sets what has to come before the imports."""
+    if not spec.worker.unmodified or not spec.worker.script or not spec.worker.preload:
+        return spec
+    names = variables_set_before_import(spec.directory / spec.worker.script)
+    if not names:
+        return spec
+    console.say(f"{spec.worker.script} sets {', '.join(names)} before it imports torch: its rounds start cold")
+    return replace(spec, worker=replace(spec.worker, preload=[]))
 
 
 def _module_exists(module: str, directory: Path) -> bool:
@@ -92,6 +111,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
         console.say(f"run {paths.run_id} in {paths.root}")
+        spec = _warm_or_cold(spec, console)
         spec = replace(spec, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)
 

@@ -22,6 +22,7 @@ from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
+from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
 from resilient.worker.signals import kill_data_loading, sigterm
@@ -58,6 +59,7 @@ def attach(
     """
     for name in _RESERVED & set(others):
         raise UsageError(f"{name}= is a name that resilient uses itself", "choose another name")
+    progress.withdraw()
     sigterm.install()
     atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     random = GlobalRandomState()

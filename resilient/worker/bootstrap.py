@@ -1,17 +1,26 @@
-"""The first moments of a worker: from a fork of the warm process to the user's script as ``__main__``."""
+"""The first moments of a worker: from a fork of the warm process to the user's script as ``__main__``.
+
+What the script sees is what ``python script.py`` or ``python -m module`` shows it; where this cannot be, the README
+says so.
+"""
 
 from __future__ import annotations
 
+import atexit
+import builtins
 import io
 import os
 import runpy
 import signal
 import sys
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
+from resilient.worker.progress import progress
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
 
 
@@ -27,8 +36,13 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     os.environ.update(spec.environment)
     os.chdir(spec.directory)
     _reseed_numpy()
+    atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sigterm.install()
+    if spec.board is None:
+        sigterm.install()
+    else:  # the script knows nothing of us, so the signal means to it what it always does
+        sigterm.watch()
+        progress.begin(spec.board)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     tie_children_to_this_process()
 
@@ -41,30 +55,55 @@ def run_script(spec: LaunchSpec) -> int:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
         WorkerError.of(error).write(Path(spec.error_file))
-        sys.excepthook(type(error), error, _without_ours(error))
+        trace = _without_ours(error)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace  # for handlers at exit
+        sys.excepthook(type(error), error, trace)
         return 1
     finally:
-        kill_data_loading()
+        progress.end(asked=sigterm.came())
     return 0
 
 
 def _execute(spec: LaunchSpec) -> None:
-    if spec.module is not None:
-        sys.argv = [spec.module, *spec.arguments]
-        sys.path[0] = spec.directory
-        runpy.run_module(spec.module, run_name="__main__", alter_sys=True)
-        return
-    script = str(spec.script)
-    sys.argv = [script, *spec.arguments]
-    sys.path[0] = str(Path(script).parent)  # in place of the forkserver's, as `python script.py` has it
     # Not runpy.run_path: it takes `__main__` away again at the end, while atexit handlers and threads may still need
     # it.
     main = types.ModuleType("__main__")
-    main.__file__ = script
-    main.__dict__["__builtins__"] = __builtins__
+    code = _prepare_script(spec, main) if spec.module is None else _prepare_module(spec, main)
+    main.__dict__["__builtins__"] = builtins
+    sys.orig_argv = [sys.executable, *sys.argv]
     sys.modules["__main__"] = main
-    code = compile(Path(script).read_bytes(), script, "exec")
     exec(code, main.__dict__)  # noqa: S102  running the user's script is the purpose
+
+
+def _prepare_script(spec: LaunchSpec, main: types.ModuleType) -> types.CodeType:
+    """As ``python script.py`` does: the name as it was given in ``sys.argv``, its absolute path in ``__file__``."""
+    given = str(spec.script)
+    script = os.path.abspath(given)  # noqa: PTH100  as Python does it, links are not followed
+    sys.argv = [given, *spec.arguments]
+    _set_first_path(os.path.dirname(os.path.realpath(script)))  # noqa: PTH120  here they are
+    main.__file__ = script
+    main.__loader__ = SourceFileLoader("__main__", script)
+    main.__dict__.update(__cached__=None, __annotations__={})
+    # Without dont_inherit the script would be compiled with this module's own `from __future__ import annotations`.
+    return compile(Path(script).read_bytes(), script, "exec", dont_inherit=True)
+
+
+def _prepare_module(spec: LaunchSpec, main: types.ModuleType) -> types.CodeType:
+    """As ``python -m`` does it, with the same function of :mod:`runpy`."""
+    _set_first_path(spec.directory)
+    details: Any = runpy._get_module_details(spec.module, ImportError)  # type: ignore[attr-defined]  # noqa: SLF001
+    _, found, code = details
+    sys.argv = [found.origin, *spec.arguments]
+    main.__file__ = found.origin
+    main.__loader__, main.__package__, main.__spec__ = found.loader, found.parent, found
+    main.__dict__.update(__cached__=found.cached, __annotations__={})
+    return code  # type: ignore[no-any-return]  # runpy has no stubs for it
+
+
+def _set_first_path(directory: str) -> None:
+    """In place of the forkserver's own first entry, which it does not have where Python was told to be safe."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = directory
 
 
 def _exit_code(leaving: SystemExit) -> int:
@@ -85,9 +124,16 @@ def _redirect_output(log: str) -> None:
     os.dup2(descriptor, 2)
     os.close(nothing)
     os.close(descriptor)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True, errors="backslashreplace")
-    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, errors="backslashreplace")
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115  it stays open
+    sys.stdout = sys.__stdout__ = _output(1, "<stdout>", sys.stdout.encoding)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _output(2, "<stderr>", sys.stderr.encoding)  # type: ignore[misc]
+
+
+def _output(descriptor: int, name: str, encoding: str) -> io.TextIOWrapper:
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    raw.name = name
+    stream = io.BufferedWriter(raw)
+    return io.TextIOWrapper(stream, encoding=encoding, line_buffering=True, errors="backslashreplace")
 
 
 def _reseed_numpy() -> None:

@@ -133,7 +133,9 @@ def main(arguments: list[str]) -> int:
     die_with_parent(os.getppid())  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
-    for name in (*arguments[2:], "resilient.worker.attach"):
+    # With nothing to preload, workers start cold: the script does something that has to come before the imports.
+    preload = [*arguments[2:], "resilient.worker.attach"] if arguments[2:] else []
+    for name in preload:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
