@@ -18,6 +18,8 @@ from resilient.errors import ConfigurationError
 
 _LISTS = frozenset({"script_args", "worker.args", "worker.resume_args"})
 _TEXTS = frozenset({"script", "module", "worker.script", "worker.module", "worker.step_pattern"})
+_EXIT_CODES = "worker.exit_codes"
+_TABLES = ("worker.metrics.", f"{_EXIT_CODES}.")
 _LONGEST_ID = 100
 _OPENING, _CLOSING = "[({", "])}"
 
@@ -25,7 +27,7 @@ _OPENING, _CLOSING = "[({", "])}"
 def is_verbatim(override: str) -> bool:
     """Whether an override is read here, and not by Hydra."""
     key, _, value = override.partition("=")
-    known = key in _LISTS or key in _TEXTS or key == "worker.checkpoints" or key.startswith("worker.metrics.")
+    known = key in _LISTS or key in _TEXTS or key.startswith(_TABLES) or key in {"worker.checkpoints", _EXIT_CODES}
     return known and "${" not in value
 
 
@@ -39,6 +41,11 @@ def take_verbatim(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         key, _, value = text.partition("=")
         if key in _LISTS or (key == "worker.checkpoints" and value.startswith("[")):
             taken[key] = split_list(key, value)
+        elif key == _EXIT_CODES:
+            pairs = split_list(key, value, "{}")
+            taken |= {
+                f"{key}.{code.strip()}": meaning.strip() for code, _, meaning in (p.partition(":") for p in pairs)
+            }
         else:
             taken[key] = _unquoted(value)
     return taken, [text for text in overrides if not is_verbatim(text)]
@@ -48,15 +55,15 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def split_list(key: str, text: str) -> list[str]:
+def split_list(key: str, text: str, ends: str = "[]") -> list[str]:
     """The items of ``[a, 'b, c', --d=e]``, word for word; quotes around an item, or a backslash, keep a comma.
 
     :raises ConfigurationError: it is no such list.
     """
     text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        remedy = f"write {key}=[--epochs,3], or put the arguments after --"
-        raise ConfigurationError(f"{key}={text} is no list", remedy)
+    if len(text) < 2 or text[0] + text[-1] != ends:
+        remedy = f"write {key}=[--epochs,3], or put the arguments after --" if ends == "[]" else "write {3: stop}"
+        raise ConfigurationError(f"{key}={text} is not written as a list {ends[0]}…{ends[1]}", remedy)
     items, item, depth, quote, quoted = [], "", 0, "", False
     characters = iter(text[1:-1])
     for character in characters:
@@ -90,7 +97,10 @@ def settle(body: MutableMapping[str, Any], given: Mapping[str, Any], arguments: 
     worker = body["worker"]
     for key, value in given.items():
         section, _, name = key.rpartition(".")
-        {"": body, "worker": worker, "worker.metrics": worker["metrics"]}[section][name] = value
+        if section == _EXIT_CODES:
+            worker["exit_codes"][_exit_code(name)] = value
+        else:
+            {"": body, "worker": worker, "worker.metrics": worker["metrics"]}[section][name] = value
     short = {key: body.pop(key) for key in ("script", "module")}
     listed = body.pop("script_args")
     if short["script"] and short["module"]:
@@ -103,6 +113,12 @@ def settle(body: MutableMapping[str, Any], given: Mapping[str, Any], arguments: 
         raise ConfigurationError("both script_args and worker.args are set", "set one of them; they mean the same")
     worker["args"] = [*listed, *worker["args"], *arguments]
     return bool(named)
+
+
+def _exit_code(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError(f"{_EXIT_CODES}: {text} is no exit code", "they are from 0 to 255")
+    return int(text)
 
 
 def run_id(worker: Mapping[str, Any], directory: Path | None = None) -> str:

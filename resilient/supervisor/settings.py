@@ -74,7 +74,7 @@ class WorkerSettings:
     preload: list[str] = field(default_factory=lambda: ["torch", "torch._dynamo", "torch.utils.data", "numpy"])
     env: dict[str, str] = field(default_factory=dict)
     finished_by: FinishedBy = FinishedBy.run
-    exit_codes: dict[int, ExitMeaning] = field(default_factory=dict)
+    exit_codes: dict[int, str] = field(default_factory=dict)
     stop_signal: str = "SIGTERM"
     checkpoints: Any = ""
     resume_args: list[str] = field(default_factory=list)
@@ -85,9 +85,12 @@ class WorkerSettings:
         if bool(self.script) == bool(self.module):
             problem = "both worker.script and worker.module are set" if self.script else "nothing to train is named"
             raise ConfigurationError(problem, "set worker.script=train.py, or worker.module=package.train")
-        for code in self.exit_codes:
+        for code, meaning in self.exit_codes.items():
             if not 0 <= code <= 255:
                 raise ConfigurationError(f"worker.exit_codes: {code} is no exit code", "they are from 0 to 255")
+            if meaning not in ExitMeaning.__members__:
+                known = ", ".join(ExitMeaning.__members__)
+                raise ConfigurationError(f"worker.exit_codes: {code} cannot mean {meaning}", f"known are: {known}")
         if self.stop_signal not in _STOP_SIGNALS:
             raise ConfigurationError(f"worker.stop_signal={self.stop_signal}", f"one of {', '.join(_STOP_SIGNALS)}")
         for name, pattern in self.metrics.items():

@@ -112,7 +112,7 @@ class UnmodifiedScript:
 
         :param asked: the run is being brought to a stop.
         """
-        declared = self._worker.exit_codes.get(code)
+        declared = ExitMeaning[self._worker.exit_codes[code]] if code in self._worker.exit_codes else None
         if declared is not None and (code or declared is not ExitMeaning.finished):
             return declared
         if code == 0 and self._worker.unmodified and not board.has_flag(Flag.LEFT_EARLY):

@@ -23,6 +23,8 @@ from resilient.protocol.parent import die_with_parent
 from resilient.worker.progress import progress
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
 
+_FIXED_SEED = 67280421310721  # what older releases of torch begin with, always
+
 
 def become_worker(spec: LaunchSpec, parent: int) -> None:
     """Turn this freshly forked process into the worker that ``spec`` describes, short of running its script."""
@@ -43,6 +45,7 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     else:  # the script knows nothing of us, so the signal means to it what it always does
         sigterm.watch()
         progress.begin(spec.board)
+        _reseed_torch()
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     tie_children_to_this_process()
 
@@ -124,7 +127,9 @@ def _redirect_output(log: str) -> None:
     os.dup2(descriptor, 2)
     os.close(nothing)
     os.close(descriptor)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115  it stays open
+    raw = io.FileIO(0, closefd=False)
+    raw.name = "<stdin>"
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw))  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _output(1, "<stdout>", sys.stdout.encoding)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _output(2, "<stderr>", sys.stderr.encoding)  # type: ignore[misc]
 
@@ -143,6 +148,13 @@ def _reseed_numpy() -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
+
+
+def _reseed_torch() -> None:
+    """Newer releases draw a seed when they are imported, and a script that sets none expects another one each time."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.default_generator.initial_seed() != _FIXED_SEED:
+        torch.default_generator.seed()
 
 
 def _without_ours(error: BaseException) -> types.TracebackType | None:

@@ -103,10 +103,10 @@ class Progress:
         counter = self._counter
         if counter is None:
             return
-        is_compiling = sys.modules["torch"].compiler.is_compiling
+        torch: Any = sys.modules["torch"]  # its import may not be over
 
         def after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-            if not is_compiling():  # a compiled step is left as it is, and not counted
+            if not torch.compiler.is_compiling():  # a compiled step is left as it is, and not counted
                 counter.count(optimizer, args, kwargs)
 
         self._handle = module.register_optimizer_step_post_hook(after_step)
