@@ -21,7 +21,7 @@ _VALIDATION = r"(?:test|val|valid|validation|eval|evaluation|dev|average|avg|mea
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf)"
 # Not in a line about a test, nor where the word before says what kind of loss it is; lookbehinds are of one width each.
 LOSS = (
-    rf"(?i)^(?!\W*{_VALIDATION}\b).*?(?<![a-z])"
+    rf"(?i)^(?!\W*{_VALIDATION}\b)(?!.*\btrain_runtime\b).*?(?<![a-z])"
     + "".join(
         rf"(?<!\b{word}[ _-])"
         for word in (
@@ -38,7 +38,7 @@ LOSS = (
             "best",
         )
     )
-    + rf"loss(?:/train)?['\"\]]?(?:\s+is)?(?:\s*[:=]\s*|\s+)(?:tensor\()?{_NUMBER}(?![\w.]*[a-z])"
+    + rf"loss(?:/train)?['\"\]]?(?:\s+is)?(?:\s*[:=]\s*|\s+)(?:tensor\(|['\"])?{_NUMBER}(?![\w.]*[a-z])"
 )
 """The training loss, as the common scripts print it."""
 

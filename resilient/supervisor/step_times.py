@@ -12,7 +12,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
 
-_MOST = 512
+_MOST = 2048
 _SAVE_SECONDS = 60.0
 
 
