@@ -389,7 +389,8 @@ class Supervisor:
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
         number = signal.Signals[self._spec.worker.stop_signal] if self._spec.worker.unmodified else signal.SIGTERM
-        self._console.say(f"no step boundary yet: sending {number.name} to the workers")
+        why = "" if self._spec.worker.unmodified else "no step boundary yet: "
+        self._console.say(f"{why}sending {number.name} to the workers")
         self._launcher.signal(number)
 
     def _kill_workers(self, decision: do.KillWorkers) -> None:

@@ -30,19 +30,23 @@ from resilient.protocol.board import Board, Flag, Word, WorkerPhase
 _OPTIMIZER = "torch.optim.optimizer"
 
 
+def _nobody() -> None:
+    """Stands for a reference to what is gone."""
+
+
 class StepCounter:
     """Counts onto a board."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._start = self._step = board[Word.STEP]
-        self._steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._steps: dict[int, tuple[weakref.ref[Any], int]] = {}  # by identity: an optimizer may define equality
 
     def count(self, optimizer: Any, _args: Any = (), _kwargs: Any = None) -> None:
         """One more step of ``optimizer`` is done."""
-        before = self._steps.get(optimizer)
-        step = max(self._step, self._start + 1) if before is None else before + 1
-        self._steps[optimizer] = step
+        known, before = self._steps.get(id(optimizer), (_nobody, 0))
+        step = before + 1 if known() is optimizer else max(self._step, self._start + 1)
+        self._steps[id(optimizer)] = weakref.ref(optimizer), step
         self._step = max(self._step, step)
         self._board.beat(WorkerPhase.STEP, self._step if self._step > self._board[Word.STEP] else None)
 
