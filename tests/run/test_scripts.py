@@ -81,7 +81,8 @@ def test_killed_example_ends_as_it_would_have(workspace: Workspace) -> None:
     assert tests[-1] in case.log(1)
     entries = [entry for entry in read_metrics(case.paths.metrics) if "loss" in entry.metrics.values]
     assert len(entries) > 60
-    assert 781 <= entries[-1].metrics.step <= 800, "the count of the steps went on from the checkpoint"
+    # The count went on from the checkpoint, to within the steps of one look; from the beginning it would be 400.
+    assert 600 <= entries[-1].metrics.step <= 800
 
 
 def test_own_sigterm_handler_saves_and_exit_0_is_not_taken_for_finished(workspace: Workspace) -> None:
