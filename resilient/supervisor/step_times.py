@@ -1,8 +1,8 @@
 """When a run reached which step: what step a file stands for that was written at some time.
 
 A script that resumes from its own checkpoint counts its steps from one again. The step that the run had reached when
-the checkpoint was written is where it goes on, so that steps in the metrics and the rules about progress go on as well. It is known to within the steps between two
-looks at the board, and never too high.
+the checkpoint was written is where it goes on, so that steps in the metrics and the rules about progress go on as well.
+It is known to within the steps between two looks at the board, and never too high.
 """
 
 from __future__ import annotations
