@@ -27,6 +27,7 @@ Train under supervision: relaunch after crashes, stop in time when preempted, re
   resilient train conf=path/to/x.yaml run.id=second          a file anywhere, another run
   resilient train conf=mine --cfg job                        print the configuration and stop
   resilient train conf=mine --multirun train.lr=1e-3,1e-4    one run for each value
+  resilient train conf=script script=train.py -- --epochs 3  any script, unchanged; its arguments after --
 
 The same command started again resumes the run. Overrides are Hydra's:
 https://hydra.cc/docs/advanced/override_grammar/basic
@@ -60,20 +61,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Options and overrides in any order, which argparse alone does not manage below a subcommand."""
+    """Options and overrides in any order, which argparse alone does not manage below a subcommand.
+
+    What follows ``--`` is for the script that is trained, and nobody looks at it here.
+    """
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for_script = words.index("--") if words[:1] == ["train"] and "--" in words else len(words)
+    options, rest = parser.parse_known_args(words[:for_script])
+    options.arguments = words[for_script + 1 :]
     unknown = [text for text in rest if text.startswith("-") or "=" not in text]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.overrides += rest
+        hint = "; arguments of the script go after --" if options.command == "train" else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if rest:
+        options.overrides += rest
     return options
 
 
-def train(conf: str, overrides: Sequence[str], *, multirun: bool, show: bool) -> ExitCode:
-    """Compose the configuration, or several, and supervise its run, or theirs one after the other."""
+def train(
+    conf: str, overrides: Sequence[str], *, multirun: bool, show: bool, arguments: Sequence[str] = ()
+) -> ExitCode:
+    """Compose the configuration, or several, and supervise its run, or theirs one after the other.
+
+    :param arguments: of the script, beside those in the configuration.
+    """
     jobs = list(expand_sweep(overrides)) if multirun else [("", list(overrides))]
-    composed = [load(conf, job, suffix=name) for name, job in jobs]  # all are checked before the first one starts
+    # all are checked before the first one starts
+    composed = [load(conf, job, suffix=name, arguments=arguments) for name, job in jobs]
     if show:
         for item in composed:
             print(item.to_yaml(), end="")
@@ -153,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command != "train":
             return int(snapshots_cli.run(options))
         conf, overrides = _conf_of(options.overrides)
-        return int(train(conf, overrides, multirun=options.multirun, show=options.cfg is not None))
+        show = options.cfg is not None
+        return int(train(conf, overrides, multirun=options.multirun, show=show, arguments=options.arguments))
     except UsageError as error:
         print(f"resilient: {error}", file=sys.stderr)
         return int(ExitCode.USAGE)

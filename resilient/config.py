@@ -26,6 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from resilient import entry
 from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.hang import HangSettings
 from resilient.policy.restarts import RestartSettings
@@ -38,7 +39,10 @@ from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSetti
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
-_FREE_KEYS = frozenset({"worker.env", "remote.options", "restarts.per_class", "restarts.class_waits"})
+_FREE_KEYS = frozenset(
+    {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options"}
+    | {"restarts.per_class", "restarts.class_waits"}
+)
 # These say how this launch is to be taken and shown, not what is trained.
 _PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
 
@@ -47,6 +51,9 @@ _PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
 class Config:
     """The whole configuration; ``train`` belongs to the user's script and has whatever keys its configuration file
     gives it.
+
+    :param script: short for ``worker.script``; ``module`` and ``script_args`` for ``worker.module`` and
+        ``worker.args``. They are for the command line, and end up in ``worker``.
     """
 
     worker: WorkerSettings
@@ -61,6 +68,9 @@ class Config:
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    module: str = ""
+    script_args: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class Composed:
     tree: Mapping[str, Any]
 
     def to_yaml(self) -> str:
-        return OmegaConf.to_yaml(OmegaConf.create(dict(self.tree)))
+        return OmegaConf.to_yaml(OmegaConf.create(_escaped(self.tree)))
 
 
 def builtin_directory(name: str) -> Path:
@@ -103,7 +113,8 @@ def find(conf: str) -> Path:
 
 def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """All combinations of ``key=a,b`` overrides, each with a name that tells it from the others."""
-    parsed = _parse(overrides)
+    verbatim = [text for text in overrides if entry.is_verbatim(text)]
+    parsed = _parse([text for text in overrides if not entry.is_verbatim(text)])
     choices = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
@@ -115,30 +126,36 @@ def expand_sweep(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         varied = [text for text, is_swept in zip(combination, swept, strict=True) if is_swept]
         name = ",".join(re.sub(r"[^A-Za-z0-9._=+-]", "-", text) for text in varied)
         short = name if len(name) <= _LONGEST_JOB_NAME else hashlib.sha256(name.encode()).hexdigest()[:16]
-        yield short, list(combination)
+        yield short, [*combination, *verbatim]
 
 
-def load(conf: str, overrides: Sequence[str], *, suffix: str = "") -> Composed:
+def load(conf: str, overrides: Sequence[str], *, suffix: str = "", arguments: Sequence[str] = ()) -> Composed:
     """Compose and check a configuration.
 
     :param suffix: appended to the run's id, so that the jobs of a sweep do not share a directory.
+    :param arguments: appended to the script's arguments, as they are.
     :raises ConfigurationError: an unknown key (with the nearest known one), a bad value, or an impossible combination.
     """
     path = find(conf)
+    given, overrides = entry.take_verbatim(overrides)
     for override in _parse(overrides):
         if override.is_sweep_override():
             raise ConfigurationError(f"{override.input_line} is a sweep", "add --multirun to run each of its values")
     composed = _compose(path, overrides)
-    run_id = (composed.run.id or path.stem) + (f"-{suffix}" if suffix else "")
-    OmegaConf.update(composed, "run.id", run_id)
     try:
-        tree = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-        plain = OmegaConf.to_container(composed, resolve=True)
+        tree = _container(composed, enum_to_str=True)
+        plain = _container(composed)
     except OmegaConfBaseException as error:
         raise ConfigurationError(_first_line(error)) from error
-    return Composed(
-        path.stem, _freeze(Config, typing.cast("dict[str, Any]", plain)), typing.cast("dict[str, Any]", tree)
-    )
+    for body in (tree, plain):
+        named = entry.settle(body, given, arguments)
+        run_id = body["run"]["id"] or (entry.run_id(body["worker"]) if named else path.stem)
+        body["run"]["id"] = run_id + (f"-{suffix}" if suffix else "")
+    return Composed(path.stem, _freeze(Config, plain), tree)
+
+
+def _container(composed: DictConfig, **options: Any) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True, **options))
 
 
 def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
@@ -150,7 +167,8 @@ def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
     """
     if not saved.exists():
         return []
-    before, after = dict(_leaves(OmegaConf.to_container(OmegaConf.load(saved)))), dict(_leaves(composed.tree))
+    before = dict(_leaves(OmegaConf.to_container(OmegaConf.load(saved), resolve=True)))
+    after = dict(_leaves(composed.tree))
     defaults = OmegaConf.to_container(OmegaConf.structured(_thawed(Config)), enum_to_str=True)
     before = {**{key: value for key, value in _leaves(defaults) if key in after}, **before}
     keys = sorted(key for key in before.keys() | after.keys() if not _PER_LAUNCH.fullmatch(key))
@@ -234,6 +252,15 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     if close:
         return f"did you mean {prefix}{close[0]}?"
     return f"known are: {', '.join(f'{prefix}{key}' for key in known)}" if known else "there are none"
+
+
+def _escaped(tree: Any) -> Any:
+    """The tree with every ``${`` written so that it is read back as it is, and not as an interpolation."""
+    if isinstance(tree, Mapping):
+        return {key: _escaped(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_escaped(value) for value in tree]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", tree) if isinstance(tree, str) else tree
 
 
 def _first_line(error: BaseException) -> str:

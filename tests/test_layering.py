@@ -28,6 +28,7 @@ RANKS = {
     "integrations": 5,
     "report": 5,
     "slurm": 5,
+    "entry": 5,
     "config": 6,
     "incidents_cli": 6,
     "snapshots_cli": 6,

@@ -90,7 +90,9 @@ def not_restored(failed: RestoreFailed, tries: int) -> EndRun:
 
 def flushed(ending: EndRun, flush: FlushEnded, stop: StopRequested | None) -> EndRun:
     """``ending``, with what became durable; where that is less than it promises, another exit code."""
-    durable = f"Durable up to step {flush.step}." if flush.step is not None else "No snapshot is durable yet."
+    durable = (
+        f"Durable up to step {flush.step}." if flush.step is not None else flush.own or "No snapshot is durable yet."
+    )
     told = f"{ending.diagnosis} {durable}"
     if flush.problem is not None:
         return EndRun(_code_of_undurable(ending, flush, stop), f"{told} Newer state is NOT durable: {flush.problem}.")

@@ -169,12 +169,14 @@ class FlushEnded(Event):
     :param problem: why the newest state is not durable, or None.
     :param late: it is not because time ran out.
     :param remote_problem: why the newest durable snapshot is not in the remote tier, where it should be.
+    :param own: where the script keeps its state itself, what is known of that, in a sentence.
     """
 
     step: int | None = None
     problem: str | None = None
     late: bool = False
     remote_problem: str | None = None
+    own: str = ""
 
 
 @dataclass(frozen=True)

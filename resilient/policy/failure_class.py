@@ -28,4 +28,5 @@ class FailureClass(str, Enum):
     ECHO = "echo of another rank's failure"
     UNFINISHED = "exited before the run was finished"
     PREEMPTION = "preemption"
+    DECLARED = "declared by the script"
     SUPERVISOR_LOST = "supervisor lost"

@@ -96,6 +96,13 @@ TREATMENTS: Mapping[FailureClass, Treatment] = {
         exit_code=ExitCode.CRASH_LOOP,
         advice=f"Look at the traceback in the worker's log and correct the script. {_RESUMES}",
     ),
+    FailureClass.DECLARED: Treatment(
+        remedy="stop",
+        failures=1,
+        exit_code=ExitCode.WORKER_ERROR,
+        why="the script itself says that it must not be started again",
+        advice=f"Look at what it printed; worker.exit_codes says what its exit codes mean. {_RESUMES}",
+    ),
     FailureClass.NUMERIC: Treatment(
         remedy="relaunch once from the last snapshot",
         failures=2,

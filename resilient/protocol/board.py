@@ -87,6 +87,7 @@ class Flag(IntEnum):
     ATTACHED = 1
     FINISHED = 2
     LEFT_EARLY = 4  # took its last snapshot and ended the loop because it was asked to
+    ASKED = 8  # of a script that does not attach: a handler of its own has seen SIGTERM
 
 
 class Command(IntEnum):

@@ -25,6 +25,8 @@ class LaunchSpec:
     :param error_file: where an exception that ends the script is written.
     :param log_max_bytes: size at which the log is rotated; 0 for never.
     :param log_keep: older pieces of it that are kept.
+    :param board: the board on which a script that knows nothing of us has its steps counted; None for one that attaches
+        itself.
     """
 
     rank: int
@@ -37,6 +39,7 @@ class LaunchSpec:
     error_file: str
     log_max_bytes: int = 0
     log_keep: int = 1
+    board: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from resilient.policy.events import WorkerExited
 from resilient.policy.failures import Failure, FailureClass, classify, is_noise
-from resilient.protocol.board import Board, Flag, Word
+from resilient.protocol.board import Board, Flag
 from resilient.supervisor.launcher import Exited
-from resilient.supervisor.settings import FinishedBy
+from resilient.supervisor.settings import ExitMeaning
+from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.witness import Witness
 
 LEFT_ALONE = Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
@@ -22,29 +23,41 @@ NOT_ATTACHED = Failure(
 class Ends:
     """Reads ends of workers.
 
-    :param finished_by: what makes exit 0 the end of the run.
+    :param script: what is known of a script that knows nothing of us.
     """
 
-    finished_by: FinishedBy
+    script: UnmodifiedScript
     witness: Witness
+
+    def asks_for_requeue(self, report: Exited, board: Board) -> bool:
+        """Whether the script says by its exit code that it is to be started again later, though nobody asked it to."""
+        return self._meaning(report, board, asked=False) is ExitMeaning.requeue
 
     def read(self, report: Exited, board: Board, *, asked: bool) -> WorkerExited:
         """The event for the decision core.
 
         :param asked: the run was asked to stop.
         """
-        step = board[Word.STEP]
-        finished, left_early = board.has_flag(Flag.FINISHED), board.has_flag(Flag.LEFT_EARLY)
+        step = self.script.step(board)
+        finished = board.has_flag(Flag.FINISHED)
         if report.code == 0 and finished:
             return WorkerExited(report.rank, step, finished=True)
-        if report.code == 0 and self.finished_by is FinishedBy.exit_code and not left_early:
-            # a script that ends with 0 because it was asked to stop has not finished
-            return WorkerExited(report.rank, step, finished=not asked)
-        if report.code == 0 and left_early:
+        meaning = self._meaning(report, board, asked=asked)
+        if meaning in (ExitMeaning.finished, ExitMeaning.requeue):
+            return WorkerExited(report.rank, step, finished=meaning is ExitMeaning.finished)
+        if meaning is ExitMeaning.stop:
+            signature = f"the script ended with exit code {report.code}, for which worker.exit_codes says stop"
+            return WorkerExited(report.rank, step, Failure(FailureClass.DECLARED, signature))
+        if report.code == 0 and board.has_flag(Flag.LEFT_EARLY):
             return WorkerExited(report.rank, step, None if asked else LEFT_ALONE)
-        if report.code == 0 and not board.has_flag(Flag.ATTACHED):
+        if report.code == 0 and not board.has_flag(Flag.ATTACHED) and not self.script.expected:
             return WorkerExited(report.rank, step, NOT_ATTACHED)
         seen = self.witness.testify(report.rank, report.code, finished=finished)
         if is_noise(seen.evidence):
             return WorkerExited(report.rank, step, finished=True)
-        return WorkerExited(report.rank, step, classify(seen.evidence), at=seen.at)
+        return WorkerExited(report.rank, step, self.script.failure(classify(seen.evidence), board), at=seen.at)
+
+    def _meaning(self, report: Exited, board: Board, *, asked: bool) -> ExitMeaning | None:
+        if report.code == 0 and board.has_flag(Flag.FINISHED):
+            return ExitMeaning.finished
+        return self.script.meaning(report.code, board, asked=asked)

@@ -23,7 +23,7 @@ from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Command, Word, WorkerPhase
-from resilient.protocol.environment import Rendezvous, WorkerEnvironment
+from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
@@ -46,6 +46,7 @@ from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 from resilient.supervisor.status import Status
+from resilient.supervisor.unmodified import Start, UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
@@ -88,11 +89,12 @@ class Supervisor:
         self._uploads = uploads
         self._signals = signals
         self._witness = witness
-        self._ends = Ends(spec.worker.finished_by, witness)
         self._journal = journal
         self._console = console
         self._clock = clock
         self._metrics = MetricsLog(spec.paths.metrics)
+        self._script = UnmodifiedScript(spec, self._metrics, console.say)
+        self._ends = Ends(self._script, witness)
         self._state = RunState(settings=spec.policy)
         self._recorder = Recorder(journal, self._state)
         self._events: deque[on.Event] = deque()
@@ -225,6 +227,7 @@ class Supervisor:
             self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
 
     def _on_launcher(self) -> None:
+        self._on_signal()  # a SIGTERM to the whole job comes before the exits that it causes
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:  # it died, and what its workers had started is ours to end
@@ -275,13 +278,15 @@ class Supervisor:
         self._follow_dump()
         self._launcher.check()
         self._output.pass_on()
+        if 0 in self._state.live and (progressed := self._script.poll(self._memory.boards[0])) is not None:
+            self._feed(progressed)
         self._pass_on_requests()
         self._keep_ranks_together()
         self._note_interval()
         self._look_at_times()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
-            self._feed(flushed)
+            self._feed(self._script.describe(flushed))
         if self._state.phase is Phase.CHOOSING:
             self._answer_listing()
         self._feed(on.Tick())
@@ -351,10 +356,16 @@ class Supervisor:
         self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
-        self._journal.write(
-            "note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=board[Word.STEP]
-        )
-        return self._ends.read(report, board, asked=self._state.stop is not None)
+        if report.rank == 0:
+            self._script.poll(board, last=True)
+        step, asked = self._script.step(board), self._state.stop is not None
+        self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
+        if not asked and self._ends.asks_for_requeue(report, board):
+            self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
+        exited = self._ends.read(report, board, asked=asked)
+        if report.rank == 0:
+            self._script.ended(board, failed=exited.failure is not None)
+        return exited
 
     # --- decisions
 
@@ -371,12 +382,15 @@ class Supervisor:
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         paths = self._spec.paths
-        source = f"step {decision.step} in {decision.source.value}" if decision.source is not None else "the beginning"
+        start = self._script.begin_round(decision.round)
+        source = start.source or "the beginning"
+        if decision.source is not None:
+            source = f"step {decision.step} in {decision.source.value}"
         self._console.say(f"round {decision.round}: starting from {source}")
         self._memory.forget_newer(decision.step)
         self._memory.renew_boards()
         for board in self._memory.boards.values():
-            board[Word.STEP] = decision.step or 0
+            board[Word.STEP] = board[Word.START_STEP] = decision.step or start.step
         self._beats.clear()
         paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
         plan = RoundPlan(
@@ -397,7 +411,9 @@ class Supervisor:
         self._output.follow(decision.round)
         if deleted := delete_old_rounds(paths, self._spec.logs.keep_rounds):
             self._journal.write("note", "old logs deleted", self._clock(), rounds=deleted)
-        self._launcher.launch([self._spec_of(rank, rendezvous, plan_file) for rank in ranks])
+        self._launcher.launch([self._spec_of(rank, rendezvous, plan_file, start) for rank in ranks])
+        if start.step:
+            self._feed(on.WorkerProgressed(0, start.step, "startup"))
 
     def _rendezvous(self, round_number: int) -> Rendezvous:
         restarts = self._spec.policy.restarts.max_failures
@@ -407,24 +423,29 @@ class Supervisor:
         up = self._history.up + self._clock() - self._opened
         return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
 
-    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path) -> LaunchSpec:
+    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round
         identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
+        variables = identity.variables(rendezvous)
+        if worker.unmodified and self._spec.policy.ranks == 1:
+            # A script that finds RANK in its environment takes itself for one of a group, and looks for the others.
+            variables = {PLAN: variables[PLAN]}
         return LaunchSpec(
             rank=rank,
             script=worker.script or None,
             module=worker.module or None,
-            arguments=tuple(worker.args),
+            arguments=(*worker.args, *start.arguments),
             directory=str(self._spec.directory),
             environment={
                 **worker.env,
-                **identity.variables(rendezvous),
+                **variables,
                 "TORCHELASTIC_ERROR_FILE": str(paths.torch_error_file(rendezvous.round, rank)),
             },
             log=str(paths.log(round_number, rank)),
             error_file=str(paths.error_file(round_number, rank)),
             log_max_bytes=self._spec.logs.max_bytes,
             log_keep=self._spec.logs.keep,
+            board=str(self._memory.boards[rank].path) if worker.unmodified else None,
         )
 
     def _ask_workers(self, decision: do.AskWorkers) -> None:
@@ -433,8 +454,10 @@ class Supervisor:
         self._persistence.workers_leave(decision.gone_by, decision.flush_by)
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
-        self._console.say("no step boundary yet: sending SIGTERM to the workers")
-        self._launcher.signal(signal.SIGTERM)
+        number = signal.Signals[self._spec.worker.stop_signal] if self._spec.worker.unmodified else signal.SIGTERM
+        why = "" if self._spec.worker.unmodified else "no step boundary yet: "
+        self._console.say(f"{why}sending {number.name} to the workers")
+        self._launcher.signal(number)
 
     def _dump_stacks(self, decision: do.DumpStacks) -> None:
         now, suspects = self._clock(), []

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from resilient.errors import ConfigurationError
+from resilient.supervisor.patterns import LOSS, check_metric_name, check_pattern
 
 _MOST_RANKS = 1024  # processes on one machine; more is a slip of the finger
 
@@ -16,6 +17,18 @@ class FinishedBy(str, Enum):
 
     run = "run"  # members are what the configuration file says, and OmegaConf goes by their names
     exit_code = "exit_code"
+
+
+class ExitMeaning(str, Enum):
+    """What a script says by an exit code of its own."""
+
+    finished = "finished"
+    restart = "restart"
+    stop = "stop"
+    requeue = "requeue"
+
+
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,17 @@ class WorkerSettings:
     :param preload: modules imported once, before the workers are forked. They must not start threads or touch CUDA.
     :param env: variables added to its environment.
     :param finished_by: ``run``: exit 0 counts only after the run said that it is finished; ``exit_code``: exit 0 is
-        enough.
+        enough, unless it comes after a request to stop.
+    :param exit_codes: what exit codes of the script's own mean: ``finished``; ``restart``: a failure like any other;
+        ``stop``: it must not be started again; ``requeue``: it is to go on another time, as after a preemption.
+    :param stop_signal: what asks a script to leave that does not attach: SIGTERM, SIGINT, SIGUSR1 or SIGUSR2.
+    :param checkpoints: a glob, or several, of the checkpoints that the script writes itself; ``**`` goes through
+        directories, as for output folders named after the time.
+    :param resume_args: appended to its arguments when there is a complete checkpoint: ``{latest}`` is the newest one,
+        ``{latest_dir}`` the directory it is in, ``{step}`` the last number in its name.
+    :param metrics: a regular expression for each metric that is read from what rank 0 prints, for a script that does
+        not report; its first group is the number.
+    :param step_pattern: likewise for the step, where its optimizers do not show it.
     """
 
     script: str = ""
@@ -56,6 +79,12 @@ class WorkerSettings:
     env: dict[str, str] = field(default_factory=dict)
     finished_by: FinishedBy = FinishedBy.run
     ranks: int = 1
+    exit_codes: dict[int, str] = field(default_factory=dict)
+    stop_signal: str = "SIGTERM"
+    checkpoints: Any = ""
+    resume_args: list[str] = field(default_factory=list)
+    metrics: dict[str, str] = field(default_factory=lambda: {"loss": LOSS})
+    step_pattern: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.script) == bool(self.module):
@@ -66,6 +95,46 @@ class WorkerSettings:
                 f"worker.ranks must be at least 1 and at most {_MOST_RANKS}, not {self.ranks}",
                 "set it to the number of processes on this machine, usually one for each GPU",
             )
+        for code, meaning in self.exit_codes.items():
+            if not 0 <= code <= 255:
+                raise ConfigurationError(f"worker.exit_codes: {code} is no exit code", "they are from 0 to 255")
+            if meaning not in ExitMeaning.__members__:
+                known = ", ".join(ExitMeaning.__members__)
+                raise ConfigurationError(f"worker.exit_codes: {code} cannot mean {meaning}", f"known are: {known}")
+        if self.stop_signal not in _STOP_SIGNALS:
+            raise ConfigurationError(f"worker.stop_signal={self.stop_signal}", f"one of {', '.join(_STOP_SIGNALS)}")
+        for name, pattern in self.metrics.items():
+            check_metric_name(name)
+            check_pattern(f"worker.metrics.{name}", pattern)
+        if self.step_pattern:
+            check_pattern("worker.step_pattern", self.step_pattern)
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        globs = [self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
+        if not isinstance(globs, list) or not all(isinstance(glob, str) for glob in globs):
+            raise ConfigurationError(
+                f"worker.checkpoints={self.checkpoints!r} is neither a glob nor a list of them", "write 'out/ckpt_*.pt'"
+            )
+        if self.checkpoint_globs and not self.resume_args:
+            raise ConfigurationError(
+                "worker.checkpoints says where checkpoints are, but not how the script is told to resume from one",
+                "set worker.resume_args='[--resume,{latest}]', with the script's own option",
+            )
+        if self.resume_args and not self.checkpoint_globs:
+            raise ConfigurationError(
+                "worker.resume_args is set, but not where the script's checkpoints are",
+                "set worker.checkpoints='out/ckpt_*.pt'",
+            )
+
+    @property
+    def checkpoint_globs(self) -> tuple[str, ...]:
+        return tuple(filter(None, [self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints))
+
+    @property
+    def unmodified(self) -> bool:
+        """The script is taken for one that knows nothing of us, until it attaches."""
+        return self.finished_by is FinishedBy.exit_code
 
 
 class Prefix(str, Enum):

@@ -4,6 +4,7 @@ the end.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib.metadata
 import importlib.util
@@ -21,6 +22,7 @@ from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.strays import MARK, kill_strays, mark
 from resilient.supervisor import leftovers
+from resilient.supervisor.cold import variables_set_before_import
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.incident_files import IncidentFiles
@@ -38,7 +40,7 @@ from resilient.supervisor.witness import Witness
 
 
 def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
-    """The settings with the script's absolute path.
+    """The settings, with what has to be known about the script before it runs; its path stays as it was given.
 
     :raises EntryPointMissing: there is no such script or module.
     """
@@ -52,9 +54,26 @@ def find_entry_point(worker: WorkerSettings, directory: Path) -> WorkerSettings:
     if not script.is_file():
         raise EntryPointMissing(
             f"worker.script={worker.script}: there is no file {script}",
-            "check the path; it is relative to this directory",
+            f"{_nearest_script(script)}check the path; it is relative to this directory",
         )
-    return replace(worker, script=str(script))
+    return worker
+
+
+def _nearest_script(script: Path) -> str:
+    known = [path.name for path in script.parent.glob("*.py")] if script.parent.is_dir() else []
+    close = difflib.get_close_matches(script.name, known, 1)
+    return f"did you mean {close[0]}? Otherwise " if close else ""
+
+
+def _warm_or_cold(spec: RunSpec, console: Console) -> RunSpec:
+    """The run with nothing preloaded where its script sets what has to come before the imports."""
+    if not spec.worker.unmodified or not spec.worker.script or not spec.worker.preload:
+        return spec
+    names = variables_set_before_import(spec.directory / spec.worker.script)
+    if not names:
+        return spec
+    console.say(f"{spec.worker.script} sets {', '.join(names)} before it imports torch: its rounds start cold")
+    return replace(spec, worker=replace(spec.worker, preload=[]))
 
 
 def _module_exists(module: str, directory: Path) -> bool:
@@ -120,6 +139,7 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
             console.say(f"killed what an earlier supervisor of this run had left: {', '.join(map(str, strays))}")
             journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
+        spec = _warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)

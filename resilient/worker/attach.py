@@ -23,6 +23,7 @@ from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
+from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
 from resilient.worker.signals import kill_data_loading, sigterm
@@ -59,6 +60,7 @@ def attach(
     """
     for name in _RESERVED & set(others):
         raise UsageError(f"{name}= is a name that resilient uses itself", "choose another name")
+    progress.withdraw()
     sigterm.install()
     atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     random = GlobalRandomState()

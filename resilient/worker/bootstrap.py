@@ -1,7 +1,13 @@
-"""The first moments of a worker: from a fork of the warm process to the user's script as ``__main__``."""
+"""The first moments of a worker: from a fork of the warm process to the user's script as ``__main__``.
+
+What the script sees is what ``python script.py`` or ``python -m module`` shows it; where this cannot be, the README
+says so.
+"""
 
 from __future__ import annotations
 
+import atexit
+import builtins
 import importlib
 import io
 import os
@@ -10,13 +16,18 @@ import signal
 import sys
 import types
 from contextlib import suppress
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 from resilient.protocol.drill import DRILLED
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
 from resilient.worker.log_file import open_log
+from resilient.worker.progress import progress
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
+
+_FIXED_SEED = 67280421310721  # what older releases of torch begin with, always
 
 
 def become_worker(spec: LaunchSpec, parent: int) -> None:
@@ -31,8 +42,14 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     os.environ.update(spec.environment)
     os.chdir(spec.directory)
     _reseed_numpy()
+    atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sigterm.install()
+    if spec.board is None:
+        sigterm.install()
+    else:  # the script knows nothing of us, so the signal means to it what it always does
+        sigterm.watch()
+        progress.begin(spec.board)
+        _reseed_torch()
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     tie_children_to_this_process()
 
@@ -48,32 +65,56 @@ def run_script(spec: LaunchSpec) -> int:
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
         with suppress(OSError):  # a full disk: the log and the exit code have to do
             WorkerError.of(error).write(Path(spec.error_file))
-        shown = _without_ours(error)
+        trace = _without_ours(error)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace  # for handlers at exit
         # The default hook looks only at the error's own traceback.
-        sys.excepthook(type(error), error.with_traceback(shown), shown)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         return 1
     finally:
-        kill_data_loading()
+        progress.end(asked=sigterm.came())
     return 0
 
 
 def _execute(spec: LaunchSpec) -> None:
-    if spec.module is not None:
-        sys.argv = [spec.module, *spec.arguments]
-        sys.path[0] = spec.directory
-        runpy.run_module(spec.module, run_name="__main__", alter_sys=True)
-        return
-    script = str(spec.script)
-    sys.argv = [script, *spec.arguments]
-    sys.path[0] = str(Path(script).parent)  # in place of the forkserver's, as `python script.py` has it
     # Not runpy.run_path: it takes `__main__` away again at the end, while atexit handlers and threads may still need
     # it.
     main = types.ModuleType("__main__")
-    main.__file__ = script
-    main.__dict__["__builtins__"] = __builtins__
+    code = _prepare_script(spec, main) if spec.module is None else _prepare_module(spec, main)
+    main.__dict__["__builtins__"] = builtins
+    sys.orig_argv = [sys.executable, *sys.argv]
     sys.modules["__main__"] = main
-    code = compile(Path(script).read_bytes(), script, "exec")
     exec(code, main.__dict__)  # noqa: S102  running the user's script is the purpose
+
+
+def _prepare_script(spec: LaunchSpec, main: types.ModuleType) -> types.CodeType:
+    """As ``python script.py`` does: the name as it was given in ``sys.argv``, its absolute path in ``__file__``."""
+    given = str(spec.script)
+    script = os.path.abspath(given)  # noqa: PTH100  as Python does it, links are not followed
+    sys.argv = [given, *spec.arguments]
+    _set_first_path(os.path.dirname(os.path.realpath(script)))  # noqa: PTH120  here they are
+    main.__file__ = script
+    main.__loader__ = SourceFileLoader("__main__", script)
+    main.__dict__.update(__cached__=None, __annotations__={})
+    # Without dont_inherit the script would be compiled with this module's own `from __future__ import annotations`.
+    return compile(Path(script).read_bytes(), script, "exec", dont_inherit=True)
+
+
+def _prepare_module(spec: LaunchSpec, main: types.ModuleType) -> types.CodeType:
+    """As ``python -m`` does it, with the same function of :mod:`runpy`."""
+    _set_first_path(spec.directory)
+    details: Any = runpy._get_module_details(spec.module, ImportError)  # type: ignore[attr-defined]  # noqa: SLF001
+    _, found, code = details
+    sys.argv = [found.origin, *spec.arguments]
+    main.__file__ = found.origin
+    main.__loader__, main.__package__, main.__spec__ = found.loader, found.parent, found
+    main.__dict__.update(__cached__=found.cached, __annotations__={})
+    return code  # type: ignore[no-any-return]  # runpy has no stubs for it
+
+
+def _set_first_path(directory: str) -> None:
+    """In place of the forkserver's own first entry, which it does not have where Python was told to be safe."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = directory
 
 
 def _exit_code(leaving: SystemExit) -> int:
@@ -89,7 +130,9 @@ def _redirect_output(spec: LaunchSpec) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    raw = io.FileIO(0, closefd=False)
+    raw.name = "<stdin>"
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw))  # type: ignore[misc]
     open_log(Path(spec.log), most=spec.log_max_bytes, keep=spec.log_keep)
 
 
@@ -100,6 +143,13 @@ def _reseed_numpy() -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
+
+
+def _reseed_torch() -> None:
+    """Newer releases draw a seed when they are imported, and a script that sets none expects another one each time."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.default_generator.initial_seed() != _FIXED_SEED:
+        torch.default_generator.seed()
 
 
 def _without_ours(error: BaseException) -> types.TracebackType | None:

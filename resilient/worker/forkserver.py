@@ -136,7 +136,9 @@ def main(arguments: list[str]) -> int:
     die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
-    for name in (*arguments[4:], "resilient.worker.attach"):
+    # With nothing to preload, workers start cold: the script does something that has to come before the imports.
+    preload = [*arguments[4:], "resilient.worker.attach"] if arguments[4:] else []
+    for name in preload:
         importlib.import_module(name)
     if arguments[3]:
         use_scratch(arguments[3])

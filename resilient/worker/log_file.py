@@ -176,9 +176,10 @@ def open_log(path: Path, *, most: int = 0, keep: int = 1) -> LogFile:
     global _open  # noqa: PLW0603  a process has one stdout
     _open = LogFile(path, most=most, keep=keep)
     _open.open()
-    sys.stdout, sys.stderr = _text(LogStream(1, _open)), _text(LogStream(2, _open))
-    for name in ("stdout", "stderr"):  # what libraries fall back on
-        setattr(sys, f"__{name}__", getattr(sys, name))
+    for number, name in zip(_BEHIND, ("stdout", "stderr"), strict=True):
+        stream = _text(LogStream(number, _open), f"<{name}>", getattr(sys, name).encoding)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)  # what libraries fall back on
     return _open
 
 
@@ -190,5 +191,8 @@ def rotate_if_large() -> bool:
     return _open is not None and _open.rotate_if_large()
 
 
-def _text(raw: io.FileIO) -> io.TextIOWrapper:
-    return io.TextIOWrapper(raw, line_buffering=True, errors="backslashreplace")  # type: ignore[type-var, unused-ignore]
+def _text(raw: io.FileIO, name: str, encoding: str) -> io.TextIOWrapper:
+    """As Python makes it: with a buffer, a name and the encoding that the locale wants."""
+    raw.name = name
+    stream = io.BufferedWriter(raw)
+    return io.TextIOWrapper(stream, encoding=encoding, line_buffering=True, errors="backslashreplace")

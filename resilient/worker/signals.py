@@ -10,20 +10,19 @@ through ``exec``, and could then not be terminated.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from types import FrameType
 from typing import Any
-
-from torch.utils.data._utils import signal_handling as torch_signals
 
 from resilient.protocol.parent import die_with_parent
 
 _loading: weakref.WeakSet[Any] = weakref.WeakSet()  # the DataLoader workers of this process
-_TORCH: Any = torch_signals  # its stubs do not show what its workers call
 
 
 class SigtermWatch:
@@ -32,6 +31,9 @@ class SigtermWatch:
     def __init__(self) -> None:
         self.received = False
         self._installed = False
+        self._protecting = False
+        self._registered = False
+        self._seen: tuple[int, int] | None = None  # the two ends of a pipe into which Python writes the signals it sees
         self._previous: Any = signal.SIG_DFL
 
     def install(self) -> None:
@@ -40,13 +42,36 @@ class SigtermWatch:
             return
         self._installed = True
         self._previous = signal.signal(signal.SIGTERM, self._note)
-        os.register_at_fork(after_in_child=self._in_child, after_in_parent=_remember_data_loading)
+        self._protect_data_loading()
+
+    def watch(self) -> None:
+        """Leave SIGTERM to the script, and only learn whether a handler of its own was called; see :meth:`came`.
+
+        Its DataLoader workers are protected all the same, or its handler would have nothing left to save.
+        """
+        self._seen = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._seen[1], warn_on_full_buffer=False)
+        self._protect_data_loading()
+
+    def came(self) -> bool:
+        """Whether SIGTERM has come to this process."""
+        if self._seen is not None and not self.received:
+            with suppress(BlockingIOError):
+                while some := os.read(self._seen[0], 4096):
+                    self.received |= signal.SIGTERM in some
+        return self.received
 
     def uninstall(self) -> None:
         """The state is safe: a SIGTERM from now on may do what it does to any process."""
         if self._installed:
-            self._installed = False
+            self._installed = self._protecting = False
             signal.signal(signal.SIGTERM, self._previous)
+
+    def _protect_data_loading(self) -> None:
+        self._protecting = True
+        if not self._registered:
+            self._registered = True
+            os.register_at_fork(after_in_child=self._in_child, after_in_parent=_remember_data_loading)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = True
@@ -54,11 +79,13 @@ class SigtermWatch:
             self._previous(number, frame)
 
     def _in_child(self) -> None:
-        if not self._installed:
+        if self._seen is not None:
+            signal.set_wakeup_fd(-1)  # what it sees is not for its parent to count
+        if not self._protecting:
             return
         if _process_for_data_loading() is not None:
             _survive_sigterm()
-        else:
+        elif self._installed:
             signal.signal(signal.SIGTERM, self._previous)
 
 
@@ -73,14 +100,15 @@ def _remember_data_loading() -> None:
 
 def _survive_sigterm() -> None:
     """In a new DataLoader worker: a SIGTERM does nothing, before and after torch has installed its own handler."""
-    install = _TORCH._set_worker_signal_handlers  # noqa: SLF001  called by name at the start of every worker
+    torch_signals: Any = importlib.import_module("torch.utils.data._utils").signal_handling
+    install = torch_signals._set_worker_signal_handlers  # noqa: SLF001  called by name at the start of every worker
 
     def install_and_cover() -> None:
         install()
         signal.signal(signal.SIGTERM, _do_nothing)
 
     signal.signal(signal.SIGTERM, _do_nothing)
-    _TORCH._set_worker_signal_handlers = install_and_cover  # noqa: SLF001  in this process alone
+    torch_signals._set_worker_signal_handlers = install_and_cover  # noqa: SLF001  in this process alone
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:

@@ -87,7 +87,7 @@ def test_signals_are_queued_in_order_and_wake_the_loop() -> None:
 
 def test_entry_point(tmp_path: Path) -> None:
     (tmp_path / "train.py").touch()
-    assert find_entry_point(WorkerSettings(script="train.py"), tmp_path).script == str(tmp_path / "train.py")
+    assert find_entry_point(WorkerSettings(script="train.py"), tmp_path).script == "train.py"
     assert find_entry_point(WorkerSettings(module="json.tool"), tmp_path).module == "json.tool"
     (tmp_path / "mine.py").touch()
     find_entry_point(WorkerSettings(module="mine"), tmp_path)

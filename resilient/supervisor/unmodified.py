@@ -1,0 +1,157 @@
+"""The supervisor's side of a script that knows nothing of us: what it prints, how it exits, what it resumes from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from resilient.policy import events as on
+from resilient.policy.failures import Failure, FailureClass
+from resilient.protocol.board import Board, Flag, Metrics, Word, WorkerPhase
+from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.supervisor.checkpoints import OwnCheckpoints, fill_in
+from resilient.supervisor.patterns import LinePatterns
+from resilient.supervisor.printed_lines import PrintedLines
+from resilient.supervisor.settings import ExitMeaning
+from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.step_times import StepTimes
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a round of the script begins with.
+
+    :param arguments: appended to its own.
+    :param step: at which the count of its steps goes on.
+    :param source: what it resumes from, in words; empty where that is not known here.
+    """
+
+    arguments: tuple[str, ...] = ()
+    step: int = 0
+    source: str = ""
+
+
+class UnmodifiedScript:
+    """Does nothing for a script from the moment at which it attaches itself."""
+
+    def __init__(
+        self, spec: RunSpec, metrics: MetricsLog, say: Callable[[str], None], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._worker = spec.worker
+        self._paths = spec.paths
+        self._metrics = metrics
+        self._clock = clock
+        self._patterns = LinePatterns(spec.worker.metrics, spec.worker.step_pattern)
+        self._own = OwnCheckpoints(spec.worker.checkpoint_globs, spec.directory, say, clock)
+        self._times = StepTimes(spec.paths.root / "steps.json")
+        self._lines: PrintedLines | None = None
+        self._last: dict[str, tuple[int, float]] = {}
+        self._start = self._printed = 0
+        self._round = 0
+        self._ended: float | None = None
+
+    @property
+    def expected(self) -> bool:
+        """Whether the script is taken for one that knows nothing of us, until it attaches."""
+        return self._worker.unmodified
+
+    def begin_round(self, number: int) -> Start:
+        """Choose what the round resumes from; its log is there already or will be."""
+        self._round, self._start, self._printed = number, 0, 0
+        if not self._worker.unmodified:
+            return Start()
+        self._lines = PrintedLines(self._paths.log(number, 0))
+        chosen = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
+        self._last.clear()
+        if chosen is None:
+            return Start()
+        self._start = self._times.step_at(chosen.modified)
+        return Start(fill_in(self._worker.resume_args, chosen), self._start, f"its own checkpoint {chosen.name}")
+
+    def poll(self, board: Board, *, last: bool = False) -> on.WorkerProgressed | None:
+        """Read what rank 0 has printed since the last call; returns what that shows of its progress.
+
+        :param last: the script has ended.
+        """
+        if self._lines is None:
+            return None
+        if board.has_flag(Flag.ATTACHED):
+            self._lines = None
+            return None
+        lines = self._lines.read_last() if last else self._lines.read()
+        stepped = self._read(lines, board)
+        self._times.note(self._clock(), self.step(board))
+        if stepped:
+            return on.WorkerProgressed(0, self._printed, "step")
+        if lines and board[Word.PHASE] == WorkerPhase.STARTUP and not self._printed:
+            return on.WorkerProgressed(0, board[Word.STEP], "startup")  # it is alive, and nothing else shows it
+        return None
+
+    def step(self, board: Board) -> int:
+        """The last step that the script is known to have done."""
+        return max(board[Word.STEP], self._printed)
+
+    def _read(self, lines: list[str], board: Board) -> bool:
+        stepped, entries = False, []
+        for line in lines:
+            step = self._patterns.step(line)
+            if step is not None and step > self._printed:
+                self._printed, stepped = step, True
+            at = self.step(board)
+            values = {
+                name: value
+                for name, value in self._patterns.values(line).items()
+                if self._last.get(name) != (at, value)  # a progress bar says the same many times
+            }
+            if values:
+                self._last.update({name: (at, value) for name, value in values.items()})
+                entries.append(Entry(self._round, 0, Metrics(at, self._clock(), values)))
+        self._metrics.write(entries)
+        return stepped
+
+    # --- how it exits
+
+    def meaning(self, code: int, board: Board, *, asked: bool) -> ExitMeaning | None:
+        """What the exit code says where it is the script's to say something; None where it is a failure like others.
+
+        :param asked: the run is being brought to a stop.
+        """
+        declared = ExitMeaning[self._worker.exit_codes[code]] if code in self._worker.exit_codes else None
+        if declared is not None and (code or declared is not ExitMeaning.finished):
+            return declared
+        if code == 0 and self._worker.unmodified and not board.has_flag(Flag.LEFT_EARLY):
+            if asked:
+                return ExitMeaning.requeue  # a script that ends with 0 because it was asked to stop has not finished
+            return None if board.has_flag(Flag.ASKED) else ExitMeaning.finished
+        return None
+
+    def failure(self, failure: Failure, board: Board) -> Failure:
+        """The failure as the rules are to see it."""
+        if self._lines is None:
+            return failure
+        if board.has_flag(Flag.ASKED):
+            return Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone")
+        if (
+            self._own.used is not None
+            and self.step(board) <= self._start
+            and failure.failure_class is FailureClass.CODE
+        ):
+            # It may be the checkpoint that is bad, not the code: an older one is worth a try.
+            return replace(failure, failure_class=FailureClass.APPLICATION)
+        return failure
+
+    def ended(self, board: Board, *, failed: bool) -> None:
+        """Rank 0 is gone."""
+        self._ended = self._clock()
+        self._times.save()
+        if failed:
+            self._own.crashed(progressed=self.step(board) > self._start)
+
+    def describe(self, flushed: on.FlushEnded) -> on.FlushEnded:
+        """The same for a script whose state is its own affair."""
+        if self._lines is None or flushed.step is not None:
+            return flushed
+        newest = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
+        own = f"Its newest checkpoint is {newest.name}." if newest is not None else "Its checkpoints are its own."
+        return replace(flushed, own=own)
