@@ -159,6 +159,9 @@ class Scheduler:
         if isinstance(fault, CorruptSnapshot) and not self._may_corrupt():
             self._note("left out: no other snapshot would be sound")
             return
+        if isinstance(fault, LoseMemory) and fault.disk and self._is_finished():
+            self._note("left out: nobody would bring back the snapshots of a run that is finished")
+            return
         try:
             self._note(fault.inject(self._running.target))
         except (ResilientError, OSError) as error:
@@ -170,6 +173,10 @@ class Scheduler:
             self.history.memory_lost.append(time.time())
             if fault.disk:
                 self.history.disk_lost.append(time.time())
+
+    def _is_finished(self) -> bool:
+        status = Status.read(self.case.paths.status)
+        return status is not None and status.finished
 
     def _may_corrupt(self) -> bool:
         """Only a snapshot beside which there is another: a run whose only snapshot is corrupt stops, and rightly so."""
