@@ -191,10 +191,7 @@ def test_joined_rules_object_when_one_does_and_the_first_one_speaks() -> None:
 
 def test_a_joined_rule_is_named_after_its_parts() -> None:
     assert (_says("a", objects=True) | _says("b", objects=False)).name == "a | b"
-    assert (
-        stop_rule(RestartSettings()).name
-        == "declared | incurable | crash loop of 3 | 10 failures | more than 30 in 600 s"
-    )
+    assert stop_rule(RestartSettings()).name == "incurable | crash loop of 3 | 10 failures | more than 30 in 600 s"
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=6))
