@@ -6,29 +6,23 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
-import math
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
-from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.state import Phase, RunState
-from resilient.policy.stragglers import OwnTime
-from resilient.protocol.board import Command, Word, WorkerPhase
-from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
-from resilient.protocol.launch import LaunchSpec
-from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.board import Command, Word
+from resilient.protocol.metrics_log import MetricsLog
 from resilient.protocol.parent import kill_orphans
-from resilient.protocol.plan import RoundPlan
-from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
+from resilient.supervisor.board_watch import BoardWatch
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.exits import Ends
@@ -37,32 +31,21 @@ from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
-from resilient.supervisor.ports import FreshPort
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.round_output import RoundOutput
+from resilient.supervisor.rounds import Rounds
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 from resilient.supervisor.status import Status
-from resilient.supervisor.unmodified import Start, UnmodifiedScript
+from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
 _POLL_SECONDS = 0.05
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
-_LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
-_START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
-_PHASE_NAMES = {
-    WorkerPhase.STARTUP: "startup",
-    WorkerPhase.RESTORE: "startup",
-    WorkerPhase.STEP: "step",
-    WorkerPhase.EVALUATION: "eval",
-    WorkerPhase.SAVE: "save",
-    WorkerPhase.STOPPING: "stopping",
-    WorkerPhase.FINISHED: "finished",
-}
 
 
 class Supervisor:
@@ -102,13 +85,10 @@ class Supervisor:
         self._watched: set[Any] = set()
         self._history = RunHistory()
         self._opened = clock()
-        self._interval = 0
         self._output = RoundOutput(spec, console, clock)
-        self._port = FreshPort()
-        self._beats: dict[int, int] = {}
+        self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
+        self._rounds = Rounds(spec, memory)
         self._dump: StackDump | None = None
-        self._looked_at = -math.inf
-        self._noted_durations: Mapping[str, float] = {}
         remote = None
         if uploads is not None:
             remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
@@ -145,7 +125,7 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._collect_metrics()  # what a killed predecessor's workers had reported
+        self._boards.collect_metrics(self._state.round)  # what a killed predecessor's workers had reported
         self._persistence.adopt()
         self._history = read_history(read_journal(self._spec.paths.journal))
         newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
@@ -169,7 +149,7 @@ class Supervisor:
                     key.data()
             self._poll()
         self._selector.close()
-        self._port.close()
+        self._rounds.close()
         ending = self._state.ending
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
@@ -265,25 +245,20 @@ class Supervisor:
             self._feed(event)
 
     def _poll(self) -> None:
-        self._collect_metrics()
+        self._boards.collect_metrics(self._state.round)
         self._witness.watch()
-        for rank in sorted(self._state.live):
-            board = self._memory.boards[rank]
-            beats = board[Word.BEATS]
-            if beats != self._beats.get(rank, 0):
-                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
-                if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
-                    self._beats[rank] = beats
-                    self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
+        for progressed in self._boards.progress(self._state.live):
+            self._feed(progressed)
         self._follow_dump()
         self._launcher.check()
         self._output.pass_on()
-        if 0 in self._state.live and (progressed := self._script.poll(self._memory.boards[0])) is not None:
-            self._feed(progressed)
-        self._pass_on_requests()
-        self._keep_ranks_together()
-        self._note_interval()
-        self._look_at_times()
+        if 0 in self._state.live and (printed := self._script.poll(self._memory.boards[0])) is not None:
+            self._feed(printed)
+        self._boards.pass_on_requests()
+        self._boards.keep_ranks_together(self._state)
+        self._boards.note_interval()
+        if (times := self._boards.look_at_times(self._state)) is not None:
+            self._feed(times)
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(self._script.describe(flushed))
@@ -291,68 +266,11 @@ class Supervisor:
             self._answer_listing()
         self._feed(on.Tick())
 
-    def _collect_metrics(self) -> None:
-        for rank, board in self._memory.boards.items():
-            self._metrics.write([Entry(max(self._state.round, 0), rank, found) for found in board.collect_metrics()])
-
-    def _pass_on_requests(self) -> None:
-        """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
-        boards = self._memory.boards
-        asked = boards[0][Word.REQUESTS]
-        if asked == boards[0][Word.SNAPSHOTS]:
-            return
-        for board in boards.values():
-            board[Word.SNAPSHOTS] = asked
-        self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
-        self._console.say("a durable snapshot was asked for")
-
-    def _keep_ranks_together(self) -> None:
-        """What one rank of several knows and the others do not, or holds and another cannot."""
-        if self._spec.policy.ranks == 1 or self._state.phase not in (Phase.STARTING, Phase.RUNNING):
-            return
-        pass_on_termination(self._memory)
-        if steps := release_unfulfilled(self._memory):
-            self._journal.write("note", "not all ranks have an image", self._clock(), steps=steps)
-
-    def _note_interval(self) -> None:
-        """Where the interval of durable snapshots is chosen from what they cost, it is chosen by rank 0."""
-        board = self._memory.boards[0]
-        if board[Word.INTERVAL] == self._interval or not board[Word.INTERVAL]:
-            return
-        self._interval = board[Word.INTERVAL]
-        seconds, cost = self._interval / 1e3, board[Word.COST] / 1e6
-        self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
-        why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
-        self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
-
-    def _look_at_times(self) -> None:
-        now = self._clock()
-        if now - self._looked_at >= _LOOK_SECONDS or self._state.phase is Phase.FLUSHING:
-            self._looked_at = now
-            self._note_durations(now)
-            if self._state.phase is Phase.RUNNING and len(self._memory.boards) > 1:
-                self._compare_ranks()
-
-    def _compare_ranks(self) -> None:
-        times = {
-            rank: OwnTime(board[Word.STEP], board[Word.OWN_DATA] / 1e6, board[Word.OWN_COMPUTE] / 1e6)
-            for rank, board in self._memory.boards.items()
-            if board[Word.OWN_STEPS]
-        }
-        self._feed(on.OwnTimesSeen(times))
-
     def _report_straggler(self, decision: do.ReportStraggler) -> None:
         self._console.say(str(decision.straggler))
 
-    def _note_durations(self, now: float) -> None:
-        """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
-        durations, noted = self._state.durations, self._noted_durations
-        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
-            self._noted_durations = durations
-            self._journal.write("note", "phase durations", now, durations=durations)
-
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
-        self._collect_metrics()
+        self._boards.collect_metrics(self._state.round)
         self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
@@ -381,72 +299,21 @@ class Supervisor:
         self._persistence.restore(decision.step, decision.tier)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
-        paths = self._spec.paths
         start = self._script.begin_round(decision.round)
         source = start.source or "the beginning"
         if decision.source is not None:
             source = f"step {decision.step} in {decision.source.value}"
         self._console.say(f"round {decision.round}: starting from {source}")
-        self._memory.forget_newer(decision.step)
-        self._memory.renew_boards()
-        for board in self._memory.boards.values():
-            board[Word.STEP] = board[Word.START_STEP] = decision.step or start.step
-        self._beats.clear()
-        paths.round_logs(decision.round).mkdir(parents=True, exist_ok=True)
-        plan = RoundPlan(
-            run_id=paths.run_id,
-            run_root=str(paths.root),
-            round=decision.round,
-            memory_dir=str(self._memory.directory),
-            restore_step=decision.step,
-            lineage=self._persistence.identity,
-            failure_seconds=self._expected_failure_seconds(),
-            restart_seconds=_START_SECONDS + self._history.restore,
-            snapshot=self._spec.snapshot,
-            train=self._spec.train,
-        )
-        plan_file = self._memory.write_plan(plan)
-        ranks, rendezvous = range(self._spec.policy.ranks), self._rendezvous(decision.round)
-        self._witness.begin_round(decision.round, ranks)
+        up = self._history.up + self._clock() - self._opened
+        specs = self._rounds.prepare(decision, start, replace(self._history, up=up), self._persistence.identity)
+        self._boards.begin_round()
+        self._witness.begin_round(decision.round, range(self._spec.policy.ranks))
         self._output.follow(decision.round)
-        if deleted := delete_old_rounds(paths, self._spec.logs.keep_rounds):
+        if deleted := delete_old_rounds(self._spec.paths, self._spec.logs.keep_rounds):
             self._journal.write("note", "old logs deleted", self._clock(), rounds=deleted)
-        self._launcher.launch([self._spec_of(rank, rendezvous, plan_file, start) for rank in ranks])
+        self._launcher.launch(specs)
         if start.step:
             self._feed(on.WorkerProgressed(0, start.step, "startup"))
-
-    def _rendezvous(self, round_number: int) -> Rendezvous:
-        restarts = self._spec.policy.restarts.max_failures
-        return Rendezvous(self._spec.paths.run_id, port=self._port.take(), round=round_number, most_restarts=restarts)
-
-    def _expected_failure_seconds(self) -> float:
-        up = self._history.up + self._clock() - self._opened
-        return expected_failure_seconds(self._spec.snapshot.failure_seconds, up, self._history.losses)
-
-    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
-        worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round
-        identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
-        variables = identity.variables(rendezvous)
-        if worker.unmodified and self._spec.policy.ranks == 1:
-            # A script that finds RANK in its environment takes itself for one of a group, and looks for the others.
-            variables = {PLAN: variables[PLAN]}
-        return LaunchSpec(
-            rank=rank,
-            script=worker.script or None,
-            module=worker.module or None,
-            arguments=(*worker.args, *start.arguments),
-            directory=str(self._spec.directory),
-            environment={
-                **worker.env,
-                **variables,
-                "TORCHELASTIC_ERROR_FILE": str(paths.torch_error_file(rendezvous.round, rank)),
-            },
-            log=str(paths.log(round_number, rank)),
-            error_file=str(paths.error_file(round_number, rank)),
-            log_max_bytes=self._spec.logs.max_bytes,
-            log_keep=self._spec.logs.keep,
-            board=str(self._memory.boards[rank].path) if worker.unmodified else None,
-        )
 
     def _ask_workers(self, decision: do.AskWorkers) -> None:
         for board in self._memory.boards.values():

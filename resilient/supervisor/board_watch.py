@@ -1,0 +1,123 @@
+"""What the boards of a round say: metrics, progress, requests, and what phases and ranks take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from resilient.policy.events import OwnTimesSeen, WorkerProgressed
+from resilient.policy.state import Phase, RunState
+from resilient.policy.stragglers import OwnTime
+from resilient.protocol.board import Word, WorkerPhase
+from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
+from resilient.supervisor.console import Console
+from resilient.supervisor.journal import Journal
+from resilient.supervisor.memory import RunMemory
+
+_LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
+_PHASE_NAMES = {
+    WorkerPhase.STARTUP: "startup",
+    WorkerPhase.RESTORE: "startup",
+    WorkerPhase.STEP: "step",
+    WorkerPhase.EVALUATION: "eval",
+    WorkerPhase.SAVE: "save",
+    WorkerPhase.STOPPING: "stopping",
+    WorkerPhase.FINISHED: "finished",
+}
+
+
+class BoardWatch:
+    """Looks at the boards of all ranks, some twenty times a second."""
+
+    def __init__(
+        self,
+        memory: RunMemory,
+        metrics: MetricsLog,
+        *,
+        journal: Journal,
+        console: Console,
+        clock: Callable[[], float],
+    ) -> None:
+        self._memory = memory
+        self._metrics = metrics
+        self._journal = journal
+        self._console = console
+        self._clock = clock
+        self._beats: dict[int, int] = {}
+        self._interval = 0
+        self._looked_at = -math.inf
+        self._noted_durations: Mapping[str, float] = {}
+
+    def begin_round(self) -> None:
+        """The boards are new ones."""
+        self._beats.clear()
+
+    def collect_metrics(self, round_number: int) -> None:
+        for rank, board in self._memory.boards.items():
+            self._metrics.write([Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()])
+
+    def progress(self, live: Iterable[int]) -> Iterator[WorkerProgressed]:
+        """Who of the live ranks has moved on since the last look."""
+        for rank in sorted(live):
+            board = self._memory.boards[rank]
+            beats = board[Word.BEATS]
+            if beats != self._beats.get(rank, 0):
+                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
+                if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
+                    self._beats[rank] = beats
+                    yield WorkerProgressed(rank, board[Word.STEP], phase)
+
+    def pass_on_requests(self) -> None:
+        """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
+        boards = self._memory.boards
+        asked = boards[0][Word.REQUESTS]
+        if asked == boards[0][Word.SNAPSHOTS]:
+            return
+        for board in boards.values():
+            board[Word.SNAPSHOTS] = asked
+        self._journal.write("note", "snapshot asked for", self._clock(), step=boards[0][Word.STEP])
+        self._console.say("a durable snapshot was asked for")
+
+    def keep_ranks_together(self, state: RunState) -> None:
+        """What one rank of several knows and the others do not, or holds and another cannot."""
+        if len(self._memory.boards) == 1 or state.phase not in (Phase.STARTING, Phase.RUNNING):
+            return
+        pass_on_termination(self._memory)
+        if steps := release_unfulfilled(self._memory):
+            self._journal.write("note", "not all ranks have an image", self._clock(), steps=steps)
+
+    def note_interval(self) -> None:
+        """Where the interval of durable snapshots is chosen from what they cost, it is chosen by rank 0."""
+        board = self._memory.boards[0]
+        if board[Word.INTERVAL] == self._interval or not board[Word.INTERVAL]:
+            return
+        self._interval = board[Word.INTERVAL]
+        seconds, cost = self._interval / 1e3, board[Word.COST] / 1e6
+        self._journal.write("note", "interval chosen", self._clock(), seconds=seconds, cost=cost)
+        why = f"one costs {cost:.2f} s of training" if cost else "what one costs is not known yet"
+        self._console.say(f"durable snapshots every {seconds:.0f} s from now on ({why})")
+
+    def look_at_times(self, state: RunState) -> OwnTimesSeen | None:
+        """Now and then: note what phases take, and say what each of several ranks takes on its own."""
+        now = self._clock()
+        if now - self._looked_at < _LOOK_SECONDS and state.phase is not Phase.FLUSHING:
+            return None
+        self._looked_at = now
+        self._note_durations(state.durations, now)
+        if state.phase is not Phase.RUNNING or len(self._memory.boards) == 1:
+            return None
+        return OwnTimesSeen(
+            {
+                rank: OwnTime(board[Word.STEP], board[Word.OWN_DATA] / 1e6, board[Word.OWN_COMPUTE] / 1e6)
+                for rank, board in self._memory.boards.items()
+                if board[Word.OWN_STEPS]
+            }
+        )
+
+    def _note_durations(self, durations: Mapping[str, float], now: float) -> None:
+        """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
+        noted = self._noted_durations
+        if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
+            self._noted_durations = durations
+            self._journal.write("note", "phase durations", now, durations=durations)

@@ -1,0 +1,90 @@
+"""What a round is launched with: fresh boards, a plan that all workers read, and a specification for each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resilient.policy.decisions import LaunchRound
+from resilient.policy.interval import expected_failure_seconds
+from resilient.protocol.board import Word
+from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
+from resilient.protocol.launch import LaunchSpec
+from resilient.protocol.plan import RoundPlan
+from resilient.supervisor.history import RunHistory
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.ports import FreshPort
+from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.unmodified import Start
+
+_START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
+
+
+class Rounds:
+    """Prepares one round after the other."""
+
+    def __init__(self, spec: RunSpec, memory: RunMemory) -> None:
+        self._spec = spec
+        self._memory = memory
+        self._port = FreshPort()
+
+    def prepare(self, launch: LaunchRound, start: Start, history: RunHistory, lineage: str | None) -> list[LaunchSpec]:
+        """Leave everything where the workers of the round will look for it.
+
+        :param start: what a script that knows nothing of us begins with.
+        :param history: of the run, up to now.
+        :param lineage: identity of the snapshot that the round resumes from.
+        """
+        paths, spec = self._spec.paths, self._spec
+        self._memory.forget_newer(launch.step)
+        self._memory.renew_boards()
+        for board in self._memory.boards.values():
+            board[Word.STEP] = board[Word.START_STEP] = launch.step or start.step
+        paths.round_logs(launch.round).mkdir(parents=True, exist_ok=True)
+        plan = RoundPlan(
+            run_id=paths.run_id,
+            run_root=str(paths.root),
+            round=launch.round,
+            memory_dir=str(self._memory.directory),
+            restore_step=launch.step,
+            lineage=lineage,
+            failure_seconds=expected_failure_seconds(spec.snapshot.failure_seconds, history.up, history.losses),
+            restart_seconds=_START_SECONDS + history.restore,
+            snapshot=spec.snapshot,
+            train=spec.train,
+        )
+        plan_file = self._memory.write_plan(plan)
+        rendezvous = Rendezvous(
+            paths.run_id,
+            port=self._port.take(),
+            round=launch.round,
+            most_restarts=spec.policy.restarts.max_failures,
+        )
+        return [self._spec_of(rank, rendezvous, plan_file, start) for rank in range(spec.policy.ranks)]
+
+    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
+        worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round
+        identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
+        variables = identity.variables(rendezvous)
+        if worker.unmodified and self._spec.policy.ranks == 1:
+            # A script that finds RANK in its environment takes itself for one of a group, and looks for the others.
+            variables = {PLAN: variables[PLAN]}
+        return LaunchSpec(
+            rank=rank,
+            script=worker.script or None,
+            module=worker.module or None,
+            arguments=(*worker.args, *start.arguments),
+            directory=str(self._spec.directory),
+            environment={
+                **worker.env,
+                **variables,
+                "TORCHELASTIC_ERROR_FILE": str(paths.torch_error_file(rendezvous.round, rank)),
+            },
+            log=str(paths.log(round_number, rank)),
+            error_file=str(paths.error_file(round_number, rank)),
+            log_max_bytes=self._spec.logs.max_bytes,
+            log_keep=self._spec.logs.keep,
+            board=str(self._memory.boards[rank].path) if worker.unmodified else None,
+        )
+
+    def close(self) -> None:
+        self._port.close()
