@@ -96,7 +96,9 @@ def test_a_tensor_of_several_numbers_is_refused_by_name_and_shape(shape: tuple[i
         Reporter().add(1, {"loss": torch.zeros(shape)})
 
 
-@pytest.mark.parametrize("value", [None, "high", [1.0], {}, object(), 1j, np.zeros(2)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, "high", [1.0], {}, object(), 1j, np.zeros(2)], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     with pytest.raises(UsageError, match="loss="):
         Reporter().add(1, {"loss": value})
