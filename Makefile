@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Most tests wait for processes, so a few more than there are cores.
+TEST_WORKERS ?= 3
 
 # A machine without an NVIDIA driver gets a known CPU-capable torch instead of the newest build with its CUDA libraries.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints/cpu.txt)
@@ -32,7 +34,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 chaos: setup
 	$(BIN)/python -m tests.chaos.campaign --count $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(KEEP_GOING),--keep-going)
@@ -42,8 +44,8 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmarks: setup
-	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.snapshot
 	$(BIN)/python -m benchmarks.overhead
 
