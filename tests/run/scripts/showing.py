@@ -37,7 +37,8 @@ def main():
     print(sys.path[0], os.getcwd(), dataclasses.fields(Settings)[0].type)
     print(inspect.getsource(Settings), inspect.getsourcefile(child), inspect.getmodule(Settings))
     print([signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE)])
-    print(sorted(set(os.environ) - {"PYTHONHASHSEED", "RESILIENT_PLAN", "TORCHINDUCTOR_CACHE_DIR"}))
+    ours = {"PYTHONHASHSEED", "RESILIENT_MARK", "RESILIENT_PLAN", "TORCHELASTIC_ERROR_FILE", "TORCHINDUCTOR_CACHE_DIR"}
+    print(sorted(set(os.environ) - ours))
     print(sys.stdout.name, sys.stdout.encoding, sys.stdout is sys.__stdout__, sys.stdin.name, sys.stdin.fileno())
     print(threading.active_count(), multiprocessing.current_process().name, multiprocessing.parent_process())
     try:
