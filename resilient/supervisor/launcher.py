@@ -171,7 +171,7 @@ class Launcher:
         """Send a signal to the workers themselves, not to what they started."""
         for pid in self._pids():
             if (worker := self._worker(pid)) is not None:
-                with suppress(psutil.NoSuchProcess):
+                with suppress(psutil.Error):
                     worker.send_signal(number)
 
     def kill(self) -> None:
@@ -188,7 +188,7 @@ class Launcher:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
             for process in tree:
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                with suppress(psutil.Error):
                     process.kill()
 
     def _worker(self, pid: int) -> psutil.Process | None:
@@ -224,5 +224,5 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
     """It and its descendants. They are killed by number and start time, so that nobody else is."""
     try:
         return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):  # it is gone; or /proc hides the processes of others, which psutil looks through
         return [root]

@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ _POLL_SECONDS = 0.05
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
-_PHASE_NAMES = {
+_PHASE_NAMES: Mapping[int, str] = {
     WorkerPhase.STARTUP: "startup",
     WorkerPhase.RESTORE: "startup",
     WorkerPhase.STEP: "step",
@@ -271,15 +272,14 @@ class Supervisor:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
+                phase = _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
                 if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
                     self._beats[rank] = beats
                     self._feed(on.WorkerProgressed(rank, board[Word.STEP], phase))
         self._follow_dump()
         self._launcher.check()
         self._output.pass_on()
-        if 0 in self._state.live and (progressed := self._script.poll(self._memory.boards[0])) is not None:
-            self._feed(progressed)
+        self._poll_script()
         self._pass_on_requests()
         self._keep_ranks_together()
         self._note_interval()
@@ -290,6 +290,14 @@ class Supervisor:
         if self._state.phase is Phase.CHOOSING:
             self._answer_listing()
         self._feed(on.Tick())
+
+    def _poll_script(self) -> None:
+        boards, live = self._memory.boards, self._state.live
+        if 0 not in live or (progressed := self._script.poll(boards[0])) is None:
+            return
+        for rank in sorted(live):
+            if rank == 0 or self._script.speaks_for(boards[rank]):
+                self._feed(replace(progressed, rank=rank))
 
     def _collect_metrics(self) -> None:
         for rank, board in self._memory.boards.items():

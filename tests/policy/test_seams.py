@@ -28,9 +28,9 @@ PREEMPTED = StopRequested(StopKind.PREEMPTION, grace=100.0)
 LONG = Failure(FailureClass.APPLICATION, "ValueError: bad", "ValueError: bad\nin the second line\nand the third")
 
 
-def up(ranks: int = 2, **settings: object) -> RunState:
+def up(ranks: int = 2, restarts: RestartSettings | None = None) -> RunState:
     """A round whose ranks have all done five steps."""
-    state = RunState(settings=replace(PolicySettings(ranks=ranks), **settings))
+    state = RunState(settings=PolicySettings(ranks, restarts or RestartSettings()))
     events: list[Event] = [RunOpened(), SnapshotsListed(), *(WorkerProgressed(rank, 5) for rank in range(ranks))]
     for event in events:
         state = decide(state, event, 1.0)[0]
