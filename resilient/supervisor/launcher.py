@@ -51,6 +51,7 @@ class Failed:
 
 Report = Launched | Exited | Failed
 _STOPPED_SECONDS = 1.0  # a forkserver that is stopped and has something to do for so long is no use any more
+_LOOK_SECONDS = 0.2  # between two looks at what the kernel says of each worker, which costs more than all else
 _LAUNCH_SECONDS = 30.0  # nor is one that is ready and does not fork, which takes hundredths of a second
 
 
@@ -84,6 +85,7 @@ class Launcher:
         self._ready = self._up = False
         self._clock = clock
         self._wanted_since: float | None = None  # when the forkserver was first seen to have something to do
+        self._next_look = 0.0
         self._stuck = ""  # why it was ended
         self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
         self._start()
@@ -150,10 +152,13 @@ class Launcher:
         return [Failed(reason)]
 
     def check(self) -> None:
-        """End a forkserver that stands still while it has something to do; call it now and then.
+        """End a forkserver that stands still while it has something to do; call it often.
 
         It has when a worker is to be forked, when one is dead and has not been reported, and when all are being killed.
         """
+        if self._clock() < self._next_look:
+            return
+        self._next_look = self._clock() + _LOOK_SECONDS
         unborn = None in self._live.values()
         if not self._up or not (unborn or any(map(kernel_view.is_dead, self._pids()))):
             self._wanted_since = None
