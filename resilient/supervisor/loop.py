@@ -369,6 +369,7 @@ class Supervisor:
         step, asked = self._script.step(board), self._state.stop is not None
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         if not asked and self._ends.asks_for_requeue(report, board):
+            self._console.say(f"rank {report.rank} ended with exit code {report.code}, which asks for a requeue")
             self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
         exited = self._ends.read(report, board, asked=asked)
         if report.rank == 0:
@@ -511,10 +512,9 @@ class Supervisor:
         failure = incident.failure
         of_workers = self._state.failure is not None and self._state.failure.number == incident.number
         place = self._witness.record(decision, self._state, of_workers=of_workers)
-        told = f"; {len(incident.others)} other ranks failed after it" if incident.others else ""
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "
-            f"{failure.failure_class.value} ({failure.told}){told} → {incident.remedy}; see {place}"
+            f"{failure.failure_class.value} ({failure.told}){incident.followed} → {incident.remedy}; see {place}"
         )
 
     def _end_run(self, decision: do.EndRun) -> None:
