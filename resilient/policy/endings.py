@@ -39,9 +39,7 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
 
 def _began(incident: Incident) -> str:
     where = f"rank {incident.rank}" if incident.rank is not None else "the group"
-    others = len(incident.others)
-    followed = f"; {others} other {'rank' if others == 1 else 'ranks'} failed after it" if others else ""
-    return f"It began on {where} after step {incident.step} of round {incident.round}{followed}"
+    return f"It began on {where} after step {incident.step} of round {incident.round}{incident.followed}"
 
 
 def _tried(state: RunState) -> str:

@@ -199,3 +199,9 @@ class Incident:
     failure: Failure
     remedy: str = field(default="")
     others: tuple[str, ...] = ()
+
+    @property
+    def followed(self) -> str:
+        """How many ranks failed after it, as the end of a sentence; empty where there was none."""
+        count = len(self.others)
+        return f"; {count} other {'rank' if count == 1 else 'ranks'} failed after it" if count else ""

@@ -78,10 +78,14 @@ class Failure:
         return self.message or self.signature
 
     @property
+    def headline(self) -> str:
+        """The same in one line: where messages have more of them, the first says what it is."""
+        return next(iter(self.text.splitlines()), "")
+
+    @property
     def told(self) -> str:
         """In one line, with the place."""
-        line = self.text.splitlines()[0] if self.text else ""
-        return f"{line}, in {self.where}" if self.where else line
+        return f"{self.headline}, in {self.where}" if self.where else self.headline
 
 
 _CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})

@@ -71,6 +71,7 @@ class HangWatch:
     """Progress of one rank.
 
     :ivar since: when it last showed a sign of progress.
+    :ivar began: when the start-up began, where signs of life have come since; they do not make it a shorter one.
     :ivar step: the last step it completed.
     :ivar recent: the latest durations of each phase, oldest first.
     """
@@ -80,6 +81,7 @@ class HangWatch:
     phase: str = STARTUP
     step: int = 0
     recent: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    began: float | None = None
 
     @classmethod
     def knowing(cls, durations: Mapping[str, float], now: float) -> HangWatch:
@@ -90,10 +92,13 @@ class HangWatch:
         """The rank moved on, to ``phase``. What it leaves has a duration to learn from; but of a step only when it is
         whole, and of its end nothing.
         """
-        moved = replace(self, since=now, phase=phase, step=self.step if step is None else step)
+        began = self.since if self.began is None else self.began
+        moved = replace(self, since=now, phase=phase, step=self.step if step is None else step, began=None)
+        if self.phase == phase == STARTUP:
+            return replace(moved, began=began)
         if self.phase == FINISHED or (self.phase == STEP and phase != STEP):
             return moved
-        recent = {**self.recent, self.phase: (*self.recent.get(self.phase, ()), now - self.since)[-self.WINDOW :]}
+        recent = {**self.recent, self.phase: (*self.recent.get(self.phase, ()), now - began)[-self.WINDOW :]}
         if len(recent) > _MOST_PHASES:
             del recent[next(name for name in recent if name not in (STEP, STARTUP, self.phase))]
         return replace(moved, recent=recent)

@@ -17,7 +17,8 @@ that its row lists, which is checked at every step and from which the diagram in
   among all ranks' failures and recorded as the incident whose number was reserved at the first notice, and the stop
   rules decide between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
 * ``→ STOPPING`` on request: ask on the board, then SIGTERM, then SIGKILL of the tree, each at its time.
-* ``→ FLUSHING`` when no worker is left and the run will not go on here: what is in memory is made durable first.
+* ``→ FLUSHING`` when no worker is left, or SIGKILL does not end it, and the run will not go on here: what is in memory
+  is made durable first.
 * ``→ ENDED`` with an exit code and one diagnosis.
 
 The order of escalation, and the rule that nothing is relaunched before every worker of the round is gone, stand in
@@ -127,7 +128,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         WorkerProgressed: _row(running.progressed, Phase.CLEARING),
         WorkerExited: _row(losing.cleared, Phase.CLEARING, *_AFTER_LOSS),
         StopRequested: _row(stopping.stop_while_clearing, Phase.CLEARING),
-        Tick: _row(pieces.ignore, Phase.CLEARING),
+        Tick: _row(losing.wait_for_the_killed, Phase.CLEARING, Phase.FLUSHING),
     },
     Phase.WAITING: {
         Tick: _row(losing.wait, Phase.WAITING, Phase.CHOOSING),
@@ -137,11 +138,12 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         WorkerProgressed: _row(running.progressed, Phase.STOPPING),
         WorkerExited: _row(stopping.exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
         StopRequested: _row(stopping.stop_again, Phase.STOPPING),
-        Tick: _row(stopping.escalate, Phase.STOPPING),
+        Tick: _row(stopping.escalate, Phase.STOPPING, Phase.FLUSHING),
     },
     Phase.FLUSHING: {
         FlushEnded: _row(stopping.flushed, Phase.ENDED),
         StopRequested: _row(stopping.hurry, Phase.FLUSHING),
+        WorkerExited: _row(pieces.ignore, Phase.FLUSHING),
         SnapshotRestored: _row(pieces.ignore, Phase.FLUSHING),
         SnapshotRejected: _row(pieces.ignore, Phase.FLUSHING),
         RestoreFailed: _row(pieces.ignore, Phase.FLUSHING),

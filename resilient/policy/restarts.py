@@ -75,7 +75,7 @@ def stop_on_incurable(but: Mapping[FailureClass, int] | None = None) -> StopRule
         ]
         if len(counted) < cure.failures:
             return None
-        return Verdict(cure.exit_code, f"{last.failure.text} ({cure.why})")
+        return Verdict(cure.exit_code, f"{last.failure.headline} ({cure.why})")
 
     return StopRule(judge, "incurable")
 
@@ -93,7 +93,7 @@ def stop_per_class(budgets: Mapping[FailureClass, int]) -> StopRule:
         if most is None or stuck < most:
             return None
         name = last.failure.failure_class.name.lower()
-        reason = f"{last.failure.text} ({stuck} without progress, and restarts.per_class.{name} allows no more)"
+        reason = f"{last.failure.headline} ({stuck} without progress, and restarts.per_class.{name} allows no more)"
         return Verdict(treatment(last.failure.failure_class).exit_code, reason)
 
     return StopRule(judge, f"{len(budgets)} budgets of classes")
@@ -113,7 +113,7 @@ def stop_on_crash_loop(rounds: int) -> StopRule:
             return None  # that it comes at the same step says nothing about the program
         return Verdict(
             CRASH_LOOP_EXITS.get(last.failure.failure_class, ExitCode.CRASH_LOOP),
-            f"{last.failure.text}: {rounds} times in a row after step {last.step}",
+            f"{last.failure.headline}: {rounds} times in a row after step {last.step}",
         )
 
     return StopRule(judge, f"crash loop of {rounds}")

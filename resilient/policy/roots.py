@@ -65,6 +65,6 @@ def told_by_others(losses: Sequence[Loss], root: Loss) -> tuple[str, ...]:
     """One line for each other rank that failed by itself, in order of time."""
     others = [loss for loss in losses if loss.rank != root.rank and not loss.by_us]
     return tuple(
-        f"rank {loss.rank} after step {loss.step}: {loss.failure.failure_class.value}: {loss.failure.text[:200]}"
+        f"rank {loss.rank} after step {loss.step}: {loss.failure.failure_class.value}: {loss.failure.headline[:200]}"
         for loss in sorted(others, key=lambda loss: loss.at)[:64]
     )

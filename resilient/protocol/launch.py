@@ -84,8 +84,9 @@ class WorkerError:
             body = json.loads(path.read_text())
             detail, at = str(body.get("detail", "")), float(body.get("time", 0.0))
             causes = tuple(map(str, body.get("causes", ())))
-            return cls(tuple(body["types"]), body["message"], body["traceback"], detail, causes, at)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            types = tuple(map(str, body["types"]))
+            return cls(types, str(body["message"]), str(body["traceback"]), detail, causes, at)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

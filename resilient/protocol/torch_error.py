@@ -8,6 +8,7 @@ plain string in place of the inner object.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def read_torch_error(path: Path) -> WorkerError | None:
         if path.stat().st_size > _LARGEST:
             return None
         body = json.loads(path.read_text(errors="replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     message: Any = body.get("message") if isinstance(body, dict) else None
     extra: Any = {}
@@ -50,6 +51,7 @@ def _split(message: str) -> tuple[str, str]:
 
 def _seconds(value: Any) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return seconds if math.isfinite(seconds) else 0.0

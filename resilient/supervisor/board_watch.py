@@ -16,7 +16,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
 
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
-_PHASE_NAMES = {
+_PHASE_NAMES: Mapping[int, str] = {
     WorkerPhase.STARTUP: "startup",
     WorkerPhase.RESTORE: "startup",
     WorkerPhase.STEP: "step",
@@ -63,7 +63,7 @@ class BoardWatch:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                phase = _PHASE_NAMES.get(WorkerPhase(board[Word.PHASE])) or board.phase_name
+                phase = _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
                 if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
                     self._beats[rank] = beats
                     yield WorkerProgressed(rank, board[Word.STEP], phase)

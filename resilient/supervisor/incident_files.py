@@ -67,13 +67,19 @@ class IncidentFiles:
 
     def keep(self, dossier: Dossier) -> None:
         """Have it written. Returns at once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_all, name="resilient-incidents", daemon=True)
-            self._thread.start()
         try:
+            self._start()
             self._queue.put_nowait(dossier)
         except queue.Full:
             self._tell(f"incident {dossier.number}: its evidence is not kept; the disk has not answered for long")
+        except RuntimeError as error:  # no more threads: perhaps what the workers have failed for, too
+            self._tell(f"incident {dossier.number}: its evidence is not kept: {error}")
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._write_all, name="resilient-incidents", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def close(self, seconds: float = 5.0) -> None:
         """Wait until all is written, but not for ever."""

@@ -10,7 +10,6 @@ from resilient.policy.culprit import Condition
 
 _CONDITIONS = {"T": Condition.STOPPED, "t": Condition.TRACED, "D": Condition.UNINTERRUPTIBLE}
 _MOST_THREADS = 64
-_MOST_PROCESSES = 64
 
 
 def _read(path: Path) -> str:
@@ -41,16 +40,6 @@ def threads(pid: int) -> list[int]:
         return sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return []
-
-
-def family(pid: int) -> list[int]:
-    """The process and all that descend from it, as far as they are still tied to it."""
-    found, at = [pid], 0
-    while at < len(found) < _MOST_PROCESSES:
-        for thread in threads(found[at]):
-            found += [int(child) for child in _read(Path(f"/proc/{found[at]}/task/{thread}/children")).split()]
-        at += 1
-    return found[:_MOST_PROCESSES]
 
 
 def command(pid: int) -> str:

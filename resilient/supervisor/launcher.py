@@ -51,6 +51,7 @@ class Failed:
 
 Report = Launched | Exited | Failed
 _STOPPED_SECONDS = 1.0  # a forkserver that is stopped and has something to do for so long is no use any more
+_LOOK_SECONDS = 0.2  # between two looks at what the kernel says of each worker, which costs more than all else
 _LAUNCH_SECONDS = 30.0  # nor is one that is ready and does not fork, which takes hundredths of a second
 
 
@@ -84,6 +85,7 @@ class Launcher:
         self._ready = self._up = False
         self._clock = clock
         self._wanted_since: float | None = None  # when the forkserver was first seen to have something to do
+        self._next_look = 0.0
         self._stuck = ""  # why it was ended
         self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
         self._start()
@@ -150,10 +152,13 @@ class Launcher:
         return [Failed(reason)]
 
     def check(self) -> None:
-        """End a forkserver that stands still while it has something to do; call it now and then.
+        """End a forkserver that stands still while it has something to do; call it often.
 
         It has when a worker is to be forked, when one is dead and has not been reported, and when all are being killed.
         """
+        if self._clock() < self._next_look:
+            return
+        self._next_look = self._clock() + _LOOK_SECONDS
         unborn = None in self._live.values()
         if not self._up or not (unborn or any(map(kernel_view.is_dead, self._pids()))):
             self._wanted_since = None
@@ -171,7 +176,7 @@ class Launcher:
         """Send a signal to the workers themselves, not to what they started."""
         for pid in self._pids():
             if (worker := self._worker(pid)) is not None:
-                with suppress(psutil.NoSuchProcess):
+                with suppress(psutil.Error):
                     worker.send_signal(number)
 
     def kill(self) -> None:
@@ -188,7 +193,7 @@ class Launcher:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
             for process in tree:
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                with suppress(psutil.Error):
                     process.kill()
 
     def _worker(self, pid: int) -> psutil.Process | None:
@@ -224,5 +229,5 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
     """It and its descendants. They are killed by number and start time, so that nobody else is."""
     try:
         return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):  # it is gone; or /proc hides the processes of others, which psutil looks through
         return [root]

@@ -252,8 +252,7 @@ class Supervisor:
         self._follow_dump()
         self._launcher.check()
         self._output.pass_on()
-        if 0 in self._state.live and (printed := self._script.poll(self._memory.boards[0])) is not None:
-            self._feed(printed)
+        self._poll_script()
         self._boards.pass_on_requests()
         self._boards.keep_ranks_together(self._state)
         self._boards.note_interval()
@@ -265,6 +264,14 @@ class Supervisor:
         if self._state.phase is Phase.CHOOSING:
             self._answer_listing()
         self._feed(on.Tick())
+
+    def _poll_script(self) -> None:
+        boards, live = self._memory.boards, self._state.live
+        if 0 not in live or (progressed := self._script.poll(boards[0])) is None:
+            return
+        for rank in sorted(live):
+            if rank == 0 or self._script.speaks_for(boards[rank]):
+                self._feed(replace(progressed, rank=rank))
 
     def _report_straggler(self, decision: do.ReportStraggler) -> None:
         self._console.say(str(decision.straggler))
@@ -279,6 +286,7 @@ class Supervisor:
         step, asked = self._script.step(board), self._state.stop is not None
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         if not asked and self._ends.asks_for_requeue(report, board):
+            self._console.say(f"rank {report.rank} ended with exit code {report.code}, which asks for a requeue")
             self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
         exited = self._ends.read(report, board, asked=asked)
         if report.rank == 0:
@@ -370,10 +378,9 @@ class Supervisor:
         failure = incident.failure
         of_workers = self._state.failure is not None and self._state.failure.number == incident.number
         place = self._witness.record(decision, self._state, of_workers=of_workers)
-        told = f"; {len(incident.others)} other ranks failed after it" if incident.others else ""
         self._console.say(
             f"incident {incident.number}: {where} after step {incident.step}: "
-            f"{failure.failure_class.value} ({failure.told}){told} → {incident.remedy}; see {place}"
+            f"{failure.failure_class.value} ({failure.told}){incident.followed} → {incident.remedy}; see {place}"
         )
 
     def _end_run(self, decision: do.EndRun) -> None:

@@ -31,9 +31,9 @@ def tree(pid: int, proc: Path = Path("/proc"), *, threads: bool = False) -> list
     """
     found, at = [pid], 0
     while at < len(found) < _MOST:
-        tasks = (proc / str(found[at]) / "task").glob("*") if threads else [proc / f"{found[at]}/task/{found[at]}"]
-        for task in tasks:
-            found += [int(child) for child in _text(task / "children").split()]
+        tasks = proc / str(found[at]) / "task"
+        for thread in _names(tasks) if threads else [str(found[at])]:
+            found += [int(child) for child in _text(tasks / thread / "children").split()]
         at += 1
     return found
 
@@ -59,6 +59,13 @@ def describe(pid: int, proc: Path = Path("/proc")) -> ProcessRecord | None:
         return None
     command = _text(proc / str(pid) / "cmdline").replace("\0", " ").strip()[:_LONGEST]
     return ProcessRecord(pid, int(stat[1]), stat[0], resident(pid, proc), _SECRET.sub(r"\1…", command))
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory), key=int)  # noqa: PTH208  a glob fails where a process ends meanwhile
+    except (OSError, ValueError):
+        return []
 
 
 def _text(path: Path) -> str:

@@ -47,8 +47,11 @@ def delete_old_rounds(paths: RunPaths, keep: int) -> list[int]:
     if not rounds_to_delete(rounds, (), keep):
         return []
     failed: set[int] = set()
-    for journal in paths.journal.parent.glob("*.jsonl"):
-        failed |= failed_rounds(read_journal(journal))
+    try:
+        for journal in paths.journal.parent.glob("*.jsonl"):
+            failed |= failed_rounds(read_journal(journal))
+    except OSError:  # which of them had a failure is not known now; the next round looks again
+        return []
     deleted = rounds_to_delete(rounds, failed, keep)
     for number in deleted:
         shutil.rmtree(paths.round_logs(number), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The output of the round that is up: read once, shown, and passed to whoever else wants it."""
+"""The output of the round that is up, as far as it is shown."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ from resilient.supervisor.output import WorkerOutput
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.view import View
 
-Listener = Callable[[int, str], None]
-
 
 class RoundOutput:
-    """Follows the logs of one round after the other.
-
-    :ivar listeners: each is called with the rank and the text of every whole line of the ranks that are followed: rank
-        0, and those that are shown. They are called by the supervisor's loop and must be quick.
-    """
+    """Follows the logs of one round after the other: those of the ranks that are shown."""
 
     def __init__(self, spec: RunSpec, console: Console, clock: Callable[[], float]) -> None:
-        self.listeners: list[Listener] = []
         self._spec = spec
         self._console = console
         self._clock = clock
@@ -36,8 +29,7 @@ class RoundOutput:
         self._view = View(
             self._console, spec.console, spec.policy.ranks, lambda rank: paths.log(round_number, rank), self._clock
         )
-        followed = sorted({0, *self._view.ranks})  # rank 0's is read for more than the eye
-        self._output = WorkerOutput({rank: paths.log(round_number, rank) for rank in followed})
+        self._output = WorkerOutput({rank: paths.log(round_number, rank) for rank in self._view.ranks})
 
     def pass_on(self) -> None:
         """Show what has come since the last call."""
@@ -67,5 +59,3 @@ class RoundOutput:
         assert self._view is not None  # noqa: S101  there is one as long as there is output
         for rank, line in lines:
             self._view.show(rank, line)
-            for listener in self.listeners:
-                listener(rank, line)

@@ -30,10 +30,11 @@ from resilient.policy.stacks import (
     waits_for_ranks,
 )
 from resilient.protocol.stack_dumps import DUMP_SIGNAL, MEMORY_FILE
-from resilient.supervisor import kernel_view
+from resilient.supervisor import kernel_view, processes
 
 _HELD = (Condition.STOPPED, Condition.TRACED, Condition.UNINTERRUPTIBLE)
 _AT_ONCE = 4  # runs of py-spy
+_MOST_PROCESSES = 64  # of one rank
 _MOST_TEXT = 1 << 20  # of one process's stacks
 
 
@@ -77,8 +78,8 @@ class StackDump:
         self._answers: dict[int, list[_Answer]] = {}
         asked: set[int] = set()
         for suspect in suspects:
-            family = kernel_view.family(suspect.pid) if suspect.launched else [suspect.pid]
-            answers = [_Answer(pid, asked, native=pid == suspect.pid) for pid in family]
+            family = processes.tree(suspect.pid, threads=True) if suspect.launched else [suspect.pid]
+            answers = [_Answer(pid, asked, native=pid == suspect.pid) for pid in family[:_MOST_PROCESSES]]
             self._answers[suspect.rank] = answers
         everybody = [answer for each in self._answers.values() for answer in each]
         # the workers first, then what they have forked
@@ -208,8 +209,8 @@ class _Answer:
         self._program = program
         options = ["--nonblocking"] if self.condition in _HELD else ["--native"] if self.native else []
         command = [program, "dump", "--full-filenames", *options, "--pid", str(self.pid)]
-        self._spied = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been read
         try:
+            self._spied = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been read
             self._spying = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._spied, stderr=self._spied, start_new_session=True
             )

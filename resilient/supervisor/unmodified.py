@@ -88,6 +88,13 @@ class UnmodifiedScript:
             return on.WorkerProgressed(0, board[Word.STEP], "startup")  # it is alive, and nothing else shows it
         return None
 
+    def speaks_for(self, board: Board) -> bool:
+        """Whether what rank 0 has printed of its steps is all that is known of this rank's: nothing counts them there.
+
+        A script without an optimizer of torch's is one that we see only by what it prints.
+        """
+        return self._lines is not None and board[Word.PHASE] == WorkerPhase.STARTUP and self._printed > 0
+
     def step(self, board: Board) -> int:
         """The last step that the script is known to have done."""
         return max(board[Word.STEP], self._printed)

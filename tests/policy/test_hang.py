@@ -172,3 +172,13 @@ def test_nothing_hangs_when_the_watch_is_off() -> None:
 def test_a_bad_setting_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"hang\.{field}"):
         HangSettings(**{field: value})  # type: ignore[arg-type]  # one of the numbers, by name
+
+
+def test_a_sign_of_life_during_start_up_does_not_make_it_a_short_one() -> None:
+    watch = HangWatch.knowing({}, now=0.0).progressed("startup", 2.0, 0)
+    assert watch.limit(SETTINGS) == 100, "it has not been seen whole"
+    assert not watch.is_hung(SETTINGS, 101.0)
+    assert watch.is_hung(SETTINGS, 102.5)
+    watch = watch.progressed("startup", 60.0).progressed("step", 90.0, 1)
+    assert watch.recent["startup"] == (90.0,)
+    assert watch.progressed("step", 91.0, 2).recent["step"] == (1.0,)

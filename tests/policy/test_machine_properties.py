@@ -129,7 +129,9 @@ class Shell(RuleBasedStateMachine):
         elif isinstance(decision, (AbandonRestore, DumpStacks, KillWorkers)):
             self.carry_out_on_hang(decision)
         elif isinstance(decision, FlushMemory):
-            assert not self.live, "what is flushed must not change any more"
+            gone = not self.live or (self.killed and self.stop_requested)
+            assert gone, "what is flushed must not change any more"
+            self.live.clear()  # nobody waits for those that SIGKILL has not ended
             self.flushing = True
         elif isinstance(decision, DiscardMemory):
             assert not self.live

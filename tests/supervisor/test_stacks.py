@@ -14,7 +14,7 @@ import pytest
 
 from resilient.policy.culprit import Condition, RankAccount
 from resilient.protocol.stack_dumps import DUMP_SIGNAL
-from resilient.supervisor import kernel_view
+from resilient.supervisor import kernel_view, processes
 from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 
 _PREPARED = "from resilient.worker.stacks import answer_with_stacks; answer_with_stacks()\n"
@@ -131,7 +131,7 @@ def test_forked_processes_answer_for_themselves(start: Start, tmp_path: Path) ->
     )
     suspects = _suspects(tmp_path, process)
     (account,) = _finish(StackDump(suspects, by=1.0, clock=Clock()))
-    (child,) = kernel_view.family(process.pid)[1:]
+    (child,) = processes.tree(process.pid, threads=True)[1:]
     own, forked = suspects[0].path.read_text().split(f"== process {child}")
     assert "in parent" in own
     assert "in child" not in own
@@ -145,7 +145,7 @@ def test_a_process_that_has_no_handler_is_not_ended_by_the_question(start: Start
     process = start(
         'import subprocess\nsleeper = subprocess.Popen(["sleep", "600"])\nprint("ready", flush=True)\nsleeper.wait()\n'
     )
-    (sleeper,) = kernel_view.family(process.pid)[1:]
+    (sleeper,) = processes.tree(process.pid, threads=True)[1:]
     (account,) = _finish(StackDump(_suspects(tmp_path, process), by=1.0, clock=Clock()))
     assert account.where
     assert kernel_view.condition(sleeper) is Condition.RUNNING
@@ -183,7 +183,7 @@ def test_a_dump_that_is_cut_short_leaves_what_it_has_and_nobody_running(start: S
     assert dump.poll() is None
     dump.close()
     assert suspects[0].path.exists()
-    commands = [kernel_view.command(pid) for pid in kernel_view.family(os.getpid())[1:]]
+    commands = [kernel_view.command(pid) for pid in processes.tree(os.getpid(), threads=True)[1:]]
     assert not [command for command in commands if command.startswith("sleep")]
 
 

@@ -77,6 +77,18 @@ def test_steps_may_be_read_from_what_it_prints(tmp_path: Path) -> None:
     assert round_.script.step(round_.board) == 3
 
 
+def test_the_steps_that_rank_0_prints_are_those_of_all_ranks_whose_own_nothing_counts(tmp_path: Path) -> None:
+    round_ = Round(tmp_path, step_pattern=r"step (\d+)")
+    other = Board.create(tmp_path / "other")
+    round_.prints("loading\n")
+    assert not round_.script.speaks_for(other), "that it is loading says nothing about others"
+    event = round_.prints("step 3\n")
+    assert (event.step, event.phase) == (3, "step")
+    assert round_.script.speaks_for(other)
+    other.beat(WorkerPhase.STEP, 3)
+    assert not round_.script.speaks_for(other)
+
+
 def test_a_script_that_attaches_speaks_for_itself(tmp_path: Path) -> None:
     round_ = Round(tmp_path)
     round_.board.raise_flag(Flag.ATTACHED)

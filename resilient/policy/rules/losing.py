@@ -10,7 +10,7 @@ from resilient.policy.events import Incident, LaunchFailed, SnapshotRejected, Ti
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.restarts import FailedRound, stop_rule
 from resilient.policy.roots import Loss, find_root, told_by_others
-from resilient.policy.rules.pieces import Outcome, flush, new_incident, note_stop, without
+from resilient.policy.rules.pieces import Outcome, flush, is_late, new_incident, note_stop, without
 from resilient.policy.state import Phase, RunState
 from resilient.policy.treatments import treatment
 from resilient.policy.waits import wait_before_relaunch
@@ -27,6 +27,11 @@ def cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
         loss = loss_of(event, event.failure, now, after_kill=True)
         state = replace(state, losses=(*state.losses, loss))
     return (state, ()) if state.live else judge(state, now)
+
+
+def wait_for_the_killed(state: RunState, event: Tick, now: float) -> Outcome:
+    """Nothing is launched beside a worker that is not gone; but a run that is to stop need not wait for it."""
+    return judge(replace(state, live=frozenset()), now) if is_late(state, now) else (state, ())
 
 
 def loss_of(event: WorkerExited, failure: Failure, now: float, *, after_kill: bool = False) -> Loss:

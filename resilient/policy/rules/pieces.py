@@ -47,6 +47,18 @@ def flush_by(state: RunState) -> float | None:
     return state.stop_asked_at + state.settings.stop.flush_fraction * state.stop.grace
 
 
+def is_late(state: RunState, now: float) -> bool:
+    """Whether a run that was asked to stop has waited long enough for workers that were killed.
+
+    SIGKILL does not end what waits in the kernel for a device or a disk. It does not take another step either, so what
+    is in memory can be made durable without it, in half of the time that is there for that.
+    """
+    settings = state.settings.stop
+    if state.stop is None:
+        return False
+    return now - state.stop_asked_at > (settings.term_fraction + settings.flush_fraction) / 2 * state.stop.grace
+
+
 def end(state: RunState, ending: EndRun) -> Outcome:
     return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
 

@@ -44,5 +44,5 @@ def _worker_lost(state: RunState, event: WorkerExited, failure: Failure, now: fl
     state = noticed(state, loss_of(event, failure, now))
     if not state.live:
         return judge(state, now)
-    kill = KillWorkers(f"rank {event.rank} is lost: {failure.text}")
+    kill = KillWorkers(f"rank {event.rank} is lost: {failure.headline}")
     return replace(state, phase=Phase.CLEARING), (kill,)

@@ -8,7 +8,7 @@ from resilient.policy import endings
 from resilient.policy.decisions import AskWorkers, FlushMemory, KillWorkers, SignalWorkers
 from resilient.policy.events import FlushEnded, StopRequested, Tick, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
-from resilient.policy.rules.pieces import Outcome, end, flush, flush_by, note_stop, without
+from resilient.policy.rules.pieces import Outcome, end, flush, flush_by, is_late, note_stop, without
 from resilient.policy.state import Phase, RunState
 
 
@@ -65,6 +65,8 @@ def escalate(state: RunState, event: Tick, now: float) -> Outcome:
         return replace(state, escalation=1), (SignalWorkers(),)
     if state.escalation == 1 and waited > settings.term_fraction * state.stop.grace:
         return replace(state, escalation=2), (KillWorkers("no step boundary within the grace"),)
+    if state.escalation == 2 and is_late(state, now):
+        return flush(replace(state, live=frozenset()), endings.stopped(state, state.stop))
     return state, ()
 
 
