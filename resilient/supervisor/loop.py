@@ -387,6 +387,8 @@ class Supervisor:
         if decision.source is not None:
             source = f"step {decision.step} in {decision.source.value}"
         self._console.say(f"round {decision.round}: starting from {source}")
+        if start.source:
+            self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
         self._memory.forget_newer(decision.step)
         self._memory.renew_boards()
         for board in self._memory.boards.values():
