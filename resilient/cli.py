@@ -18,6 +18,7 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.start import supervise
+from resilient.supervisor.status import Status
 
 _TRAIN_HELP = """\
 Train under supervision: relaunch after crashes, stop in time when preempted, resume bit-exactly.
@@ -106,7 +107,9 @@ def _train_one(composed: Composed) -> ExitCode:
     console = Console()
 
     def record_config(journal: Journal) -> bool:
-        changed = check_drift(paths.config, composed, allow=config.run.allow_drift)
+        status = Status.read(paths.status)
+        corrected = status is not None and status.came_to_nothing
+        changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected)
         if changed:
             console.say("the configuration has changed: " + "; ".join(changed))
             journal.write("note", "configuration drift", 0.0, changed=changed)

@@ -49,6 +49,9 @@ def compare_runs(reference: RunPaths, drilled: RunPaths, before: int) -> Equalit
     wrong = first_different(one, other)
     if wrong is not None:
         step, name = wrong
+        if not any(catalog.committed_steps(paths.snapshots) for paths in (reference, drilled)):
+            text = "the script has no snapshots to compare, and which step a printed value is of is not known exactly"
+            return Equality(Same.UNKNOWN, f"{text}; only a script that calls resilient.attach can be compared")
         if step <= before:
             text = f"{name} differs in step {step} already, before the fault: the script does not do the same twice"
             return Equality(Same.UNKNOWN, f"{text}; seed all its generators")

@@ -16,6 +16,7 @@ from resilient.errors import ConfigurationError, UsageError
 _SECTIONS = frozenset(
     {"worker", "run", "snapshot", "retention", "remote", "restarts", "hang", "stop", "train", "defaults"}
 )
+_SHORT = frozenset({"script", "module", "script_args"})  # for what stands in the section worker
 _OWN = ("conf", "fault", "at", "seed")
 _DRILL_SETS = ("run.id", "run.dir")
 _LENGTH_KEYS = ("steps", "max_steps", "total_steps", "num_steps", "train_steps")
@@ -111,7 +112,7 @@ def length_override(steps: int, train: Mapping[str, Any]) -> str:
 
 
 def _is_override(key: str) -> bool:
-    return "." in key or key[:1] in {"+", "~"} or key.split("@", maxsplit=1)[0] in _SECTIONS
+    return "." in key or key[:1] in {"+", "~"} or key.split("@", maxsplit=1)[0] in _SECTIONS | _SHORT
 
 
 def _check(mine: Mapping[str, str], overrides: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from resilient.protocol.drill import DRILLED
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import die_with_parent
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.start import python_command
 
 _END_SECONDS = 30.0
 
@@ -41,7 +41,7 @@ class ScratchRun:
 
     def command(self) -> list[str]:
         place = [f"run.dir={self.paths.root.parent}", f"run.id={self.paths.run_id}"]
-        return [sys.executable, "-m", "resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place]
+        return python_command("resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place)
 
     @property
     def output(self) -> Path:

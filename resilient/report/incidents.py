@@ -57,7 +57,10 @@ def price(journal: Sequence[Mapping[str, Any]], metrics: Iterable[Entry]) -> lis
         launch = next(
             (item["data"] for item in journal if item["name"] == "LaunchRound" and at <= item["time"] < following), None
         )
-        resumed = (launch["step"] or 0) if launch else None
+        own = next(
+            (item for item in journal if item["name"] == "own checkpoint" and at <= item["time"] < following), launch
+        )
+        resumed = (own["step"] or 0) if launch and own else None
         furthest = max((step for time, step in progress if time <= at), default=0)
         reports.append(
             IncidentReport(
@@ -67,7 +70,7 @@ def price(journal: Sequence[Mapping[str, Any]], metrics: Iterable[Entry]) -> lis
                 signature=incident["failure"]["signature"],
                 step=incident["step"],
                 resumed_from=resumed,
-                source=(launch["source"] or "beginning") if launch else "",
+                source=(own["source"] or "beginning") if launch and own else "",
                 steps_repeated=max(0, furthest - resumed) if resumed is not None else 0,
                 seconds_lost=_seconds_lost(progress, found, index, usual),
                 message=incident["failure"].get("message", ""),

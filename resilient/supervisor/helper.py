@@ -7,19 +7,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resilient.protocol import wire
+from resilient.protocol.start import python_command
 from resilient.supervisor.round_logs import set_aside_if_large
 
 _LAST_WAIT_SECONDS = 5.0
 
 
 class Helper:
-    """Starts ``python -m module FD LOCK arguments…`` and exchanges messages with it."""
+    """Starts the module as ``module FD LOCK arguments…`` and exchanges messages with it."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Helper:
         self.connection, theirs = wire.socket_pair()
         with log.open("ab") as output, _signals_held_back():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), str(lock), *arguments],
+                python_command(module, str(theirs.fileno()), str(lock), *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -173,7 +173,11 @@ class Launcher:
             self._helper.kill()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the workers themselves, not to what they started."""
+        """Send a signal to the workers themselves, not to what they started.
+
+        One that is not there yet could not hear it, and has nothing to save: it is not started any more.
+        """
+        self._give_up_unborn()
         for pid in self._pids():
             if (worker := self._worker(pid)) is not None:
                 with suppress(psutil.Error):
@@ -181,9 +185,7 @@ class Launcher:
 
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
-        self._doomed.update(rank for rank, pid in self._live.items() if pid is None)
-        if self._doomed and self._up and not self._ready:
-            self._helper.kill()  # it is still importing, and may do so for ever
+        self._give_up_unborn()
         for pid in self._pids():
             worker = self._worker(pid)
             if worker is None:
@@ -195,6 +197,11 @@ class Launcher:
             for process in tree:
                 with suppress(psutil.Error):
                     process.kill()
+
+    def _give_up_unborn(self) -> None:
+        self._doomed.update(rank for rank, pid in self._live.items() if pid is None)
+        if self._doomed and self._up and not self._ready:
+            self._helper.kill()  # it is still importing, and may do so for ever
 
     def _worker(self, pid: int) -> psutil.Process | None:
         """The worker of that number; None if it is gone, and its number perhaps another process's by now."""

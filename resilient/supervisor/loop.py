@@ -312,6 +312,8 @@ class Supervisor:
         if decision.source is not None:
             source = f"step {decision.step} in {decision.source.value}"
         self._console.say(f"round {decision.round}: starting from {source}")
+        if start.source:
+            self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
         up = self._history.up + self._clock() - self._opened
         specs = self._rounds.prepare(decision, start, replace(self._history, up=up), self._persistence.identity)
         self._boards.begin_round()

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from resilient.errors import ExitCode
 from resilient.protocol.paths import RunPaths
 
 
@@ -25,6 +26,11 @@ class Status:
     @property
     def finished(self) -> bool:
         return self.exit_code == 0
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether it stopped at a mistake before the first step: what corrects that spoils nothing."""
+        return self.step == 0 and self.exit_code in {ExitCode.WORKER_ERROR, ExitCode.CRASH_LOOP}
 
     def write(self, path: Path) -> None:
         """Replace the file in one step.

@@ -27,6 +27,7 @@ from resilient.worker.log_file import open_log
 from resilient.worker.progress import progress
 from resilient.worker.signals import kill_data_loading, sigterm, tie_children_to_this_process
 
+_BEFORE_ANY_SCRIPT = ("os", "io", "abc", "site", "stat", "codecs", "encodings", "posixpath", "genericpath", "zipimport")
 _FIXED_SEED = 67280421310721  # what older releases of torch begin with, always
 
 
@@ -63,9 +64,9 @@ def run_script(spec: LaunchSpec) -> int:
     except SystemExit as leaving:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001  whatever ends the script is evidence
-        with suppress(OSError):  # a full disk: the log and the exit code have to do
-            WorkerError.of(error).write(Path(spec.error_file))
         trace = _without_ours(error)
+        with suppress(OSError):  # a full disk: the log and the exit code have to do
+            WorkerError.of(error.with_traceback(trace)).write(Path(spec.error_file))
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace  # for handlers at exit
         # The default hook looks only at the error's own traceback.
         sys.excepthook(type(error), error.with_traceback(trace), trace)
@@ -112,9 +113,28 @@ def _prepare_module(spec: LaunchSpec, main: types.ModuleType) -> types.CodeType:
 
 
 def _set_first_path(directory: str) -> None:
-    """In place of the forkserver's own first entry, which it does not have where Python was told to be safe."""
+    """The forkserver has no entry for a directory of its own; nor has a script, where Python was told to be safe."""
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = directory
+        sys.path.insert(0, directory)
+        _forget_shadowed(Path(directory))
+
+
+def _forget_shadowed(directory: Path) -> None:
+    """Let the script import its own ``token.py``, although torch has been imported with Python's here.
+
+    What Python itself has imported before any script, no script can shadow; nor is torch ever imported twice.
+    """
+    kept = {"__main__", "resilient", "torch", "numpy", *_BEFORE_ANY_SCRIPT, *sys.builtin_module_names}
+    with suppress(OSError):
+        for path in directory.iterdir():
+            name = path.stem if path.suffix == ".py" else path.name
+            module = sys.modules.get(name)
+            if module is None or name in kept or not (path.suffix == ".py" or (path / "__init__.py").is_file()):
+                continue
+            origin = getattr(getattr(module, "__spec__", None), "origin", None)
+            if origin != "frozen" and Path(origin or "").parent not in {directory, path}:
+                for loaded in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
+                    del sys.modules[loaded]
 
 
 def _exit_code(leaving: SystemExit) -> int:
@@ -157,4 +177,5 @@ def _without_ours(error: BaseException) -> types.TracebackType | None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    return trace if trace is not None else error.__traceback__
+    # Python's own message of a script that cannot be compiled has no traceback at all.
+    return trace if trace is not None or isinstance(error, SyntaxError) else error.__traceback__

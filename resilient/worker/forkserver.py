@@ -5,7 +5,7 @@ between a relaunch here and elsewhere. It stays single-threaded in Python, runs 
 CUDA, because neither OpenMP's threads nor a CUDA context survive a fork.
 
 It is also the workers' guardian. It adopts every orphan of theirs, and when the supervisor is gone it kills all that
-is left and follows. Run as ``python -m resilient.worker.forkserver FD LOCK PARENT SCRATCH MODULE…`` with one end of a
+is left and follows. Run as ``resilient.worker.forkserver FD LOCK PARENT SCRATCH MODULE…`` with one end of a
 socket pair as ``FD``.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import os
 import selectors
 import signal
@@ -20,6 +21,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from resilient.protocol import wire
 from resilient.protocol.launch import LaunchSpec
@@ -125,6 +127,19 @@ class Forkserver:
             wire.send(self._connection, message)
 
 
+def _import(name: str) -> None:
+    """Import it; a module of the user's is found in the working directory, which nothing else is looked for in."""
+    if importlib.util.find_spec(name.partition(".")[0]) is not None:
+        importlib.import_module(name)
+        return
+    place = str(Path.cwd())
+    sys.path.append(place)
+    try:
+        importlib.import_module(name)
+    finally:
+        sys.path.remove(place)
+
+
 def main(arguments: list[str]) -> int:
     """Import the modules, then serve; in a worker, run its script."""
     # A scheduler's SIGTERM reaches every process of the job; this one ends with the supervisor, and not before.
@@ -139,7 +154,7 @@ def main(arguments: list[str]) -> int:
     # With nothing to preload, workers start cold: the script does something that has to come before the imports.
     preload = [*arguments[4:], "resilient.worker.attach"] if arguments[4:] else []
     for name in preload:
-        importlib.import_module(name)
+        _import(name)
     if arguments[3]:
         use_scratch(arguments[3])
     gc.collect()

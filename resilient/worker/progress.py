@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from resilient.protocol.board import Board, Flag, Word, WorkerPhase
+from resilient.worker.log_file import rotate_if_large
 
 _OPTIMIZER = "torch.optim.optimizer"
 
@@ -112,6 +113,7 @@ class Progress:
         def after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
             if not torch.compiler.is_compiling():  # a compiled step is left as it is, and not counted
                 counter.count(optimizer, args, kwargs)
+                rotate_if_large()
 
         self._handle = module.register_optimizer_step_post_hook(after_step)
 

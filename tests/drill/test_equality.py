@@ -128,3 +128,13 @@ def test_where_there_is_nothing_to_compare_nothing_is_said(tmp_path: Path, with_
         if with_snapshots:
             save(paths, 3)
     assert compare(runs).same is Same.UNKNOWN
+
+
+def test_what_a_script_prints_is_no_proof_that_it_differs(tmp_path: Path) -> None:
+    runs = (RunPaths(tmp_path / "reference"), RunPaths(tmp_path / "drilled"))
+    write(runs[0], {1: 3.0, 2: 2.0, 3: 1.0})
+    write(runs[1], {1: 3.0, 3: 2.0, 4: 1.0})  # each was seen a step later
+    for before in (1, 3):
+        found = compare(runs, before)
+        assert found.same is Same.UNKNOWN
+        assert "resilient.attach" in found.text

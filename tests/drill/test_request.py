@@ -25,6 +25,11 @@ def test_own_words_and_overrides_are_told_apart() -> None:
     )
 
 
+def test_a_script_is_named_as_for_training() -> None:
+    words = ["conf=script", "script=train.py", "fault=kill", "script_args=[--epochs,3]"]
+    assert Request.of(words).overrides == ("script=train.py", "script_args=[--epochs,3]")
+
+
 def test_half_way_through_unless_said_otherwise() -> None:
     assert Request.of(["conf=mine", "fault=kill"]).at == ("0.5",)
 

@@ -66,3 +66,10 @@ def test_table_shows_every_incident() -> None:
     text = console.export_text()
     assert "killed: SIGKILL" in text
     assert "step 3 (memory)" in text
+
+
+def test_script_that_resumes_from_its_own_checkpoint_has_not_begun_anew() -> None:
+    own = {"kind": "note", "name": "own checkpoint", "time": 3.3, "step": 2, "source": "its own checkpoint out/c2.pt"}
+    journal = [launch(0, None, None), incident(1, 3.1, 3), launch(3.2, None, None), own]
+    (report,) = price(journal, steps((1, 1), (2, 2), (3, 3), (4, 4)))
+    assert (report.resumed_from, report.source, report.steps_repeated) == (2, "its own checkpoint out/c2.pt", 1)

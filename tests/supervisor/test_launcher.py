@@ -9,8 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.scratch import Scratch
-from resilient.supervisor.launcher import Launcher
+from resilient.supervisor.launcher import Failed, Launcher
 
 
 def test_a_process_that_has_a_workers_number_by_now_is_not_touched(tmp_path: Path) -> None:
@@ -35,4 +36,20 @@ def test_a_process_that_has_a_workers_number_by_now_is_not_touched(tmp_path: Pat
         stranger.kill()
         shell.wait()
         shell.stdout.close()
+        os.close(lock)
+
+
+def test_worker_that_is_not_there_yet_is_not_started_after_a_signal_that_it_missed(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    launcher = Launcher(("torch",), lock=lock, log=tmp_path / "log", scratch=Scratch(tmp_path.name))
+    try:
+        launcher.launch(
+            [LaunchSpec(0, str(tmp_path / "none.py"), None, (), str(tmp_path), {}, "/dev/null", "/dev/null")]
+        )
+        launcher.signal(signal.SIGTERM)
+        (report,) = launcher.receive()  # it would be "ready" otherwise
+        assert isinstance(report, Failed)
+        assert not launcher.workers
+    finally:
+        launcher.close()
         os.close(lock)

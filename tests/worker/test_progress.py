@@ -147,3 +147,22 @@ torch.optim.SGD([weight]).step()
 """
     subprocess.run([sys.executable, "-c", source], check=True, timeout=120)
     assert board[Word.STEP] == 1
+
+
+def test_log_that_others_than_python_have_filled_is_rotated_at_a_step(board: Board, tmp_path: Path) -> None:
+    source = f"""
+import os
+from pathlib import Path
+from resilient.worker.log_file import open_log
+from resilient.worker.progress import progress
+open_log(Path({str(tmp_path / "rank.log")!r}), most=1000, keep=1)
+progress.begin({str(board.path)!r})
+import torch
+weight = torch.nn.Parameter(torch.ones(1)); weight.grad = torch.ones(1)
+optimizer = torch.optim.SGD([weight])
+os.write(1, b"as a library in C writes\\n" * 100)
+optimizer.step()
+print("the next piece", flush=True)
+"""
+    subprocess.run([sys.executable, "-c", source], check=True, timeout=120)
+    assert (tmp_path / "rank.log").read_text() == "the next piece\n"

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import dataclasses
+import grp
 import inspect
 import multiprocessing
 import os
@@ -37,9 +38,10 @@ def main():
     print(sys.path[0], os.getcwd(), dataclasses.fields(Settings)[0].type)
     print(inspect.getsource(Settings), inspect.getsourcefile(child), inspect.getmodule(Settings))
     print([signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE)])
-    ours = {"PYTHONHASHSEED", "RESILIENT_MARK", "RESILIENT_PLAN", "TORCHELASTIC_ERROR_FILE", "TORCHINDUCTOR_CACHE_DIR"}
+    ours = {"RESILIENT_PLAN", "RESILIENT_MARK", "TORCHELASTIC_ERROR_FILE", "PYTHONHASHSEED", "TORCHINDUCTOR_CACHE_DIR"}
     print(sorted(set(os.environ) - ours))
     print(sys.stdout.name, sys.stdout.encoding, sys.stdout is sys.__stdout__, sys.stdin.name, sys.stdin.fileno())
+    print(grp.__file__)
     print(threading.active_count(), multiprocessing.current_process().name, multiprocessing.parent_process())
     try:
         input()
