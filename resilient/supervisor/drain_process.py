@@ -174,9 +174,11 @@ def metered(connection: socket.socket, paths: RunPaths) -> MeteredStorage:
     def tell(written: int) -> None:
         wire.send(connection, {"event": "progress", "written": written, "waited": storage.waited})
 
+    incoming = select.poll()  # unlike `select` it takes descriptors of any number
+    incoming.register(connection, select.POLLIN)
+
     def is_hurried() -> bool:
-        readable, _, _ = select.select([connection], [], [], 0)
-        return bool(readable)  # while we are busy, nothing else is sent than to hurry, or that the supervisor is gone
+        return bool(incoming.poll(0))  # while we are busy, nothing else is sent than this, or the supervisor is gone
 
     storage: MeteredStorage = MeteredStorage(tell, is_hurried)
     if is_drilled(paths):

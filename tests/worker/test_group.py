@@ -323,6 +323,8 @@ def test_the_newest_common_image_is_never_lost_and_never_stands_in_the_way(
             for rank in ranks:
                 rank.settle(void=False)
         assert newest_common(arenas) == 14, f"seed {seed}"
+        for arena in arenas.values():
+            arena.close()
 
 
 def test_a_slot_is_waited_for_while_the_neighbour_copies(tmp_path: Path) -> None:
