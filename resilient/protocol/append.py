@@ -21,7 +21,9 @@ AWAY = frozenset(
     }
 )
 """What a filesystem says that does not answer at the moment."""
-LATER = AWAY | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a filesystem says that is full, or full for this user."""
+LATER = AWAY | NO_ROOM | {errno.EIO, errno.EROFS}
 """What a filesystem says that is full, or has another trouble of its own: no reason to end a training."""
 _MOST_KEPT = 64 << 20  # bytes; a disk that stays full for longer than that loses the log, not the training
 

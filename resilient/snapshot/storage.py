@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from resilient.errors import StorageFull
+from resilient.protocol.append import NO_ROOM
 from resilient.snapshot.direct import open_direct, write_all
 
 Writer = Callable[[memoryview], None]
@@ -21,7 +22,6 @@ Writer = Callable[[memoryview], None]
 ASIDE = ".aside"
 """Suffix of a name in the middle of a swap on a filesystem that cannot swap."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +43,7 @@ class Storage:
             produce(lambda data: self.append(descriptor, data))
             self.sync(descriptor)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in NO_ROOM:
                 raise StorageFull(f"the disk is full: {path}", "free space in the run directory") from error
             raise
         finally:

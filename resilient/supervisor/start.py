@@ -5,7 +5,6 @@ the end.
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib.metadata
 import importlib.util
 import time
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable, StorageFull
+from resilient.protocol.append import NO_ROOM
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
@@ -105,7 +105,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
     try:
         return _supervise(spec, record_config, console)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in NO_ROOM:
             raise
         raise StorageFull(
             f"{error.filename or spec.paths.root}: {error.strerror}",
