@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from resilient.policy.flush import Writing
 from resilient.protocol.arena import Slot
 from resilient.supervisor.helper import Helper
+from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ class RestoreFailed:
 
 
 Answer = Persisted | PersistFailed | Unfinished | Restored | Rejected | RestoreFailed
-_MAX_DEATHS = 3
-_REAP_SECONDS = 1.0  # what was killed is gone by then, unless its disk hangs, and then nobody can wait for it
 
 
-class Drain:
-    """Sends one request at a time; requests that a dead drain did not answer are sent to its successor.
+class Drain(HelperQueue[Answer]):
+    """The drain's queue of requests.
 
     :ivar rate: bytes per second from a slot to durable, as the last snapshot went, time that a limit has cost not
         counted; 0 before the first.
     """
+
+    reap_seconds = 10.0  # its disk may be slow to let go of it
 
     def __init__(self, snapshots: Path, *, lock: int, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = 0.0
@@ -96,25 +96,11 @@ class Drain:
         self._snapshots = snapshots
         self._lock = lock
         self._log = log
-        self._queue: deque[dict[str, Any]] = deque()
-        self._deaths = 0
-        self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
-        self._start()
+        super().__init__()
 
-    def _start(self) -> None:
-        self._up = True
+    def _make_helper(self) -> Helper:
         arguments = [str(self._snapshots), str(os.getpid())]
-        module = "resilient.supervisor.drain_process"
-        self._helper = Helper(module, arguments, lock=self._lock, log=self._log)
-
-    @property
-    def connection(self) -> socket.socket:
-        """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
-        return self._helper.connection if self._up else self._idle[0]
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._queue)
+        return Helper("resilient.supervisor.drain_process", arguments, lock=self._lock, log=self._log)
 
     def pending(self, step: int) -> bool:
         """Whether ``step`` is being made durable or waits for it."""
@@ -168,20 +154,6 @@ class Drain:
         self._stop()
         self._next()
 
-    def abandon_restore(self) -> None:
-        """End a drain that does not answer. Its restore is forgotten; what it was to write, the next one will."""
-        self._stop()
-        self._queue = deque(request for request in self._queue if request["op"] != "restore")
-        self._writing = None
-        if self._queue:
-            self._send()
-
-    def _stop(self) -> None:
-        if self._up:
-            self._helper.kill()
-            self._helper.close(_REAP_SECONDS)
-            self._up = False
-
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here.
 
@@ -201,11 +173,6 @@ class Drain:
     def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Ask for a snapshot to be read into ``slots``."""
         self._ask({"op": "restore", "step": step, "slots": _paths(slots), "sequence": sequence})
-
-    def _ask(self, request: dict[str, Any]) -> None:
-        self._queue.append(request)
-        if len(self._queue) == 1:
-            self._send()
 
     def receive(self) -> Answer | None:
         """The answer to the oldest request; call it when :attr:`connection` is readable."""
@@ -237,43 +204,20 @@ class Drain:
             return RestoreFailed(message["step"], message["problem"])
         return PersistFailed(message["step"], message["problem"])
 
-    def _died(self) -> Answer | None:
-        self._deaths += 1
-        words = self._helper.last_words(400)
-        self._helper.close()
-        self._up = False
-        if not self._queue:
-            return None  # the next request starts it again; a drain that cannot live must not be respawned for ever
-        if self._deaths < _MAX_DEATHS:
-            self._send()
-            return None
-        self._deaths = 0
-        request = self._queue[0]
-        self._next()
-        problem = f"the drain died {_MAX_DEATHS} times over it: {words}"
+    def _given_up(self, request: dict[str, Any], words: str) -> Answer:
+        problem = f"the drain died {MAX_DEATHS} times over it: {words}"
         if request["op"] == "restore":
             return RestoreFailed(request["step"], problem)
         return PersistFailed(request["step"], problem)
 
-    def _next(self) -> None:
-        self._queue.popleft()
+    def _send_oldest(self) -> None:
         self._writing = None
-        if self._queue:
-            self._send()
+        super()._send_oldest()
 
-    def _send(self) -> None:
-        """Send the oldest request; a drain that dies of it is found out by the next :meth:`receive`."""
-        if not self._up:
-            self._start()
-        request, self._sent_at, self._waited = self._queue[0], self._clock(), 0.0
+    def _sending(self, request: dict[str, Any]) -> None:
+        self._sent_at, self._waited = self._clock(), 0.0
         if request["op"] == "persist":
             self._writing = Writing(request["step"], request["size"])
-        self._helper.send(request)
-
-    @property
-    def pid(self) -> int:
-        """Process number of the drain."""
-        return self._helper.pid
 
     def close(self) -> None:
         if self._up:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from resilient.protocol.arena import Slot
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.supervisor.drain import Rejected, Restored, RestoreFailed
 from resilient.supervisor.helper import Helper
+from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 
 
 @dataclass(frozen=True)
@@ -75,41 +74,20 @@ class UploadFailed:
 
 
 Answer = RemoteListed | ListingFailed | Uploaded | UploadFailed | Restored | Rejected | RestoreFailed
-_MAX_DEATHS = 3
-_REAP_SECONDS = 1.0
 
 
-class Uploads:
-    """Sends one request at a time; requests that a dead uploader did not answer are sent to its successor."""
+class Uploads(HelperQueue[Answer]):
+    """The uploader's queue of requests."""
 
     def __init__(self, settings: RemoteSettings, snapshots: Path, run_id: str, *, lock: int, log: Path) -> None:
         self.settings = settings
         self._arguments = [str(snapshots), str(os.getpid()), run_id, json.dumps(settings.to_json())]
         self._lock = lock
         self._log = log
-        self._queue: deque[dict[str, Any]] = deque()
-        self._deaths = 0
-        self._idle = socket.socketpair()  # never readable: what stands for the connection while there is none
-        self._start()
+        super().__init__()
 
-    def _start(self) -> None:
-        self._up = True
-        module = "resilient.supervisor.upload_process"
-        self._helper = Helper(module, self._arguments, lock=self._lock, log=self._log)
-
-    @property
-    def connection(self) -> socket.socket:
-        """Readable when :meth:`receive` should be called. It is another one once the helper had to be started again."""
-        return self._helper.connection if self._up else self._idle[0]
-
-    @property
-    def pid(self) -> int:
-        """Process number of the uploader."""
-        return self._helper.pid
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._queue)
+    def _make_helper(self) -> Helper:
+        return Helper("resilient.supervisor.upload_process", self._arguments, lock=self._lock, log=self._log)
 
     @property
     def uploading(self) -> int | None:
@@ -129,22 +107,14 @@ class Uploads:
         and what has been sent of it lies there.
         """
         paths = {str(rank): str(slot.path) for rank, slot in slots.items()}
-        if self._queue and self._up:
+        if self._queue:
             self._stop()
         self._queue.appendleft({"op": "restore", "step": step, "slots": paths, "sequence": sequence})
         self._send()
 
-    def abandon_restore(self) -> None:
-        """End an uploader that does not answer. Its restore is forgotten; what it was to send, the next one will."""
-        if self._up:
-            self._stop()
-        self._queue = deque(request for request in self._queue if request["op"] != "restore")
-        if self._queue:
-            self._send()
-
     def abandon(self) -> None:
         """Forget all requests; what has been uploaded so far lies there."""
-        if self._queue and self._up:
+        if self._queue:
             self._stop()
         self._queue.clear()
 
@@ -168,46 +138,12 @@ class Uploads:
             return Rejected(message["step"], message["reason"], message["kept_as"])
         return _failed(message, message["problem"], lost=message["lost"])
 
-    def _died(self) -> Answer | None:
-        self._deaths += 1
-        words = self._helper.last_words(400)
-        self._helper.close(_REAP_SECONDS)
-        self._up = False
-        if not self._queue:
-            return None  # the next request starts it again
-        if self._deaths < _MAX_DEATHS:
-            self._send()
-            return None
-        self._deaths = 0
-        request = self._queue[0]
-        self._next()
-        return _failed(request, f"the uploader died {_MAX_DEATHS} times over it: {words}")
-
-    def _ask(self, request: dict[str, Any]) -> None:
-        self._queue.append(request)
-        if len(self._queue) == 1:
-            self._send()
-
-    def _next(self) -> None:
-        self._queue.popleft()
-        if self._queue:
-            self._send()
-
-    def _send(self) -> None:
-        """Send the oldest request; an uploader that dies of it is found out by the next :meth:`receive`."""
-        if not self._up:
-            self._start()
-        self._helper.send(self._queue[0])
-
-    def _stop(self) -> None:
-        self._helper.kill()
-        self._helper.close(_REAP_SECONDS)
-        self._up = False
+    def _given_up(self, request: dict[str, Any], words: str) -> Answer:
+        return _failed(request, f"the uploader died {MAX_DEATHS} times over it: {words}")
 
     def close(self) -> None:
         """End it at once: whatever it is doing can be taken up by the next one."""
-        if self._up:
-            self._stop()
+        self._stop()
 
 
 def _failed(request: Mapping[str, Any], problem: str, *, lost: bool = False) -> Answer:
