@@ -154,6 +154,7 @@ class Supervisor:
         assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
         self._output.close()
+        self._script.close()
         return ending.exit_code
 
     def _watch(self) -> selectors.BaseSelector:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from resilient.protocol.log_pieces import piece_numbers, piece_path
 
@@ -15,6 +16,26 @@ _LEAST_PER_LOOK = 1 << 16
 _MOST_BEHIND = 64 << 20  # a worker that is further ahead is not followed line by line any more
 _LONGEST_LINE = 1 << 20
 _OLDER = 2  # rotated pieces that are still watched, for those who had them open
+
+
+class Splitter(Protocol):
+    """Makes lines of pieces of text."""
+
+    @property
+    def unfinished(self) -> str:
+        """What has come of the next line."""
+        ...
+
+    @property
+    def is_progress_bar(self) -> bool: ...
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that are complete with ``data``."""
+        ...
+
+    def finish(self) -> list[str]:
+        """Nothing more will come: what there is of a line counts as one."""
+        ...
 
 
 class LineSplitter:
@@ -60,10 +81,11 @@ def _as_seen(line: bytes) -> str:
 class _Piece:
     """One file of a log that is open for reading."""
 
-    def __init__(self, descriptor: int, position: int = 0) -> None:
+    def __init__(self, descriptor: int, lines: Splitter, behind: int, position: int = 0) -> None:
         state = os.fstat(descriptor)
         self.identity = (state.st_dev, state.st_ino)
-        self.lines = LineSplitter()
+        self.lines = lines
+        self._behind = behind
         self._descriptor = descriptor
         self._position = position
 
@@ -72,7 +94,7 @@ class _Piece:
         size, skipped = os.fstat(self._descriptor).st_size, 0
         if size < self._position:
             self._position = 0  # somebody has emptied it
-        if size - self._position > _MOST_BEHIND:
+        if size - self._position > (self._behind or _MOST_BEHIND):
             skipped = size - most - self._position
             self._position += skipped
             self.lines.finish()
@@ -87,12 +109,16 @@ class _Piece:
 class LogFollower:
     """Follows one log across its rotations. It begins where the log ends now.
 
+    :param split: makes what cuts the text of each piece into lines; whole lines by default.
+    :param behind: bytes; further behind than that, it is passed over. 0 for what is usual.
     :ivar skipped: bytes that were passed over, because the worker writes faster than anybody can read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: Callable[[], Splitter] | None = None, behind: int = 0) -> None:
         self.skipped = 0
         self._path = path
+        self._split = split or LineSplitter
+        self._behind = behind
         self._older: deque[_Piece] = deque()
         self._piece: _Piece | None = None
         self._last = max(piece_numbers(path), default=0)  # of the pieces that came before the current one
@@ -100,7 +126,7 @@ class LogFollower:
             self._open_log(path.stat().st_size)
 
     @property
-    def lines(self) -> LineSplitter | None:
+    def lines(self) -> Splitter | None:
         """The state of the line that is being written."""
         return self._piece.lines if self._piece is not None else None
 
@@ -144,7 +170,7 @@ class LogFollower:
         for number in [number for number in piece_numbers(self._path) if number > self._last]:
             self._last = number
             with suppress(FileNotFoundError):  # deleted in this moment
-                piece = _Piece(os.open(piece_path(self._path, number), os.O_RDONLY | os.O_CLOEXEC))
+                piece = self._open(piece_path(self._path, number))
                 if piece.identity != current.identity:
                     self._piece = piece
                     return True
@@ -154,14 +180,17 @@ class LogFollower:
 
     def _open_log(self, position: int = 0) -> None:
         """Open the log itself, making sure that nothing was rotated away unseen in the moment of opening it."""
-        piece = _Piece(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), position)
+        piece = self._open(self._path, position)
         later = [number for number in piece_numbers(self._path) if number > self._last]
         if not later:
             self._piece = piece
             return
         piece.close()
         self._last = later[0]
-        self._piece = _Piece(os.open(piece_path(self._path, later[0]), os.O_RDONLY | os.O_CLOEXEC), position)
+        self._piece = self._open(piece_path(self._path, later[0]), position)
+
+    def _open(self, path: Path, position: int = 0) -> _Piece:
+        return _Piece(os.open(path, os.O_RDONLY | os.O_CLOEXEC), self._split(), self._behind, position)
 
     def finish(self) -> list[str]:
         """The writer is gone: what is left of a line counts as one."""

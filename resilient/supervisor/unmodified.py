@@ -61,6 +61,7 @@ class UnmodifiedScript:
         self._round, self._start, self._printed = number, 0, 0
         if not self._worker.unmodified:
             return Start()
+        self.close()
         self._lines = PrintedLines(self._paths.log(number, 0))
         chosen = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
         self._last.clear()
@@ -77,7 +78,7 @@ class UnmodifiedScript:
         if self._lines is None:
             return None
         if board.has_flag(Flag.ATTACHED):
-            self._lines = None
+            self.close()
             return None
         lines = self._lines.read_last() if last else self._lines.read()
         stepped = self._read(lines, board)
@@ -116,6 +117,12 @@ class UnmodifiedScript:
                 entries.append(Entry(self._round, 0, Metrics(at, self._clock(), values)))
         self._metrics.write(entries)
         return stepped
+
+    def close(self) -> None:
+        """Follow its output no longer."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     # --- how it exits
 

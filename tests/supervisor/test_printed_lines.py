@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resilient.protocol.log_pieces import piece_path
 from resilient.supervisor import printed_lines
 from resilient.supervisor.printed_lines import PrintedLines
 
@@ -79,3 +80,14 @@ def test_a_log_that_was_rotated_is_read_on(log: Path) -> None:
     log.rename(log.with_suffix(".0001"))
     append(log, "two, shorter\n")
     assert lines.read() == ["two, shorter"]
+
+
+def test_what_went_into_a_piece_just_before_it_was_rotated_is_read_too(tmp_path: Path) -> None:
+    log = tmp_path / "rank-00000.log"
+    log.touch()
+    lines = PrintedLines(log)
+    append(log, "one\n 10%|#  | 1/10\r")
+    log.rename(piece_path(log, 1))
+    append(log, "two\n")
+    assert lines.read_last() == ["one", "10%|#  | 1/10", "two"]
+    lines.close()
