@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from resilient.supervisor.processes import content
+
 _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2⁶³ where there is no limit
 
 
@@ -35,7 +37,7 @@ class MemoryCgroup:
         if self._directory is None:
             return 0
         name = "memory.events" if self._version == 2 else "memory.oom_control"
-        for line in _text(self._directory / name).splitlines():
+        for line in content(self._directory / name).splitlines():
             key, _, value = line.partition(" ")
             if key == "oom_kill" and value.strip().isdecimal():
                 return int(value)
@@ -48,13 +50,13 @@ class MemoryCgroup:
         names = ("memory.current", "memory.max")
         if self._version == 1:
             names = ("memory.usage_in_bytes", "memory.limit_in_bytes")
-        used, limit = (_number(_text(self._directory / name)) for name in names)
+        used, limit = (_number(content(self._directory / name)) for name in names)
         return MemoryUse(used, limit if limit is not None and limit < _UNLIMITED else None)
 
 
 def _find(cgroup: Path, mount: Path) -> tuple[Path | None, int]:
     paths: dict[str, str] = {}
-    for line in _text(cgroup).splitlines():
+    for line in content(cgroup).splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         for controller in controllers.split(","):
             paths[controller] = path
@@ -72,13 +74,6 @@ def _find(cgroup: Path, mount: Path) -> tuple[Path | None, int]:
         if version == 2 and (root / "memory.current").is_file():
             return root, 2
     return None, 2
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _number(text: str) -> int | None:

@@ -7,23 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from resilient.policy.culprit import Condition
+from resilient.supervisor.processes import content, thread_numbers
 
 _CONDITIONS = {"T": Condition.STOPPED, "t": Condition.TRACED, "D": Condition.UNINTERRUPTIBLE}
 _MOST_THREADS = 64
 
 
 def _read(path: Path) -> str:
-    """The content, or nothing: the process may be gone, or not ours to look at."""
-    with suppress(OSError):
-        return path.read_text(errors="replace").strip().strip("\0")
-    return ""
+    return content(path).strip().strip("\0")
 
 
 def condition(pid: int) -> Condition | None:
     """What the process as a whole is doing; None when it is gone. One with a thread that waits for a device counts as
     waiting for it, for its other threads may be waiting for that one.
     """
-    states = {_status(pid, f"task/{thread}").get("State", "?")[0] for thread in threads(pid)}
+    states = {_status(pid, f"task/{thread}").get("State", "?")[0] for thread in thread_numbers(pid)}
     if not states - {"Z", "X", "?"}:
         return None
     return next((found for letter, found in _CONDITIONS.items() if letter in states), Condition.RUNNING)
@@ -34,21 +32,13 @@ def is_dead(pid: int) -> bool:
     return _read(Path(f"/proc/{pid}/stat")).rpartition(") ")[2][:1] in ("", "Z", "X")
 
 
-def threads(pid: int) -> list[int]:
-    """Numbers of the threads, the main one first."""
-    try:
-        return sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
-    except OSError:
-        return []
-
-
 def command(pid: int) -> str:
     return _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
 
 
 def describe_threads(pid: int) -> Iterator[str]:
     """One paragraph for each thread: its state, what it waits for, and the kernel's stack where that may be read."""
-    for thread in threads(pid)[:_MOST_THREADS]:
+    for thread in thread_numbers(pid)[:_MOST_THREADS]:
         place = Path(f"/proc/{pid}/task/{thread}")
         status = _status(pid, f"task/{thread}")
         words = [f"thread {thread} {status.get('Name', '?')}: {status.get('State', 'gone')}"]
@@ -85,7 +75,7 @@ def is_pending(pid: int, number: int) -> bool:
 def blocking(pid: int, number: int) -> frozenset[int]:
     """The threads that hold the signal back, as one does while it handles it."""
     return frozenset(
-        thread for thread in threads(pid) if _has(_status(pid, f"task/{thread}").get("SigBlk", "0"), number)
+        thread for thread in thread_numbers(pid) if _has(_status(pid, f"task/{thread}").get("SigBlk", "0"), number)
     )
 
 

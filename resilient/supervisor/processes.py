@@ -32,21 +32,21 @@ def tree(pid: int, proc: Path = Path("/proc"), *, threads: bool = False) -> list
     found, at = [pid], 0
     while at < len(found) < _MOST:
         tasks = proc / str(found[at]) / "task"
-        for thread in _names(tasks) if threads else [str(found[at])]:
-            found += [int(child) for child in _text(tasks / thread / "children").split()]
+        for thread in thread_numbers(found[at], proc) if threads else [found[at]]:
+            found += [int(child) for child in content(tasks / str(thread) / "children").split()]
         at += 1
     return found
 
 
 def resident(pid: int, proc: Path = Path("/proc")) -> int:
     """Resident bytes of one process; 0 when it is gone."""
-    fields = _text(proc / str(pid) / "statm").split()
+    fields = content(proc / str(pid) / "statm").split()
     return int(fields[1]) * _PAGE if len(fields) > 1 else 0
 
 
 def available(proc: Path = Path("/proc")) -> int | None:
     """Bytes of memory that the machine could still give."""
-    for line in _text(proc / "meminfo").splitlines():
+    for line in content(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
     return None
@@ -54,21 +54,24 @@ def available(proc: Path = Path("/proc")) -> int | None:
 
 def describe(pid: int, proc: Path = Path("/proc")) -> ProcessRecord | None:
     """What can be said of one process, without what looks like a secret on its command line."""
-    stat = _text(proc / str(pid) / "stat").rpartition(")")[2].split()
+    stat = content(proc / str(pid) / "stat").rpartition(")")[2].split()
     if len(stat) < 2:
         return None
-    command = _text(proc / str(pid) / "cmdline").replace("\0", " ").strip()[:_LONGEST]
+    command = content(proc / str(pid) / "cmdline").replace("\0", " ").strip()[:_LONGEST]
     return ProcessRecord(pid, int(stat[1]), stat[0], resident(pid, proc), _SECRET.sub(r"\1…", command))
 
 
-def _names(directory: Path) -> list[str]:
+def thread_numbers(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Numbers of the threads, the main one first."""
     try:
-        return sorted(os.listdir(directory), key=int)  # noqa: PTH208  a glob fails where a process ends meanwhile
+        # a glob fails where a process ends meanwhile
+        return sorted(map(int, os.listdir(proc / str(pid) / "task")))  # noqa: PTH208
     except (OSError, ValueError):
         return []
 
 
-def _text(path: Path) -> str:
+def content(path: Path) -> str:
+    """What a file of the kernel says, or nothing: the process may be gone, or not ours to look at."""
     try:
         return path.read_text(errors="replace")
     except (OSError, ValueError):
