@@ -394,8 +394,6 @@ class Supervisor:
         total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
         status = Status(state, self._state.step, total, max(self._state.round, 0))
         if ending is not None:
-            status = Status(
-                state, self._state.step, total, max(self._state.round, 0), int(ending.exit_code), ending.diagnosis
-            )
+            status = replace(status, exit_code=int(ending.exit_code), diagnosis=ending.diagnosis)
         with suppress(OSError):  # a full disk must not end the run for the sake of its status
             status.write(self._spec.paths.status)

@@ -26,6 +26,7 @@ _RESTORE_TRIES = 3
 
 
 def open_run(state: RunState, event: RunOpened, now: float) -> Outcome:
+    """The supervisor owns the run: take over what is known of it, and look for snapshots."""
     state = replace(
         state,
         round=event.last_round,
@@ -42,6 +43,7 @@ def open_run(state: RunState, event: RunOpened, now: float) -> Outcome:
 
 
 def choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
+    """Resume from the nearest newest snapshot, or afresh where there never was one; never where there were some."""
     source = choose_source(event, [Source(rejected.step, rejected.tier) for rejected in state.rejected])
     if source is None and event.remote_problem is not None:
         return end(state, endings.remote_unknown(event.remote_problem))
@@ -56,6 +58,7 @@ def choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
 
 
 def restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
+    """A durable snapshot lies in memory, verified."""
     # What was rejected on disk is set aside. What is found there of this step from now on is another copy.
     rejected = tuple(old for old in state.rejected if (old.step, old.tier) != (event.step, Tier.LOCAL))
     state = replace(state, rejected=rejected)
@@ -64,6 +67,7 @@ def restored(state: RunState, event: SnapshotRestored, now: float) -> Outcome:
 
 
 def watch_restore(state: RunState, event: Tick, now: float) -> Outcome:
+    """Time has passed: whoever reads the snapshot may not answer any more."""
     late = watching.late_restore(state, now)
     if late is None:
         return state, ()
@@ -72,6 +76,7 @@ def watch_restore(state: RunState, event: Tick, now: float) -> Outcome:
 
 
 def rejected(state: RunState, event: SnapshotRejected, now: float) -> Outcome:
+    """A snapshot is corrupt: choose anew."""
     failure = Failure(FailureClass.BAD_SNAPSHOT, event.reason)
     state, incident = new_incident(
         state, failure, rank=None, step=event.step, remedy="set it aside, resume from another copy or an older one"
@@ -89,6 +94,7 @@ def restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcome
 
 
 def launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
+    """Start a round with fresh bookkeeping of all ranks."""
     ranks = range(state.settings.ranks)
     learned = state.durations
     after = replace(

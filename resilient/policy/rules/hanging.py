@@ -18,6 +18,7 @@ _DUMP_ALLOWANCE = 2.0  # seconds
 
 
 def watch(state: RunState, event: Tick, now: float) -> Outcome:
+    """Time has passed: a rank may be over its limit, and then the stacks of all are written first."""
     hung = watching.hung_ranks(state, now)
     if not hung:
         return state, ()
@@ -30,6 +31,7 @@ def watch(state: RunState, event: Tick, now: float) -> Outcome:
 
 
 def moved_on(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
+    """A rank shows progress while stacks are being written."""
     assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
     after, decisions = progressed(state, event, now)
     resume = Phase.RUNNING if event.phase == "step" else state.dumping.resume
@@ -37,6 +39,7 @@ def moved_on(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
 
 
 def stacks_dumped(state: RunState, event: StacksDumped, now: float) -> Outcome:
+    """The stacks are there: name the hang and kill the group, unless every silent rank has moved on."""
     dumping, silent = state.dumping, watching.still_silent(state)
     assert dumping is not None  # noqa: S101  DUMPING is only entered with one
     if not silent:

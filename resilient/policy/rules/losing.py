@@ -17,11 +17,13 @@ from resilient.policy.waits import wait_before_relaunch
 
 
 def launch_failed(state: RunState, event: LaunchFailed, now: float) -> Outcome:
+    """No worker of the round could be started."""
     state = noticed(state, Loss(None, state.step, event.failure, now))
     return judge(replace(state, live=frozenset()), now)
 
 
 def cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    """One more worker of a group that is being killed is gone; the last one brings the verdict."""
     state = without(state, event)
     if event.failure is not None:
         loss = loss_of(event, event.failure, now, after_kill=True)
@@ -35,6 +37,7 @@ def wait_for_the_killed(state: RunState, event: Tick, now: float) -> Outcome:
 
 
 def loss_of(event: WorkerExited, failure: Failure, now: float, *, after_kill: bool = False) -> Loss:
+    """What the exit of a rank says of its failure."""
     return Loss(event.rank, event.step, failure, now if event.at is None else event.at, after_kill)
 
 
@@ -98,6 +101,7 @@ def _try_again(state: RunState, incident: Incident, failed: FailedRound, now: fl
 
 
 def wait(state: RunState, event: Tick, now: float) -> Outcome:
+    """Time has passed: relaunch when the wait is over."""
     if now < state.relaunch_at:
         return state, ()
     return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)

@@ -15,6 +15,7 @@ Outcome = tuple[RunState, tuple[Decision, ...]]
 def new_incident(
     state: RunState, failure: Failure, *, rank: int | None, remedy: str, step: int | None = None
 ) -> tuple[RunState, Incident]:
+    """An incident with the next number."""
     number = state.incidents + 1
     at_step = state.step if step is None else step
     incident = Incident(number, max(state.round, 0), rank, at_step, failure, remedy)
@@ -31,6 +32,7 @@ def note_stop(state: RunState, event: StopRequested) -> tuple[RunState, tuple[De
 
 
 def without(state: RunState, event: WorkerExited) -> RunState:
+    """The group without a worker that has exited."""
     finished = state.finished | {event.rank} if event.finished else state.finished
     steps = {**state.steps, event.rank: event.step}
     step = max(state.step, min(steps.values()))
@@ -38,10 +40,12 @@ def without(state: RunState, event: WorkerExited) -> RunState:
 
 
 def flush(state: RunState, ending: EndRun) -> Outcome:
+    """Make what is in memory durable, then end like this."""
     return replace(state, phase=Phase.FLUSHING, ending=ending), (FlushMemory(flush_by(state)),)
 
 
 def flush_by(state: RunState) -> float | None:
+    """When the flush has to be over, in seconds on the clock of all events; None for no such time."""
     if state.stop is None or state.stop.patient:
         return None
     return state.stop_asked_at + state.settings.stop.flush_fraction * state.stop.grace
@@ -60,8 +64,10 @@ def is_late(state: RunState, now: float) -> bool:
 
 
 def end(state: RunState, ending: EndRun) -> Outcome:
+    """End now."""
     return replace(state, phase=Phase.ENDED, ending=ending), (ending,)
 
 
 def ignore(state: RunState, event: Event, now: float) -> Outcome:
+    """An event that changes nothing in this phase."""
     return state, ()

@@ -14,6 +14,7 @@ from resilient.policy.state import Phase, RunState
 
 
 def progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
+    """A rank has completed a step, or another sign of progress."""
     watch = state.watches[event.rank].progressed(event.phase, now, event.step)
     watches = {**state.watches, event.rank: watch}
     phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
@@ -25,11 +26,13 @@ def progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
 
 
 def compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
+    """What each rank spends on its own: report who is slower than its peers."""
     watch, found = state.stragglers.observed(event.times, state.settings.stragglers)
     return replace(state, stragglers=watch), tuple(map(ReportStraggler, found))
 
 
 def exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    """A worker is gone: lost, or in good order."""
     state = without(state, event)
     if event.failure is not None:
         return _worker_lost(state, event, event.failure, now)

@@ -13,6 +13,7 @@ from resilient.policy.state import Phase, RunState
 
 
 def ask_to_stop(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """Ask on the board for a last snapshot, at the next step boundary."""
     state, noted = note_stop(state, event)
     after = replace(state, phase=Phase.STOPPING, stop=event, stop_asked_at=now, escalation=0)
     gone_by = now + state.settings.stop.term_fraction * event.grace
@@ -27,6 +28,7 @@ def stop_while_clearing(state: RunState, event: StopRequested, now: float) -> Ou
 
 
 def stop_at_once(state: RunState, event: StopRequested, now: float) -> Outcome:
+    """No worker is up: there is nothing to wait for but the disk."""
     state, noted = note_stop(state, event)
     state = replace(state, stop=event, stop_asked_at=now)
     after, decisions = flush(state, endings.stopped(state, event))
@@ -59,6 +61,7 @@ def _nearer(state: RunState, again: StopRequested, now: float) -> RunState:
 
 
 def escalate(state: RunState, event: Tick, now: float) -> Outcome:
+    """Time has passed since the workers were asked: SIGTERM, then SIGKILL, each at its time."""
     assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
     settings, waited = state.settings.stop, now - state.stop_asked_at
     if state.escalation == 0 and waited > settings.ask_fraction * state.stop.grace:
@@ -71,6 +74,7 @@ def escalate(state: RunState, event: Tick, now: float) -> Outcome:
 
 
 def exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> Outcome:
+    """A worker has left as it was asked to, or was lost on the way."""
     state = without(state, event)
     if state.live and event.failure is not None and _is_sudden(event.failure) and state.escalation < 2:
         # The others wait for it in a collective, or to leave together.
@@ -91,5 +95,6 @@ def _is_sudden(failure: Failure) -> bool:
 
 
 def flushed(state: RunState, event: FlushEnded, now: float) -> Outcome:
+    """What could be made durable is: the run ends."""
     assert state.ending is not None  # noqa: S101  FLUSHING is only entered with an ending
     return end(state, endings.flushed(state.ending, event, state.stop))
