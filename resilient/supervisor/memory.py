@@ -15,6 +15,7 @@ from resilient.protocol.board import SIZE, Board
 from resilient.protocol.pages import FULL
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
+from resilient.protocol.scratch import Scratch
 from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
 from resilient.supervisor.ranks import clear_other_ranks
@@ -90,7 +91,10 @@ class RunMemory:
 
     def _clear_unless_ours(self) -> None:
         mark, tenant = self.directory / "identity", Tenant.read(self.directory)
-        known = mark.exists() and mark.read_text() == self._identity
+        there = mark.read_text() if mark.exists() else ""
+        known = there == self._identity
+        if there and not known:  # of a run that is no more: nobody else would ask for it by its name again
+            Scratch(there).remove()
         if not known or (tenant is not None and tenant.boot != boot_id()):
             for path in self.directory.iterdir():
                 if path.name != LOCK:

@@ -15,6 +15,7 @@ import pytest
 
 from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, StopWorker, flip_bit
 from resilient.errors import ExitCode
+from resilient.protocol.scratch import Scratch
 from resilient.snapshot import catalog
 from tests.mounts import fill
 from tests.run.harness import RunCase, Workspace
@@ -258,9 +259,12 @@ def test_deleted_run_directory_means_a_new_beginning_whatever_memory_still_holds
     running = case.start().wait_for_step(15)
     KillSupervisor().inject(running.target)
     running.wait()
+    scratch = Scratch(case.paths.identity()).directory
+    assert scratch.is_dir()
     shutil.rmtree(case.paths.root)
     assert case.finish() == 0, case.output()
     assert case.journal("LaunchRound") == [{"round": 0, "step": None, "source": None}]
+    assert not scratch.exists()
 
 
 def test_shared_memory_removed_behind_our_back_costs_nothing(workspace: Workspace, reference: RunCase) -> None:

@@ -13,6 +13,7 @@ from resilient.drill.faults import KillSupervisor, Preempt, flip_bit
 from resilient.errors import ExitCode
 from resilient.protocol.names import image_name
 from resilient.protocol.remote_settings import RemoteSettings
+from resilient.protocol.scratch import Scratch
 from resilient.snapshot import catalog
 from resilient.snapshot.bucket import Bucket
 from resilient.snapshot.bucket_s3 import S3Bucket
@@ -53,6 +54,7 @@ def lose_the_machine(workspace: Workspace, running: Running) -> None:
     KillSupervisor().inject(running.target)
     running.process.wait()
     assert not workspace.wait_until_alone()
+    Scratch(running.case.paths.identity()).remove()
     for path in (*shared_memory(workspace), running.case.paths.root):
         shutil.rmtree(path)
 

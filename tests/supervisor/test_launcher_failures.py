@@ -65,3 +65,4 @@ def test_a_fork_that_fails_is_one_rank_s_and_the_others_are_still_known(
     assert 1002 in killed, "it was doomed before it was there"
     assert launcher.receive() == [Exited(0, -9)]
     assert launcher.receive() == [Exited(2, -9)]
+    Scratch(tmp_path.name).remove()
