@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from resilient.errors import ExitCode
 from resilient.policy.events import Incident, StopKind, Tier
 from resilient.policy.failed_rounds import FailedRound
+from resilient.policy.lineage import Lineage
 from resilient.policy.stragglers import Straggler
 
 
@@ -110,6 +111,52 @@ class FlushMemory(Decision):
 @dataclass(frozen=True)
 class DiscardMemory(Decision):
     """Void all memory images: a worker could not resume from them."""
+
+
+@dataclass(frozen=True)
+class SaveLineage(Decision):
+    """Write the lineage down, durably, before anything that follows is done."""
+
+    lineage: Lineage
+
+
+@dataclass(frozen=True)
+class DiscardAfter(Decision):
+    """The run goes on from ``step``: void memory images of later steps, forget what of them waits for the disk, and set
+    their committed snapshots aside.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True)
+class ReplayWindow(Decision):
+    """Run steps again from the snapshot of ``snapshot``, and compare (answered by ``ReplayEnded``).
+
+    :param number: the incident's.
+    :param first: the first step that looked wrong.
+    :param last: the last step to run again.
+    :param by: when the answer is to be given, with whatever there is.
+    """
+
+    number: int
+    snapshot: int
+    first: int
+    last: int
+    by: float
+
+
+@dataclass(frozen=True)
+class AbandonReplay(Decision):
+    """The run is to stop, or the replay takes too long: end it. It answers no more."""
+
+
+@dataclass(frozen=True)
+class DistrustNode(Decision):
+    """Write down that this node computes wrong, so that the run is not started on it again."""
+
+    reason: str
+    incident: int
 
 
 @dataclass(frozen=True)

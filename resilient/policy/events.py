@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from resilient.policy.culprit import RankAccount
+from resilient.policy.divergence.verdicts import Finding
 from resilient.policy.failed_rounds import History
 from resilient.policy.failures import Failure
+from resilient.policy.lineage import Lineage, Skip
 from resilient.policy.stragglers import OwnTime
+from resilient.policy.verdict import Verdict
 
 
 class Tier(str, Enum):
@@ -43,6 +46,7 @@ class RunOpened(Event):
     :param history: the failed rounds under earlier supervisors; a budget that a relaunch of the supervisor forgets
         lets a bug be requeued for ever.
     :param durations: seconds that each phase was known to take at the most.
+    :param lineage: rollbacks and known good snapshots, as they were written down last.
     """
 
     takeover: bool = False
@@ -51,6 +55,7 @@ class RunOpened(Event):
     step: int = 0
     history: History = field(default_factory=History)
     durations: Mapping[str, float] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,59 @@ class OwnTimesSeen(Event):
     """What each rank spends on its own in a step, now."""
 
     times: Mapping[int, OwnTime]
+
+
+@dataclass(frozen=True)
+class MetricsJudged(Event):
+    """What the detectors made of the metrics reported up to ``step``.
+
+    :param findings: of that step; empty where there is nothing to say but that training has come so far.
+    :param open_onset: the earliest onset of what is wrong after it; None while nothing is.
+    """
+
+    step: int
+    findings: tuple[Finding, ...] = ()
+    open_onset: int | None = None
+
+
+@dataclass(frozen=True)
+class SnapshotDurable(Event):
+    """A snapshot has become durable.
+
+    :param removed: steps whose snapshots retention has deleted then.
+    """
+
+    step: int
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RollbackRequested(Event):
+    """A person wants the run to go on from an earlier step.
+
+    :param target: that step; None for the newest good one.
+    :param skip: first and last step whose data is left out; None for none.
+    :param lr_factor: what the learning rate is multiplied by from there on, beside what it is already.
+    """
+
+    target: int | None
+    skip: tuple[int, int] | None = None
+    lr_factor: float = 1.0
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class SkipResolved(Event):
+    """A worker has found out which data the last rollback leaves out."""
+
+    skip: Skip
+
+
+@dataclass(frozen=True)
+class ReplayEnded(Event):
+    """The steps before a divergence were run again, or could not be."""
+
+    verdict: Verdict
 
 
 @dataclass(frozen=True)

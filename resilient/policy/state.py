@@ -8,6 +8,7 @@ from enum import Enum
 
 from resilient.errors import ConfigurationError
 from resilient.policy.decisions import EndRun, RestoreSnapshot
+from resilient.policy.divergence import DivergenceSettings
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
 from resilient.policy.hang import HangSettings, HangWatch, durations_of
 from resilient.policy.restarts import History, RestartSettings
@@ -72,6 +73,7 @@ class PolicySettings:
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
+    divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
     seed: str = ""
 
 

@@ -58,6 +58,12 @@ class Word(IntEnum):
     OWN_STEPS = 20  # steps of this round whose own time has been measured
     OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
     OWN_COMPUTE = 22  # and that the model's forward pass takes
+    # by rank 0: the data that the plan's ``skip_steps`` turned out to be, see ``policy.lineage.Skip``
+    SKIP_UNIT = 17  # 0 until the rest is written, 1 for samples, 2 for batches
+    SKIP_START_EPOCH = 18
+    SKIP_START = 19
+    SKIP_END_EPOCH = 28
+    SKIP_END = 29
     PHASE_NAME = 24  # of a phase that has no number of its own: UTF-8, in this word and the three after it
     # written by the supervisor alone
     COMMAND = 32

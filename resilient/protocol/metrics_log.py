@@ -16,6 +16,12 @@ from resilient.protocol.board import Metrics
 
 RESERVED = frozenset({"round", "rank", "step", "time"})
 """Keys of a line that no metric can have."""
+OURS = "resilient."
+"""How the names of what resilient itself reports begin; no metric of a script's can."""
+PHASE_CHANGE = f"{OURS}phase_change"
+"""Reported, as 1, with the step from which on metrics may stand anywhere."""
+BATCH_HASH, GRADIENT_HASH, PARAMETER_HASH = f"{OURS}batch", f"{OURS}gradients", f"{OURS}parameters"
+"""Hashes of what a step was made of: the top 53 bits of an xxh3-64, an integer that a float holds exactly."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,21 @@ class RunPaths:
         return self.root / "metrics" / f"{hostname()}.jsonl"
 
     @property
+    def lineage(self) -> Path:
+        """Rollbacks, data left out, and what is thought of each snapshot."""
+        return self.root / "lineage.json"
+
+    @property
+    def rollback_request(self) -> Path:
+        """What ``resilient rollback`` wants of the supervisor."""
+        return self.root / "rollback-request.json"
+
+    @property
+    def distrusted(self) -> Path:
+        """Machines that compute wrong results, on which the run is not started again."""
+        return self.root / "distrusted.json"
+
+    @property
     def snapshots(self) -> Path:
         return self.root / "snapshots"
 

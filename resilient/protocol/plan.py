@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resilient.policy.lineage import Skip
 from resilient.protocol.settings import SnapshotSettings
 
 
@@ -25,6 +26,11 @@ class RoundPlan:
     :param train: the user's own section of the configuration.
     :param failure_seconds: mean time until what is in memory is lost, as far as it is known.
     :param restart_seconds: from such a loss to the next step.
+    :param skips: data that is left out.
+    :param skip_steps: first and last step whose data is to be left out as well, counted on from the step that the round
+        resumes from; rank 0 says on its board which data that is.
+    :param lr_factor: what the learning rate is multiplied by while an optimizer steps.
+    :param stop_after: leave after this step without finishing; for replays.
     """
 
     run_id: str
@@ -37,11 +43,20 @@ class RoundPlan:
     train: Mapping[str, Any] = field(default_factory=dict)
     failure_seconds: float = 86400.0
     restart_seconds: float = 0.0
+    skips: tuple[Skip, ...] = ()
+    skip_steps: tuple[int, int] | None = None
+    lr_factor: float = 1.0
+    stop_after: int | None = None
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(json.dumps({**asdict(self), "skips": [skip.to_json() for skip in self.skips]}))
 
     @classmethod
     def read(cls, path: Path) -> RoundPlan:
-        plan = cls(**json.loads(path.read_text()))
-        return replace(plan, snapshot=SnapshotSettings(**plan.snapshot))  # type: ignore[arg-type]  # a dict as parsed
+        body = json.loads(path.read_text())
+        body["snapshot"] = SnapshotSettings(**body["snapshot"])
+        body["skips"] = tuple(map(Skip.from_json, body["skips"]))
+        if body["skip_steps"] is not None:
+            first, last = body["skip_steps"]
+            body["skip_steps"] = (first, last)
+        return cls(**body)
