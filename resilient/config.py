@@ -44,7 +44,7 @@ _FREE_KEYS = frozenset(
     | {"restarts.per_class", "restarts.class_waits"}
 )
 # These say how this launch is to be taken and shown, not what is trained.
-_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
+_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs)\..*")
 
 
 @dataclass(frozen=True)
