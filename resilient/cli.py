@@ -138,6 +138,8 @@ def _train_one(composed: Composed) -> ExitCode:
         console=config.console,
         train=config.train,
         directory=Path.cwd(),
+        trust_node=config.run.trust_node,
+        stop_after=config.run.stop_after or None,
     )
     try:
         return supervise(spec, record_config, console)

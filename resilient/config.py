@@ -47,7 +47,7 @@ _FREE_KEYS = frozenset(
 )
 # These say how this launch is to be taken, shown and watched, not what is trained. Whoever starts a run again after a
 # false alarm, or after one that came too late, changes how it is watched and nothing else.
-_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs|divergence)\..*")
+_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence)\..*")
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
 

@@ -51,6 +51,7 @@ class Rounds:
             restart_seconds=_START_SECONDS + history.restore,
             snapshot=spec.snapshot,
             train=spec.train,
+            stop_after=spec.stop_after,
         )
         plan_file = self._memory.write_plan(plan)
         rendezvous = Rendezvous(

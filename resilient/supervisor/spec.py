@@ -19,6 +19,8 @@ class RunSpec:
     """Everything about the run that the supervisor needs to know.
 
     :param directory: working directory of the workers.
+    :param trust_node: supervise it on this machine although it computes wrong results.
+    :param stop_after: the workers leave after this step without finishing; None for never.
     """
 
     paths: RunPaths
@@ -32,4 +34,6 @@ class RunSpec:
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False
+    trust_node: bool = False
+    stop_after: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

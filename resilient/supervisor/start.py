@@ -15,6 +15,7 @@ from pathlib import Path
 
 from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable, StorageFull
 from resilient.protocol.append import NO_ROOM
+from resilient.protocol.distrusted import require_trust
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
@@ -98,6 +99,7 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         returns whether it has changed since the last launch.
     :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
         was begun with another number of ranks.
+    :raises UntrustedNode: the run is kept off this machine.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     :raises StorageFull: there is no room for what no run can do without.
@@ -121,6 +123,7 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
         signals = SignalQueue()
         stack.callback(signals.close)
         paths.create()
+        _require_trust(spec, console)
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(_strays(paths)))
         stack.callback(lock.release)
@@ -143,6 +146,15 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
         policy = replace(spec.policy, seed=paths.run_id)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)
+
+
+def _require_trust(spec: RunSpec, console: Console) -> None:
+    if spec.trust_node:
+        return
+    try:
+        require_trust(spec.paths)
+    except ValueError as error:  # it may name another machine, or none
+        console.say(f"WARNING: {error}; no machine is distrusted")
 
 
 def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Journal, console: Console) -> ExitCode:
