@@ -83,7 +83,7 @@ def test_list_as_a_table(paths: RunPaths, capsys: pytest.CaptureFixture[str]) ->
     (paths.snapshot(10) / "manifest.json").unlink()
     assert snapshots("list", "run=demo") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == "step size age tier state grade metrics pinned kept for parent".split()
+    assert " ".join(lines[0].split()) == "step size age tier state grade metrics pinned kept for parent"
     assert "corrupt" in lines[1]
     assert "the manifest" in lines[1]
     assert "5 KB" in lines[2]
