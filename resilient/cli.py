@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, snapshots_cli
+from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     snapshots_cli.add_parsers(commands)
+    rollback_cli.add_parser(commands)
     drill.add_parser(commands)
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
@@ -173,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
         if options.command == "replay":
             return int(replay_cli.run(options))
+        if options.command == "rollback":
+            return int(rollback_cli.run(options))
         if options.command == "incidents":
             return int(incidents_cli.run(options))
         if options.command != "train":

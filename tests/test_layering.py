@@ -34,6 +34,7 @@ RANKS = {
     "incidents_cli": 6,
     "snapshots_cli": 6,
     "replay_cli": 7,
+    "rollback_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer
     "__main__": 9,
 }
