@@ -13,7 +13,11 @@ from resilient.protocol.paths import RunPaths
 
 @dataclass(frozen=True)
 class Status:
-    """The latest state of a run. ``state`` is the phase while it is up, afterwards how it ended."""
+    """The latest state of a run. ``state`` is the phase while it is up, afterwards how it ended.
+
+    :param rollbacks: how many there have been; not in the file where there was none.
+    :param lr_factor: what the learning rate is multiplied by; not in the file where it is 1.
+    """
 
     state: str
     step: int
@@ -22,6 +26,8 @@ class Status:
     exit_code: int | None = None
     diagnosis: str = ""
     updated: float = 0.0
+    rollbacks: int = 0
+    lr_factor: float = 1.0
 
     @property
     def finished(self) -> bool:
@@ -38,7 +44,11 @@ class Status:
         :raises OSError: there is no room; the file is as it was.
         """
         fresh = RunPaths.fresh(path)
-        fresh.write_text(json.dumps({**asdict(self), "updated": round(time.time(), 3)}))
+        body = {**asdict(self), "updated": round(time.time(), 3)}
+        for name, usual in (("rollbacks", 0), ("lr_factor", 1.0)):
+            if body[name] == usual:
+                del body[name]
+        fresh.write_text(json.dumps(body))
         fresh.replace(path)
 
     @classmethod
