@@ -82,14 +82,14 @@ class Diverging:
 
     # --- the lineage
 
-    def open(self, told: tuple[Lineage, int] | None) -> Lineage:
+    def open(self, told: Lineage | None) -> Lineage:
         """The lineage of the run, from its file or, where there is none, from the snapshot that was made last.
 
-        :param told: as the newest snapshot in the remote tier has it, if that is known, and the last round there.
+        :param told: as the newest snapshot in the remote tier has it, if that is known.
         """
         lineage = self._found_lineage
         if lineage is None:
-            lineage = self._told_here() or (told[0] if told else Lineage())
+            lineage = self._told_here() or told or Lineage()
         if lineage.unresolved is not None and not lineage.pending:
             skip = skip_on(self._memory.boards[0])
             lineage = lineage if skip is None else lineage.resolved(skip)
@@ -113,8 +113,8 @@ class Diverging:
     def _save_lineage(self, decision: do.SaveLineage) -> None:
         before, self._lineage = self._lineage, decision.lineage
         self._persistence.follow(self._lineage)
-        if len(self._lineage.rollbacks) > len(before.rollbacks):
-            rollback = self._lineage.rollbacks[-1]
+        rollback = self._lineage.rollbacks[-1] if self._lineage.pending else None
+        if rollback is not None and _place(before) != _place(self._lineage):
             self._console.say(rollback_in_words(rollback, before.lr_factor))
             if self._asked is not None and rollback.cause is RollbackCause.REQUEST:
                 self._answer(RollbackAnswer(self._asked.id, accepted=True, target=rollback.target))
@@ -164,11 +164,10 @@ class Diverging:
 
     # --- what is looked at now and then
 
-    def judge(self, state: Callable[[], RunState]) -> None:
+    def judge(self) -> None:
         """Say what the detectors have made of the metrics that came in."""
         for judged in self._sensor.take():
-            if state().phase in _UP:
-                self._feed(judged)
+            self._feed(judged)
 
     def poll(self, state: RunState) -> None:
         """What may have come in since the last look."""
@@ -189,7 +188,7 @@ class Diverging:
 
     def _look_for_request(self, state: RunState) -> None:
         now = self._clock()
-        if now < self._look_at or state.phase not in (Phase.STARTING, Phase.RUNNING):
+        if now < self._look_at or state.phase is Phase.NEW or self._asked is not None:
             return
         self._look_at = now + _LOOK_SECONDS
         try:
@@ -265,6 +264,12 @@ def skip_on(board: Board) -> Skip | None:
         return None
     start = board[Word.SKIP_START_EPOCH], board[Word.SKIP_START]
     return Skip(start, (board[Word.SKIP_END_EPOCH], board[Word.SKIP_END]), unit)
+
+
+def _place(lineage: Lineage) -> tuple[Any, ...]:
+    """What of the last rollback somebody wants to be told when it changes."""
+    last = lineage.rollbacks[-1] if lineage.rollbacks else None
+    return (len(lineage.rollbacks), *((last.target, last.skip, last.lr_factor, last.cause) if last is not None else ()))
 
 
 def _is_over(lineage: Lineage) -> bool:

@@ -24,22 +24,21 @@ from resilient.protocol.parent import kill_orphans
 from resilient.supervisor.board_watch import BoardWatch
 from resilient.supervisor.console import Console
 from resilient.supervisor.divergence_sensor import DivergenceSensor, JudgedMetrics
-from resilient.supervisor.divergence_words import lineage_in_words
 from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps
 from resilient.supervisor.exits import Ends
-from resilient.supervisor.history import RunHistory, read_history
-from resilient.supervisor.journal import Journal, read_journal
+from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.opening import Opening
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.replaying import Replay
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.round_output import RoundOutput
-from resilient.supervisor.rounds import Rounds
+from resilient.supervisor.rounds import Rounds, in_words
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
@@ -92,9 +91,7 @@ class Supervisor:
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
-        self._history = RunHistory()
-        self._last_round = -1
-        self._opened = clock()
+        self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
         self._rounds = Rounds(spec, memory)
@@ -133,7 +130,7 @@ class Supervisor:
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
-            do.ReportStraggler: self._report_straggler,
+            do.ReportStraggler: lambda decision: console.say(str(decision.straggler)),
             do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: self._discard_memory,
@@ -149,11 +146,7 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._history = read_history(read_journal(self._spec.paths.journal))
-        # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
-        # there of rounds that are in other nodes' journals.
-        self._last_round = max(self._spec.paths.last_round(), self._history.last_round)
-        self._boards.collect_metrics(self._last_round)  # what a killed predecessor's workers had reported
+        self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
         self._persistence.adopt()
         self._open()
         while self._state.phase is not Phase.ENDED:
@@ -172,33 +165,9 @@ class Supervisor:
         return ending.exit_code
 
     def _open(self) -> None:
-        """Begin, as soon as the lineage is known: where there is nothing on this machine, it has to come from the
-        remote tier.
-        """
-        told = self._remote.told if self._remote is not None else None
-        nothing_here = self._memory.newest_step() is None and self._persistence.durable is None
-        if (
-            self._spec.lineage is None
-            and nothing_here
-            and self._remote is not None
-            and not self._remote.ready(nearer=False)
-        ):
-            return
-        lineage = self._diverging.open(told)
-        newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
-        # A round must be later than all whose snapshots a rollback has discarded, on whatever machine they were.
-        known_rounds = (self._last_round, told[1] if told else -1, *(back.round for back in lineage.rollbacks))
-        self._feed(
-            on.RunOpened(
-                self._spec.takeover,
-                max(known_rounds),
-                max(self._history.incidents, self._spec.paths.last_incident()),
-                newest,
-                history=self._history.failed.on_clock(self._clock()),
-                durations=self._history.durations,
-                lineage=lineage,
-            )
-        )
+        opened = self._opening.event(self._memory, self._persistence, self._remote, self._diverging)
+        if opened is not None:
+            self._feed(opened)
 
     def _watch(self) -> selectors.BaseSelector:
         """The selector over signals and helpers.
@@ -300,7 +269,7 @@ class Supervisor:
         if self._state.phase is Phase.NEW:
             self._open()
         self._boards.collect_metrics(self._state.round)
-        self._diverging.judge(lambda: self._state)
+        self._diverging.judge()
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
             self._feed(progressed)
@@ -330,9 +299,6 @@ class Supervisor:
             if rank == 0 or self._script.speaks_for(boards[rank]):
                 self._feed(replace(progressed, rank=rank))
 
-    def _report_straggler(self, decision: do.ReportStraggler) -> None:
-        self._console.say(str(decision.straggler))
-
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._boards.collect_metrics(self._state.round)
         self._output.ended(report.rank)
@@ -340,7 +306,7 @@ class Supervisor:
         board = self._memory.boards[report.rank]
         if report.rank == 0:
             self._script.poll(board, last=True)
-        self._diverging.judge(lambda: self._state)
+        self._diverging.judge()
         self._diverging.look_at_skips(self._state)
         step, asked = self._script.step(board), self._state.stop is not None
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
@@ -367,17 +333,11 @@ class Supervisor:
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         start = self._script.begin_round(decision.round)
-        source = start.source or "the beginning"
-        if decision.source is not None:
-            source = f"step {decision.step} in {decision.source.value}"
-        otherwise = lineage_in_words(self._state.lineage)
-        told = f", {otherwise}" if otherwise else ""
-        self._console.say(f"round {decision.round}: starting from {source}{told}")
+        self._console.say(in_words(decision, start, self._state.lineage))
         if start.source:
             self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
-        history = replace(self._history, up=self._history.up + self._clock() - self._opened)
-        identity = self._persistence.identity
-        specs = self._rounds.prepare(decision, start, history, self._state.lineage, identity)
+        known = (self._opening.history, self._state.lineage, self._persistence.identity)
+        specs = self._rounds.prepare(decision, start, *known)
         self._diverging.begin_round(decision, start.step)
         self._boards.begin_round()
         self._witness.begin_round(decision.round, range(self._spec.policy.ranks))
@@ -434,10 +394,6 @@ class Supervisor:
 
     def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
         total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
-        lineage = self._state.lineage
-        status = Status(state, self._state.step, total, max(self._state.round, 0))
-        status = replace(status, rollbacks=len(lineage.rollbacks), lr_factor=lineage.lr_factor)
-        if ending is not None:
-            status = replace(status, exit_code=int(ending.exit_code), diagnosis=ending.diagnosis)
+        status = Status.of(self._state, state, total, ending)
         with suppress(OSError):  # a full disk must not end the run for the sake of its status
             status.write(self._spec.paths.status)

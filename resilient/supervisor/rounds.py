@@ -11,6 +11,7 @@ from resilient.protocol.board import Word
 from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.plan import RoundPlan
+from resilient.supervisor.divergence_words import lineage_in_words
 from resilient.supervisor.history import RunHistory
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ports import FreshPort
@@ -18,6 +19,15 @@ from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.unmodified import Start
 
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
+
+
+def in_words(launch: LaunchRound, start: Start, lineage: Lineage) -> str:
+    """What a round begins with, in a line."""
+    source = start.source or "the beginning"
+    if launch.source is not None:
+        source = f"step {launch.step} in {launch.source.value}"
+    otherwise = lineage_in_words(lineage)
+    return f"round {launch.round}: starting from {source}{f', {otherwise}' if otherwise else ''}"
 
 
 class Rounds:

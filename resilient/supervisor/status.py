@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from resilient.errors import ExitCode
+from resilient.policy.decisions import EndRun
+from resilient.policy.state import RunState
 from resilient.protocol.paths import RunPaths
 
 
@@ -37,6 +39,16 @@ class Status:
     def came_to_nothing(self) -> bool:
         """Whether it stopped at a mistake before the first step: what corrects that spoils nothing."""
         return self.step == 0 and self.exit_code in {ExitCode.WORKER_ERROR, ExitCode.CRASH_LOOP}
+
+    @classmethod
+    def of(cls, state: RunState, name: str, total: int, ending: EndRun | None = None) -> Status:
+        """What is to be said of ``state``, under that name."""
+        lineage = state.lineage
+        status = cls(name, state.step, total, max(state.round, 0))
+        status = replace(status, rollbacks=len(lineage.rollbacks), lr_factor=lineage.lr_factor)
+        if ending is None:
+            return status
+        return replace(status, exit_code=int(ending.exit_code), diagnosis=ending.diagnosis)
 
     def write(self, path: Path) -> None:
         """Replace the file in one step.
