@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resilient.errors import SnapshotCorrupt, SnapshotError, SnapshotNotFound, UsageError
+from resilient.errors import LineageUnreadable, SnapshotCorrupt, SnapshotNotFound, UsageError
 from resilient.policy.lineage import Lineage
 from resilient.protocol.board import Board, Word
 from resilient.protocol.metrics_log import read_metrics
@@ -107,14 +107,11 @@ def plan(target: Target, order: Order) -> Plan:
     :raises UsageError: there is no data to be left out where it is to be.
     :raises SnapshotNotFound: there is no such snapshot, or it is off the lineage.
     :raises SnapshotCorrupt: it fails verification.
-    :raises SnapshotError: what is known of earlier rollbacks cannot be read.
+    :raises LineageUnreadable: what is known of earlier rollbacks cannot be read.
     """
     standing = target.standing()
     if standing.problem:
-        raise SnapshotError(
-            f"{target.paths.lineage} cannot be read, so nobody knows which snapshots count: {standing.problem}",
-            "put a sound copy of it in its place",
-        )
+        raise LineageUnreadable(f"{target.paths.lineage}: {standing.problem}", "restore the file if you can")
     step = _start(standing.lineage) if order.target == "START" else _snapshot(target, order)
     reached = max(step, _reached(target, standing.lineage))
     skip, notes = _left_out(order, step, reached), []

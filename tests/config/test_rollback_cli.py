@@ -242,7 +242,7 @@ def test_one_that_is_corrupt(paths: RunPaths, capsys: pytest.CaptureFixture[str]
 
 def test_a_lineage_that_cannot_be_read_is_not_written_over(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     paths.lineage.write_text('{"format": 99}')
-    assert rollback("step=20") == ExitCode.NO_SNAPSHOT
+    assert rollback("step=20") == ExitCode.UNREADABLE
     assert str(paths.lineage) in capsys.readouterr().err
     assert paths.lineage.read_text() == '{"format": 99}'
 
