@@ -162,6 +162,7 @@ def _train_one(composed: Composed) -> ExitCode:
             stragglers=config.stragglers,
             divergence=config.divergence,
         ),
+        fingerprint=config.fingerprint,
         logs=config.logs,
         console=config.console,
         train=config.train,
