@@ -71,9 +71,12 @@ class Target:
         return dict(section) if isinstance(section, Mapping) else {}
 
     @property
-    def margin(self) -> int:
-        """The setting ``divergence.margin``."""
-        margin = self._section("divergence").get("margin", MARGIN)
+    def margin(self) -> int | None:
+        """The setting ``divergence.margin``; None where the run is not watched."""
+        section = self._section("divergence")
+        margin = section.get("margin", MARGIN)
+        if section.get("enabled") is False:
+            return None
         return margin if type(margin) is int else MARGIN
 
     def standing(self) -> Standing:
