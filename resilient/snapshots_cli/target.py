@@ -83,6 +83,10 @@ class Target:
         """What the run's lineage says, now."""
         return Standing.read(self.paths.snapshots)
 
+    def known_standing(self) -> Standing | None:
+        """The same, or None where nothing on this machine says anything: then the remote tier may."""
+        return self.standing() if self.paths.lineage.exists() else None
+
     def items(self, *, discarded: bool = False) -> tuple[Item, ...]:
         """The snapshots on this machine.
 
