@@ -114,7 +114,7 @@ def _train_one(composed: Composed) -> ExitCode:
             console.say("the configuration has changed: " + "; ".join(changed))
             journal.write("note", "configuration drift", 0.0, changed=changed)
             _keep_old(paths.config)
-        if changed or not paths.config.exists():
+        if changed or not _says(paths.config, composed.to_yaml()):
             fresh = paths.config.with_suffix(".new")
             fresh.write_text(composed.to_yaml())
             fresh.replace(paths.config)
@@ -132,6 +132,7 @@ def _train_one(composed: Composed) -> ExitCode:
             hang=config.hang,
             stop=config.stop,
             stragglers=config.stragglers,
+            divergence=config.divergence,
         ),
         logs=config.logs,
         console=config.console,
@@ -144,6 +145,10 @@ def _train_one(composed: Composed) -> ExitCode:
         return supervise(spec, record_config, console)
     finally:
         console.flush()
+
+
+def _says(config: Path, text: str) -> bool:
+    return config.exists() and config.read_text() == text
 
 
 def _keep_old(config: Path) -> None:

@@ -27,6 +27,7 @@ RANKS = {
     "drill": 5,
     "integrations": 5,
     "report": 5,
+    "runs": 5,
     "slurm": 5,
     "entry": 5,
     "config": 6,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilient.errors import RemoteUnavailable, SnapshotCorrupt
+from resilient.policy.lineage import Lineage
 from resilient.protocol import names
 from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot import manifest as manifests
@@ -122,6 +123,19 @@ class RemoteTier:
             candidates, key=lambda candidate: candidate.created, default=None
         )  # after a rollback not the highest
         return judge(candidates, settings, in_use=() if latest is None else (latest.step,))
+
+    def delete_off(self, lineage: Lineage) -> list[str]:
+        """Delete snapshots that are not on the lineage; returns their names."""
+        if not lineage.rollbacks:
+            return []
+        off = [
+            item.name
+            for item in self.items()
+            if item.manifest is not None and not lineage.holds(item.step, item.manifest.round)
+        ]
+        for name in off:
+            self.delete(name)
+        return off
 
     def prune(self, settings: RetentionSettings, is_pinned: Callable[[int], bool] = lambda _step: False) -> list[int]:
         """Delete what retention does not want, and those that a newer one of the same step has replaced; returns the

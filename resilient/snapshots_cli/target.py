@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from resilient.errors import ConfigurationError, RunNotFound, SnapshotNotFound, UsageError
+from resilient.errors import ConfigurationError, SnapshotNotFound, UsageError
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings
+from resilient.runs import no_such_run
 from resilient.snapshot.inventory import Item, candidates, inventory
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
 from resilient.snapshot.retention import Candidate, best_first
@@ -159,7 +160,7 @@ def find_target(overrides: Sequence[str]) -> Target:
     paths = RunPaths.of(plain.get("dir", "runs"), plain["run"])
     sections = _nested({key: value for key, value in pairs.items() if key not in plain})
     if not paths.snapshots.is_dir() and not sections.get("remote", {}).get("url"):
-        raise _no_run(paths)
+        raise no_such_run(paths.run_id, paths.root.parent)
     return Target(paths, plain, _saved_configuration(paths), sections)
 
 
@@ -182,16 +183,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         known = merged.get(key)
         merged[key] = _merged(known, value) if isinstance(value, Mapping) and isinstance(known, Mapping) else value
     return merged
-
-
-def _no_run(paths: RunPaths) -> RunNotFound:
-    parent = paths.root.parent
-    known = sorted(path.parent.name for path in parent.glob("*/snapshots")) if parent.is_dir() else []
-    close = difflib.get_close_matches(paths.run_id, known, 1)
-    if close:
-        return RunNotFound(f"there is no run {paths.run_id} in {parent}", f"did you mean run={close[0]}?")
-    there = f"there are: {', '.join(known[:20])}" if known else "there are no runs; name their directory with dir=…"
-    return RunNotFound(f"there is no run {paths.run_id} in {parent}", there)
 
 
 def _saved_configuration(paths: RunPaths) -> Mapping[str, Any]:

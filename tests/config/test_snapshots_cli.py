@@ -238,7 +238,7 @@ def test_a_request_that_nobody_answers_ends_in_time(
     [
         (("list",), ExitCode.USAGE, "run=ID is needed"),
         (("list", "run=demo", "stp=3"), ExitCode.USAGE, "did you mean step=?"),
-        (("list", "run=dmeo"), ExitCode.NOT_FOUND, "did you mean run=demo?"),
+        (("list", "run=dmeo"), ExitCode.NOT_FOUND, "did you mean demo?"),
         (("list", "run=demo", "dir=elsewhere"), ExitCode.NOT_FOUND, "dir="),
         (("list", "run=../demo"), ExitCode.CONFIG, "run.id"),
         (("show", "run=demo", "step=50"), ExitCode.NOT_FOUND, "10, 20, 30, 40"),
