@@ -90,6 +90,12 @@ class RunDirectoryNotWritable(ResilientError):
     exit_code = ExitCode.NOT_WRITABLE
 
 
+class LineageUnreadable(ResilientError):
+    """What is known of a run's rollbacks cannot be read; to go on without it would bring back what was discarded."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
 class TargetNotWritable(ResilientError):
     """What is to be exported cannot be written where it is to be, or something is there already."""
 

@@ -27,6 +27,7 @@ class Phase(str, Enum):
     RUNNING = "running"
     DUMPING = "dumping"
     CLEARING = "clearing"
+    REPLAYING = "replaying"
     WAITING = "waiting"
     STOPPING = "stopping"
     FLUSHING = "flushing"

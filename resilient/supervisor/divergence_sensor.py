@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from resilient.policy.divergence import DivergenceSettings, Finding, MonitorState, observe, phase_change
@@ -28,7 +29,7 @@ class DivergenceSensor:
         self._settings = settings
         self._state = MonitorState()
         self._step = 0
-        self._anchors: deque[tuple[int, MonitorState]] = deque([(0, self._state)], _ANCHORS)
+        self._anchors: deque[tuple[int, MonitorState]] = deque(maxlen=_ANCHORS)  # none before the first round
         self._records: deque[Metrics] = deque()  # reported since the oldest anchor
         self._found: list[MetricsJudged] = []
         self._advanced = False
@@ -39,7 +40,7 @@ class DivergenceSensor:
 
     def hear(self, entries: Iterable[Entry]) -> None:
         """Take what was just reported. The run's metrics are those of rank 0."""
-        if not self._settings.enabled:
+        if not self._settings.enabled or not self._anchors:
             return
         for entry in entries:
             if entry.rank == 0:
@@ -74,7 +75,7 @@ class DivergenceSensor:
 
     def state_at(self, step: int) -> MonitorState | None:
         """The state after ``step``; None if that is too long ago, or was before this sensor."""
-        if step >= self._step:
+        if step >= self._step and self._anchors:
             return self._state
         anchors = [(at, state) for at, state in self._anchors if at <= step]
         if not anchors:
@@ -97,13 +98,14 @@ class DivergenceSensor:
 class JudgedMetrics(MetricsLog):
     """The log of metrics, with the sensor listening."""
 
-    sensor: DivergenceSensor | None = None
+    def __init__(self, path: Path, sensor: DivergenceSensor) -> None:
+        super().__init__(path)
+        self._sensor = sensor
 
     def write(self, entries: Iterable[Entry]) -> None:
         heard = list(entries)
         super().write(heard)
-        if heard and self.sensor is not None:
-            self.sensor.hear(heard)
+        self._sensor.hear(heard)
 
 
 def judged(

@@ -95,7 +95,7 @@ class Persistence:
         if lineage.target is not None:
             self._memory.forget_newer(lineage.target)
         if lineage.rollbacks:
-            self._drain.set_aside(lineage.to_json())
+            self.set_aside()
         self._look()
 
     def follow(self, lineage: Lineage) -> None:
@@ -111,6 +111,10 @@ class Persistence:
         if self._remote is not None:
             self._remote.discard_after(step)
         self._look()
+
+    def set_aside(self) -> None:
+        """What lies on the disk and is not on the lineage is not to be taken for a snapshot by anybody."""
+        self._drain.set_aside(self.lineage.to_json())
 
     def delete_discarded(self) -> None:
         """What rollbacks have set aside is no evidence any more."""

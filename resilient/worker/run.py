@@ -13,12 +13,12 @@ from resilient.protocol.arena import Slot
 from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
-from resilient.worker.data import Data, Stateful
 from resilient.worker.group import Group
 from resilient.worker.host import Host
 from resilient.worker.log_file import rotate_if_large
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.own_work import OwnWork
+from resilient.worker.positions import Data, Stateful
 from resilient.worker.reporting import Reporter
 from resilient.worker.rng import GlobalRandomState
 

@@ -92,13 +92,25 @@ class KnownGood:
         return replace(freed, onset=None)
 
     def rolled_back(self, step: int) -> KnownGood:
-        """Training goes on from ``step``; what came after is off the lineage."""
-        return KnownGood(tuple(item for item in self.snapshots if item.step <= step))
+        """Training goes on from ``step``; what came after is off the lineage. Where a person wants to go on from a
+        suspect one, that is on probation again.
+        """
+        kept = KnownGood(tuple(item for item in self.snapshots if item.step <= step), self.onset)
+        return kept.recovered(step)
 
     def only(self, steps: Iterable[int]) -> KnownGood:
         """No others exist any more: retention deleted them, or they failed verification."""
         left = set(steps)
         return replace(self, snapshots=tuple(item for item in self.snapshots if item.step in left))
+
+    def found(self, steps: Iterable[int], now: int) -> KnownGood:
+        """These exist. Of those that were not known of, nothing is known but that training goes on from ``now``: their
+        probation begins there.
+        """
+        known = {item.step for item in self.snapshots}
+        grade = Grade.TAKEN if self.onset is None else Grade.SUSPECT
+        fresh = tuple(Graded(step, grade, max(step, now)) for step in sorted(set(steps) - known))
+        return replace(self, snapshots=tuple(sorted((*self.snapshots, *fresh), key=lambda item: item.step)))
 
     def newest_good(self, not_after: int | None = None) -> int | None:
         """The step of the newest good snapshot, at or before ``not_after``."""
