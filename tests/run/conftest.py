@@ -47,10 +47,28 @@ train:
 """
 
 
+_CHECKED_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_checked.py")}
+snapshot:
+  every_steps: 10
+retention:
+  last: 10
+divergence:
+  enabled: false
+train:
+  steps: 40
+  poison_at: 0
+  entropy: ""
+  entropy_from: 1
+"""
+
+
 def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
+    (directory / "conf" / "checked.yaml").write_text(_CHECKED_CONFIG)
     return Workspace(directory)
 
 
