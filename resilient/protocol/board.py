@@ -93,6 +93,7 @@ class Flag(IntEnum):
     ATTACHED = 1
     FINISHED = 2
     LEFT_EARLY = 4  # took its last snapshot and ended the loop because it was asked to
+    STOPPED_AFTER = 16  # ended the loop after the step that its plan named
     ASKED = 8  # of a script that does not attach: a handler of its own has seen SIGTERM
 
 

@@ -147,7 +147,7 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
             journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
         spec = _warm_or_cold(spec, console)
-        policy = replace(spec.policy, seed=paths.run_id)
+        policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console)
 

@@ -83,10 +83,24 @@ def test_the_newest_good_one_may_be_asked_for_before_some_step() -> None:
 def test_retention_keeps_one_that_an_alarm_of_now_leaves_good() -> None:
     known = after(100, 200, 300, 345, 400, now=500)
     kept = known.to_keep(step=500, latency=150, margin=MARGIN)
-    assert kept == {300, 400}
+    assert kept == {300, 345, 400}
     for onset in range(500 - 150, 501):
         left = known.only(kept).alarmed(onset, MARGIN)
         assert left.newest_good() in kept
+
+
+def test_there_is_always_one_old_enough_though_retention_deletes_all_else() -> None:
+    """Snapshots every 10 steps, each good after 100: none would live so long if only the good ones were kept."""
+    known, latency, worst = KnownGood(), 200, 0
+    for step in range(10, 5000, 10):
+        known = known.taken(step, MARGIN).advanced(step, 100)
+        known = known.only({*known.to_keep(step, latency, MARGIN), step})
+        assert len(known.snapshots) <= 5
+        if step > 600:
+            settled = known.newest_good(step - latency - MARGIN)
+            assert settled is not None
+            worst = max(worst, step - settled)
+    assert worst <= 2 * (latency + MARGIN + 100)
 
 
 def test_what_retention_deleted_is_forgotten() -> None:

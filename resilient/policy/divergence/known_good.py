@@ -118,13 +118,18 @@ class KnownGood:
         return max((step for step in good if not_after is None or step <= not_after), default=None)
 
     def to_keep(self, step: int, latency: int, margin: int) -> frozenset[int]:
-        """What retention must not delete: the newest good one, and the newest good one that an alarm of now would
-        leave good.
+        """What retention must not delete: the newest good one, the newest good one that an alarm of now would leave
+        good, and their heirs, without which there would be none to follow them: the oldest good one after that, and
+        the oldest whose probation is not over.
 
         :param latency: steps between an onset and its alarm, at the most.
         """
-        kept = (self.newest_good(), self.newest_good(step - latency - margin))
-        return frozenset(item for item in kept if item is not None)
+        newest, settled = self.newest_good(), self.newest_good(step - latency - margin)
+        heirs = (
+            min((item.step for item in self.snapshots if item.grade is grade and item.step > after), default=None)
+            for grade, after in ((Grade.GOOD, step - latency - margin), (Grade.TAKEN, -1 if newest is None else newest))
+        )
+        return frozenset(item for item in (newest, settled, *heirs) if item is not None)
 
     def _graded(self, change: Callable[[Graded], Graded]) -> KnownGood:
         return replace(self, snapshots=tuple(map(change, self.snapshots)))
