@@ -11,14 +11,17 @@ a CUDA graph.
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from typing import Any
 
 import torch
+from torch.optim import optimizer as optimizer_module
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 _LONG_STEPS = 100
+_HOOKED = optimizer_module.__file__
 
 
 class LearningRate:
@@ -28,7 +31,7 @@ class LearningRate:
         self._factor = factor
         self._known: dict[int, weakref.ref[Any]] = {}  # by identity: an optimizer may define equality
         self._handles: list[Any] = []
-        self._stepping: list[Any] = []  # the outermost first: a wrapper's step may be made of another's
+        self._stepping: list[Any] = []  # the outermost first: a step may be made of its base class's, or of another's
         self._groups: list[tuple[dict[str, Any], Any, Any]] = []  # with the rate as it was, and as it is now
         self._tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # that rate, and its value as it was
         self._unseen = 0
@@ -77,18 +80,22 @@ class LearningRate:
         self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
     def _begins(self, optimizer: Any, *_: Any) -> None:
-        if any(other is optimizer for other in self._stepping):
-            self.settle()  # its last step has failed
+        if self._stepping:
+            outermost = self._stepping[0]
+            if _calls_of(outermost) == (1 if outermost is optimizer else 0):
+                self.settle()  # that step has failed, and is not what this one is made for
         self._stepping.append(optimizer)
         if len(self._stepping) == 1:
             for group in optimizer.param_groups:
                 self._lower(group)
 
     def _ends(self, optimizer: Any, *_: Any) -> None:
-        if self._stepping and self._stepping[0] is optimizer:
+        if (
+            self._stepping
+            and self._stepping[0] is optimizer
+            and (len(self._stepping) == 1 or _calls_of(optimizer) == 1)
+        ):
             self.settle()
-        elif self._stepping and self._stepping[-1] is optimizer:
-            self._stepping.pop()
 
     def _lower(self, group: dict[str, Any]) -> None:
         rate = group.get("lr")
@@ -101,3 +108,13 @@ class LearningRate:
             lowered = rate * self._factor
             self._groups.append((group, rate, lowered))
             group["lr"] = lowered
+
+
+def _calls_of(optimizer: Any) -> int:
+    """How many calls of its ``step`` are under way: more than one where a class calls that of its base."""
+    calls, frame = 0, sys._getframe(1)  # noqa: SLF001  asked only where a step begins or ends within another
+    while frame is not None:
+        if frame.f_code.co_filename == _HOOKED and frame.f_locals.get("self") is optimizer:
+            calls += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return calls
