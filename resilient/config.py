@@ -35,7 +35,7 @@ from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
@@ -47,7 +47,7 @@ _FREE_KEYS = frozenset(
 )
 # These say how this launch is to be taken, shown and watched, not what is trained. Whoever starts a run again after a
 # false alarm, or after one that came too late, changes how it is watched and nothing else.
-_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence)\..*")
+_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence|fingerprint)\..*")
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
 
@@ -70,6 +70,7 @@ class Config:
     stop: StopSettings = field(default_factory=StopSettings)
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
     divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: dict[str, Any] = field(default_factory=dict)

@@ -18,7 +18,8 @@ def known_runs(directory: Path, holding: str) -> dict[str, RunPaths]:
     """
     if not directory.is_dir():
         return {}
-    return {path.parent.name: RunPaths(path.parent.absolute()) for path in sorted(directory.glob(f"*/{holding}"))}
+    found = sorted(path.parent for path in directory.glob(f"*/{holding}") if not path.parent.name.startswith("."))
+    return {path.name: RunPaths(path.absolute()) for path in found}
 
 
 def find_run(named: str, directory: Path, holding: str = SNAPSHOTS) -> RunPaths:

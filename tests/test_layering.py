@@ -33,7 +33,9 @@ RANKS = {
     "config": 6,
     "incidents_cli": 6,
     "snapshots_cli": 6,
+    "fork": 7,
     "replay_cli": 7,
+    "rollback_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer
     "__main__": 9,
 }

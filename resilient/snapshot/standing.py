@@ -5,14 +5,18 @@ sake of a rollback.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resilient.errors import SnapshotCorrupt
 from resilient.policy.divergence import DivergenceSettings
 from resilient.policy.divergence.known_good import Grade
 from resilient.policy.lineage import Lineage
+from resilient.protocol import names
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.paths import RunPaths
+from resilient.snapshot import catalog
 
 LATENCY = 200
 """Steps between the onset of a divergence and its alarm, at the most, as far as retention reckons with it."""
@@ -33,11 +37,14 @@ class Standing:
 
     @classmethod
     def read(cls, snapshots: Path) -> Standing:
-        """That of the run whose snapshots lie in ``snapshots``."""
+        """That of the run whose snapshots lie in ``snapshots``: its file, or where there is none, what the snapshot
+        that was made last says.
+        """
+        paths = RunPaths(snapshots.parent)
         try:
-            return cls(read_lineage(RunPaths(snapshots.parent)))
+            return cls(read_lineage(paths) if paths.lineage.exists() else told(snapshots) or Lineage())
         except (OSError, ValueError) as error:
-            return cls(problem=f"what is known of rollbacks cannot be read, so every snapshot is kept: {error}")
+            return cls(problem=f"what is known of rollbacks cannot be read: {error}")
 
     def grade(self, step: int) -> str | None:
         """``good``, ``probation`` or ``suspect``; None where nobody watches the run."""
@@ -61,3 +68,15 @@ class Standing:
         for step in set(steps) - {item.step for item in known.snapshots}:
             known = known.taken(step, margin)
         return known.only(steps).to_keep(max(steps), LATENCY, margin)
+
+
+def told(snapshots: Path) -> Lineage | None:
+    """The lineage as the snapshot in ``snapshots`` that was made last has it; None if none says anything."""
+    newest: tuple[float, Lineage] | None = None
+    for step in catalog.committed_steps(snapshots):
+        with suppress(SnapshotCorrupt, ValueError, KeyError):
+            manifest = catalog.read_manifest(snapshots / names.snapshot_name(step))
+            lineage = Lineage.from_json(manifest.divergence["lineage"])
+            if newest is None or manifest.created >= newest[0]:
+                newest = manifest.created, lineage
+    return newest[1] if newest is not None else None

@@ -55,7 +55,7 @@ def prune(target: Target, options: argparse.Namespace) -> ExitCode:
         )
     standing = target.standing()
     if standing.problem:
-        print(f"resilient: WARNING: {standing.problem}", file=sys.stderr)
+        print(f"resilient: WARNING: every snapshot is kept: {standing.problem}", file=sys.stderr)
     with kept_idle(target.paths.locks()):
         steps = _prune_remote(target, options) if target.tier == "remote" else _prune_local(target, options)
         discarded = _prune_discarded(target, options) if options.discarded else []

@@ -170,20 +170,23 @@ def everywhere(items: Sequence[Item], remote: Sequence[RemoteItem]) -> list[Cand
     return [candidate for _, candidate in sorted({**there, **here}.items())]
 
 
-def find_target(overrides: Sequence[str]) -> Target:
+def find_target(
+    overrides: Sequence[str], keys: Sequence[str] = _KEYS, example: str = "resilient snapshots list run=demo"
+) -> Target:
     """Read ``run=… dir=… step=… retention.…=… remote.…=…``.
 
+    :param keys: what may be said beside the sections; ``run`` and ``dir`` are among them.
     :raises UsageError: a key is not known, or no run is named.
     :raises RunNotFound: there is no such run.
     """
     pairs = dict(text.split("=", 1) for text in overrides)
     plain = {key: value for key, value in pairs.items() if key.partition(".")[0] not in _SECTIONS}
-    for key in plain.keys() - set(_KEYS):
-        close = difflib.get_close_matches(key, _KEYS, 1)
-        hint = f"did you mean {close[0]}=?" if close else f"known are {', '.join(_KEYS)}, retention.… and remote.…"
+    for key in plain.keys() - set(keys):
+        close = difflib.get_close_matches(key, keys, 1)
+        hint = f"did you mean {close[0]}=?" if close else f"known are {', '.join(keys)}, retention.… and remote.…"
         raise UsageError(f"{key}= is not known here", hint)
     if not plain.get("run"):
-        raise UsageError("run=ID is needed", "for example: resilient snapshots list run=demo")
+        raise UsageError("run=ID is needed", f"for example: {example}")
     paths = RunPaths.of(plain.get("dir", "runs"), plain["run"])
     sections = _nested({key: value for key, value in pairs.items() if key not in plain})
     if not paths.snapshots.is_dir() and not sections.get("remote", {}).get("url"):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
-from resilient.errors import ResilientError, RunDirectoryNotWritable, SnapshotCorrupt
+from resilient.errors import ResilientError, RunDirectoryNotWritable
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.lineage import Lineage, RollbackCause, Skip
@@ -22,7 +21,7 @@ from resilient.protocol.board import Board, Word
 from resilient.protocol.distrusted import distrust
 from resilient.protocol.lineage_file import write_lineage
 from resilient.protocol.rollback_request import RollbackAnswer, RollbackRequest, answer, take_request
-from resilient.snapshot import catalog
+from resilient.snapshot.standing import told as told_on_disk
 from resilient.supervisor.console import Console
 from resilient.supervisor.detector_history import detector_at
 from resilient.supervisor.divergence_sensor import DivergenceSensor, state_from
@@ -89,7 +88,7 @@ class Diverging:
         """
         lineage = self._found_lineage
         if lineage is None:
-            lineage = self._told_here() or told or Lineage()
+            lineage = told_on_disk(self._paths.snapshots) or told or Lineage()
         if lineage.unresolved is not None and not lineage.pending:
             skip = skip_on(self._memory.boards[0])
             lineage = lineage if skip is None else lineage.resolved(skip)
@@ -98,17 +97,6 @@ class Diverging:
         if lineage != (self._found_lineage or Lineage()):
             self._write()
         return lineage
-
-    def _told_here(self) -> Lineage | None:
-        """As the snapshot on this machine's disk that was made last has it."""
-        newest: tuple[float, Lineage] | None = None
-        for step in catalog.committed_steps(self._paths.snapshots):
-            with suppress(SnapshotCorrupt, ValueError, KeyError):
-                manifest = catalog.read_manifest(self._paths.snapshot(step))
-                lineage = Lineage.from_json(manifest.divergence["lineage"])
-                if newest is None or manifest.created >= newest[0]:
-                    newest = manifest.created, lineage
-        return newest[1] if newest is not None else None
 
     def _save_lineage(self, decision: do.SaveLineage) -> None:
         before, self._lineage = self._lineage, decision.lineage

@@ -64,6 +64,7 @@ class Rounds:
             failure_seconds=expected_failure_seconds(spec.snapshot.failure_seconds, history.up, history.losses),
             restart_seconds=_START_SECONDS + history.restore,
             snapshot=spec.snapshot,
+            fingerprint=spec.fingerprint,
             train=spec.train,
             skips=lineage.skips,
             skip_steps=lineage.unresolved,

@@ -11,7 +11,7 @@ from resilient.policy.lineage import Lineage
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, WorkerSettings
 
 
@@ -31,6 +31,7 @@ class RunSpec:
     policy: PolicySettings
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: Mapping[str, Any] = field(default_factory=dict)

@@ -263,7 +263,7 @@ def test_where_the_lineage_cannot_be_read_it_is_said_and_nothing_is_deleted(
 ) -> None:
     paths.lineage.write_text("{}")
     assert snapshots("prune", "run=demo") == 0
-    assert "cannot be read, so every snapshot is kept" in capsys.readouterr().err
+    assert "every snapshot is kept: what is known of rollbacks cannot be read" in capsys.readouterr().err
     assert catalog.committed_steps(paths.snapshots) == (10, 20, 30, 40)
     assert snapshots("list", "run=demo") == 0
     captured = capsys.readouterr()
