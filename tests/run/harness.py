@@ -28,16 +28,21 @@ _TOKEN = "RESILIENT_TEST_TOKEN"
 
 @dataclass
 class Workspace:
-    """A directory of its own for a test, and a mark in the environment of every process that it starts."""
+    """A directory of its own for a test, and a mark in the environment of every process that it starts.
+
+    :param variables: further ones for that environment.
+    """
 
     directory: Path
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, run_id: str, *settings: str, steps: int = 60, conf: str = "small", ranks: int = 1) -> RunCase:
         return RunCase(self, run_id, [f"train.steps={steps}", *settings], conf, ranks)
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, _TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
+        ours = {_TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
+        return {**os.environ, **ours, **self.variables}
 
     def processes(self) -> list[psutil.Process]:
         """Every live process that the test started, at whatever remove."""
