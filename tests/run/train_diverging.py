@@ -11,6 +11,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def main() -> None:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     dataset = Poisoned(settings)
-    sampler = DistributedSampler(dataset, ranks, rank, seed=5) if ranks > 1 else None
+    sampler: DistributedSampler[Any] | None = DistributedSampler(dataset, ranks, rank, seed=5) if ranks > 1 else None
     loader = DataLoader(
         dataset, settings.batch_size, shuffle=sampler is None, sampler=sampler, num_workers=settings.workers
     )
