@@ -88,7 +88,8 @@ train:
   deadly: []
   heavy: []
   raises: false
-  consumed: {consumed}
+  consumed: ""
+  lineage: ""
 """
 
 
@@ -99,7 +100,7 @@ def make_workspace(directory: Path) -> Workspace:
     (directory / "conf" / "checked.yaml").write_text(_CHECKED_CONFIG)
     script = SCRIPT.with_name("train_diverging.py")
     for name, ranks in (("diverging", 1), ("diverging_ranks", 2)):
-        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks, consumed=directory / "consumed")
+        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks)
         (directory / "conf" / f"{name}.yaml").write_text(text)
     return Workspace(directory)
 

@@ -69,6 +69,7 @@ class RunCase:
 
     :param conf: name of its configuration.
     :param ranks: how many the configuration says that there are.
+    :param program: what Python is to run as ``resilient``.
     """
 
     workspace: Workspace
@@ -76,6 +77,7 @@ class RunCase:
     settings: Sequence[str]
     conf: str = "small"
     ranks: int = 1
+    program: Sequence[str] = ("-m", "resilient.cli")
 
     @property
     def paths(self) -> RunPaths:
@@ -83,7 +85,7 @@ class RunCase:
 
     def start(self, *extra: str) -> Running:
         conf = self.workspace.directory / "conf" / f"{self.conf}.yaml"
-        command = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={self.run_id}"]
+        command = [sys.executable, *self.program, "train", f"conf={conf}", f"run.id={self.run_id}"]
         command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
         output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
         process = subprocess.Popen(
