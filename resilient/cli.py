@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli
+from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, verify_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_parser(commands)
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
+    verify_cli.add_parser(commands)
     return parser
 
 
@@ -223,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
         if options.command == "replay":
             return int(replay_cli.run(options))
+        if options.command == "verify":
+            return int(verify_cli.run(options))
         if options.command == "rollback":
             return int(rollback_cli.run(options))
         if options.command == "incidents":

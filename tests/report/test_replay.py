@@ -105,7 +105,7 @@ class RecordedShell(Shell):
 
     def feed(self, event: Event) -> None:
         self.now = round(self.now, 6)
-        if self.recorder is None:
+        if self.recorder is None or isinstance(event, RunOpened):
             self.recorder = Recorder(self.journal, self.state)
         after, decisions = decide(self.state, event, self.now)
         self.recorder.record(event, self.now, self.state, after, decisions)

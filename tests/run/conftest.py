@@ -47,6 +47,22 @@ train:
 """
 
 
+_CHECKED_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_checked.py")}
+snapshot:
+  every_steps: 10
+retention:
+  last: 10
+divergence:
+  enabled: false
+train:
+  steps: 40
+  poison_at: 0
+  entropy: ""
+  entropy_from: 1
+"""
+
 _DIVERGING_CONFIG = """
 worker:
   script: {script}
@@ -72,7 +88,8 @@ train:
   deadly: []
   heavy: []
   raises: false
-  consumed: {consumed}
+  consumed: ""
+  lineage: ""
 """
 
 
@@ -80,9 +97,10 @@ def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
+    (directory / "conf" / "checked.yaml").write_text(_CHECKED_CONFIG)
     script = SCRIPT.with_name("train_diverging.py")
     for name, ranks in (("diverging", 1), ("diverging_ranks", 2)):
-        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks, consumed=directory / "consumed")
+        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks)
         (directory / "conf" / f"{name}.yaml").write_text(text)
     return Workspace(directory)
 

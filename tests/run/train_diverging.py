@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 import resilient
 
@@ -28,6 +32,7 @@ class Settings:
     heavy: list[int] = field(default_factory=list)  # after which the loss is a thousand times what it was
     raises: bool = False  # the script ends itself when the loss is not finite
     consumed: str = ""  # a directory for the record of what was trained on
+    lineage: str = ""  # the run's lineage.json: wait there until the last snapshot is known to the supervisor
 
 
 class Poisoned(Dataset[tuple[int, torch.Tensor, torch.Tensor]]):
@@ -48,10 +53,23 @@ class Poisoned(Dataset[tuple[int, torch.Tensor, torch.Tensor]]):
         return index, self.x[index], self.y[index]
 
 
+def wait_for_snapshot(lineage: Path, step: int) -> None:
+    """How soon a snapshot is durable depends on the disk; which of them are good enough to go back to must not."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if lineage.exists() and any(
+            known[0] == step for known in json.loads(lineage.read_text())["known"]["snapshots"]
+        ):
+            return
+        time.sleep(0.01)
+
+
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if ranks > 1:
         torch.distributed.init_process_group("gloo")
@@ -60,7 +78,7 @@ def main() -> None:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     dataset = Poisoned(settings)
-    sampler = torch.utils.data.DistributedSampler(dataset, ranks, rank) if ranks > 1 else None
+    sampler: DistributedSampler[Any] | None = DistributedSampler(dataset, ranks, rank, seed=5) if ranks > 1 else None
     loader = DataLoader(
         dataset, settings.batch_size, shuffle=sampler is None, sampler=sampler, num_workers=settings.workers
     )
@@ -71,6 +89,8 @@ def main() -> None:
     for step, (indexes, x, y) in run.steps(total=settings.steps):
         if record is not None:
             record.write(json.dumps([int(os.environ["TORCHELASTIC_RESTART_COUNT"]), step, indexes.tolist()]) + "\n")
+        if settings.lineage and step % 10 == 5 and step > 10:
+            wait_for_snapshot(Path(settings.lineage), step - 5)
         loss = (model(x) - y).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
