@@ -148,7 +148,7 @@ def requested(state: RunState, event: RollbackRequested, now: float) -> Outcome:
     if isinstance(target, str):
         return state, (RefuseRollback(event, target),)
     lineage = state.lineage
-    why = "a person asked for it"
+    why = event.request or "a person asked for it"
     reached = max(target, state.step, *state.steps.values())
     lr_factor = lineage.lr_factor * event.lr_factor
     rollback = Rollback(target, reached, state.round, event.skip, None, lr_factor, RollbackCause.REQUEST, why)
@@ -183,12 +183,13 @@ def _target_of(state: RunState, event: RollbackRequested) -> int | str:
     if state.lineage.pending or state.reaction is not None:
         return _under_way(state)
     target = known.newest_good() if event.target is None else event.target
+    steps = sorted(item.step for item in known.snapshots)
     is_fork = state.lineage.forked_from is not None  # its beginning is one of its snapshots
-    steps = [*([] if is_fork else [0]), *sorted(item.step for item in known.snapshots)]
+    named = f"name one of {steps}" if is_fork else f"name one of {steps}, or 0 for the beginning"
     if target is None:
-        return f"no snapshot is known to be good yet: name one of {steps}"
-    if target not in steps:
-        return f"there is no snapshot of step {target}: name one of {steps}"
+        return f"no snapshot is known to be good yet: {named}"
+    if target not in (steps if is_fork else [0, *steps]):
+        return f"there is no snapshot of step {target}: {named}"
     if event.skip is not None and not target < event.skip[0] <= event.skip[1]:
         return f"data can be left out from step {target + 1} on, not from {event.skip[0]} to {event.skip[1]}"
     if not 0 < event.lr_factor < math.inf:
