@@ -200,6 +200,13 @@ def test_a_worker_says_which_data_is_left_out() -> None:
     assert story.on(SkipResolved(skip)) == (), "once is enough"
 
 
+def test_where_no_snapshot_is_good_yet_nothing_newer_than_the_unproven_target_is_taken() -> None:
+    story = trained(115, durable=(100,))
+    diverge(story, 110, 115)
+    gone(story)
+    assert go_on(story, (100, 112), memory=115).step == 100
+
+
 # --- the ladder
 
 
@@ -356,19 +363,12 @@ def test_a_corrupt_target_gives_way_to_an_older_one_and_never_to_a_newer_one() -
 
 
 def test_a_good_one_comes_before_one_that_is_only_nearer() -> None:
-    story = trained(108, durable=(50, 100, 103))
-    story.on(judged(found(Alarm, 106)))
-    story.on(judged(found(Recovered, 106, step=110)))
-    train(story, 111, 130)
-    assert grades(story) == {50: Grade.GOOD, 100: Grade.GOOD, 103: Grade.GOOD}
-    story.on(SnapshotDurable(110))
-    story.on(SnapshotDurable(112))
-    diverge(story, 120, 130)
+    story = trained()
+    diverge(story)
     gone(story)
-    story.on(SnapshotsListed(None, (50, 100, 103, 110, 112)))
-    assert story.state.lineage.target == 103
-    story.on(SnapshotRejected(103, Tier.LOCAL, "checksum"))
-    assert story.on(SnapshotsListed(None, (50, 100), 1))[-1] == RestoreSnapshot(100)
+    story.on(SnapshotsListed(None, (50, 100)))
+    story.on(SnapshotRejected(100, Tier.LOCAL, "checksum"))
+    assert story.on(SnapshotsListed(None, (50, 99), 1))[-1] == RestoreSnapshot(50)
 
 
 def test_without_a_target_or_anything_before_it_the_run_stops_and_says_what_it_could_not_do() -> None:

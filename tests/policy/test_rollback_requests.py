@@ -36,7 +36,7 @@ from resilient.policy.state import Phase
 from tests.policy.test_diverging import DIVERGENCE, POLICY, diverge, ending_of, go_on, gone, lineage_in, train, trained
 from tests.policy.test_machine import SEGFAULT, Story, incident_in, kinds
 
-BACK = RollbackRequested(50, (61, 70), 0.5, "the data of that hour is bad")
+BACK = RollbackRequested(50, (61, 70), 0.5, "c0ffee")
 STOP = StopRequested(StopKind.REQUEST, grace=20.0)
 
 
@@ -55,7 +55,7 @@ def test_a_running_group_is_killed_and_goes_on_from_there_without_an_incident() 
     lineage = lineage_in(decisions)
     (rollback,) = lineage.rollbacks
     assert (rollback.target, rollback.reached, rollback.skip, rollback.lr_factor) == (50, 130, (61, 70), 0.5)
-    assert (rollback.cause, rollback.reason) == (RollbackCause.REQUEST, "the data of that hour is bad")
+    assert (rollback.cause, rollback.reason) == (RollbackCause.REQUEST, "a person asked for it (c0ffee)")
     assert (lineage.ladder.rollbacks, lineage.ladder.targets) == (0, ())
     assert story.state.incidents == 0
     assert go_on(story, (50, 100)).step == 50
@@ -160,6 +160,7 @@ def test_while_it_waits_before_a_relaunch_it_goes_on_waiting() -> None:
     story.lose(Failure(FailureClass.NETWORK, "connection reset"), 130)
     assert story.phase is Phase.WAITING
     assert kinds(story.on(BACK)) == [SaveLineage, DiscardAfter]
+    assert story.state.lineage.rollbacks[-1].reached == 130
     assert story.on(Tick(), at=1000.0) == (ListSnapshots(),)
     assert go_on(story, (50,)).step == 50
 

@@ -148,7 +148,7 @@ def requested(state: RunState, event: RollbackRequested, now: float) -> Outcome:
     if isinstance(target, str):
         return state, (RefuseRollback(event, target),)
     lineage = state.lineage
-    why = event.request or "a person asked for it"
+    why = f"a person asked for it ({event.request})" if event.request else "a person asked for it"
     reached = max(target, state.step, *state.steps.values())
     lr_factor = lineage.lr_factor * event.lr_factor
     rollback = Rollback(target, reached, state.round, event.skip, None, lr_factor, RollbackCause.REQUEST, why)
