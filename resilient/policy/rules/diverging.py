@@ -52,7 +52,8 @@ def judged(state: RunState, event: MetricsJudged, now: float) -> Outcome:
         state, saved = save(state, lineage)
         state, noted = _look_on(state, found)
         return state, (*told, *saved, *noted)
-    state, saved = _react(_noted(state, found, now), found, lineage)
+    reached = max(found.step, *state.steps.values())
+    state, saved = _react(_noted(state, found, now), found, lineage, reached)
     after, killed = _clear(state, _headline(found))
     return after, (*told, *saved, *killed)
 
@@ -95,17 +96,16 @@ def react_to_crash(state: RunState, incident: Incident) -> tuple[RunState, tuple
     place = (DivergenceKind.NONFINITE, "the script", step, step, step, math.nan, 0.0, 0.0)
     found = Divergence(*place, (incident.failure.headline,))
     known = state.lineage.known.alarmed(step, settings.margin)
-    return _react(state, found, replace(state.lineage, known=known))
+    return _react(state, found, replace(state.lineage, known=known), max(state.steps.values()))
 
 
-def _react(state: RunState, found: Divergence, lineage: Lineage) -> tuple[RunState, tuple[Decision, ...]]:
+def _react(state: RunState, found: Divergence, lineage: Lineage, reached: int) -> tuple[RunState, tuple[Decision, ...]]:
     """The next rung of the ladder, written down.
 
     A run that is given up is rolled back as well, for whoever starts it again: it must not go on from what diverged.
     """
     settings = state.settings.divergence
     ladder, response = respond(settings, lineage.ladder, lineage.known, found)
-    reached = max(found.step, *state.steps.values())
     target, skip, given_up = _read(response)
     if target is None:
         target = soundest(settings, lineage.known, found)
@@ -140,7 +140,7 @@ def requested(state: RunState, event: RollbackRequested, now: float) -> Outcome:
     if isinstance(target, str):
         return state, (RefuseRollback(event, target),)
     lineage = state.lineage
-    why = event.request or "a person asked for it"
+    why = f"a person asked for it ({event.request})" if event.request else "a person asked for it"
     reached = max(target, state.step, *state.steps.values())
     lr_factor = lineage.lr_factor * event.lr_factor
     rollback = Rollback(target, reached, state.round, event.skip, None, lr_factor, RollbackCause.REQUEST, why)
