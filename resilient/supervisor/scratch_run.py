@@ -96,3 +96,14 @@ class ScratchRun:
                 RunLock(self.paths.lock, hostname(), patience=_END_SECONDS).release()
             Scratch(self.paths.identity()).remove()
         shutil.rmtree(RunMemory.place(self.paths, self.memory_dir), ignore_errors=True)
+
+
+def remove_remains(directory: Path, memory_dir: str) -> None:
+    """Give back the memory of all scratch runs in ``directory``, whose processes are gone.
+
+    :param memory_dir: the configuration's ``snapshot.memory_dir``.
+    """
+    for identity in directory.glob("*/identity"):
+        paths = RunPaths(identity.parent)
+        Scratch(paths.identity()).remove()
+        shutil.rmtree(RunMemory.place(paths, memory_dir), ignore_errors=True)

@@ -23,7 +23,6 @@ from resilient.verify.places import Surroundings
 from resilient.verify.window import Window, read_run
 
 _POLL_SECONDS = 0.05
-_NEVER = 10**9  # steps
 _UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # without it torch takes all of cuBLAS for not deterministic
 
@@ -81,12 +80,11 @@ class Replayer:
             shutil.rmtree(paths.snapshots, ignore_errors=True)
 
     def _overrides(self) -> Iterator[str]:
-        """The same configuration, of a run that only computes."""
-        yield "remote.url=''"
-        yield f"run.stop_after={self.window.last}"
-        yield from (f"snapshot.{name}={_NEVER}" for name in ("memory_every_steps", "every_steps"))
-        yield from ("snapshot.every_seconds=0", "snapshot.auto=false", "snapshot.slots=2")
+        """The same configuration, of a run that only computes. All hashes are on: they are compared among replays."""
+        yield from ("remote.url=''", f"run.stop_after={self.window.last}")
+        yield from ("snapshot.memory=false", "snapshot.auto=false", "snapshot.slots=2")
         yield from ("divergence.enabled=false", "divergence.respond=false")
+        yield from (f"fingerprint.{name}=true" for name in ("batch", "gradients", "parameters"))
         yield from (f"restarts.{name}=1" for name in ("max_failures", "crash_loop"))
 
     def _follow(self, run: ScratchRun) -> tuple[Records, str]:

@@ -99,6 +99,11 @@ def read_records(logs: Sequence[Path], names: Sequence[str]) -> Reported:
             if entry.round > rounds.get(step, -1):
                 found[step], rounds[step] = {}, entry.round
             found[step].update({(entry.rank, name): values[name] for name in wanted & values.keys()})
+    reached = -1
+    for step in sorted(found):
+        reached = max(reached, rounds[step])
+        if rounds[step] < reached:  # an earlier step was done again since, and this one was not yet
+            del found[step], rounds[step]
     return Reported(found, rounds)
 
 
