@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resilient.errors import LineageUnreadable, SnapshotCorrupt, SnapshotNotFound, UsageError
@@ -112,16 +112,15 @@ def plan(target: Target, order: Order) -> Plan:
     standing = target.standing()
     if standing.problem:
         raise LineageUnreadable(f"{target.paths.lineage}: {standing.problem}", "restore the file if you can")
-    step = _start(standing.lineage) if order.target == "START" else _snapshot(target, order)
+    fork = standing.lineage.forked_from
+    if order.target == "START" and fork is not None:
+        target, order = replace(target, given={**target.given, "step": str(fork.step)}), replace(order, target="")
+    step = 0 if order.target == "START" else _snapshot(target, order)
     reached = max(step, _reached(target, standing.lineage))
     skip, notes = _left_out(order, step, reached), []
     if skip is None and not order.said_skip and order.lr_factor == 1:
         notes.append("the same data follow; skip=… leaves some out, and lr=… lowers the learning rate")
     return Plan(step, reached, skip, order.lr_factor, tuple(notes))
-
-
-def _start(lineage: Lineage) -> int:
-    return lineage.forked_from.step if lineage.forked_from is not None else 0
 
 
 def _snapshot(target: Target, order: Order) -> int:

@@ -22,12 +22,12 @@ def review(
     in_use: Collection[int] = (),
     *,
     standing: Standing | None = None,
-    margin: int = MARGIN,
+    margin: int | None = MARGIN,
 ) -> Verdict:
     """What retention says of ``items``, an inventory of ``directory``. Where the run's lineage cannot be read, it keeps
     everything.
 
-    :param margin: the setting ``divergence.margin``.
+    :param margin: the setting ``divergence.margin``; None where nobody watches the run.
     """
     standing = standing if standing is not None else Standing.read(directory)
     judged = candidates(items)
@@ -45,13 +45,13 @@ def prune(
     settings: RetentionSettings,
     in_use: Collection[int] = (),
     *,
-    margin: int = MARGIN,
+    margin: int | None = MARGIN,
 ) -> list[int]:
     """Delete what retention does not want; returns the steps. What cannot be read is left alone, and what a rollback
     has discarded too.
 
     :param in_use: steps that stay whatever retention says, such as one that is being uploaded.
-    :param margin: the setting ``divergence.margin``.
+    :param margin: the setting ``divergence.margin``; None where nobody watches the run.
     """
     removed, standing = [], Standing.read(directory)
     items = inventory(directory, standing)

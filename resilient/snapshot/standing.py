@@ -55,15 +55,16 @@ class Standing:
         """The newest of ``steps`` that is known to be good."""
         return self.lineage.known.only(steps).newest_good()
 
-    def to_keep(self, steps: Collection[int], margin: int = MARGIN) -> frozenset[int]:
+    def to_keep(self, steps: Collection[int], margin: int | None = MARGIN) -> frozenset[int]:
         """Which of ``steps``, those of all snapshots on the lineage, a rollback may need.
 
         The file may not have heard of the newest ones yet; they are on probation.
 
-        :param margin: the setting ``divergence.margin``.
+        :param margin: the setting ``divergence.margin``; None where nobody watches the run, and nothing is for ever on
+            probation.
         """
         known = self.lineage.known
-        if not known.snapshots or not steps:
+        if margin is None or not known.snapshots or not steps:
             return frozenset()
         for step in set(steps) - {item.step for item in known.snapshots}:
             known = known.taken(step, margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 
 from resilient.errors import ExitCode, SnapshotCorrupt, SnapshotNotFound, UsageError
@@ -86,5 +87,7 @@ def _prune_remote(target: Target, options: argparse.Namespace) -> list[int]:
     if options.dry_run:
         items = tier.items()
         pinned = [item.step for item in items if pins.is_pinned(target.paths.snapshots, item.step)]
-        return list(tier.review(items, settings, pinned).removable)
-    return tier.prune(settings, lambda step: pins.is_pinned(target.paths.snapshots, step))
+        found = tier.review(items, settings, pinned, standing=target.known_standing(), margin=target.margin)
+        return list(found.removable)
+    is_pinned = functools.partial(pins.is_pinned, target.paths.snapshots)
+    return tier.prune(settings, is_pinned, standing=target.known_standing(), margin=target.margin)

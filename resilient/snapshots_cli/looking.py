@@ -61,8 +61,10 @@ def _remote_view(target: Target, options: argparse.Namespace) -> tuple[RemoteVie
     try:
         tier = target.remote_tier()
         items = tier.items()
+        settings = target.remote.retention
+        verdict = tier.review(items, settings, standing=target.known_standing(), margin=target.margin)
         place = f"{target.remote.url.rstrip('/')}/{target.paths.run_id}"
-        return RemoteView(place, items, tier.review(items, target.remote.retention)), ""
+        return RemoteView(place, items, verdict), ""
     except ResilientError as error:
         if not isinstance(error, RemoteUnavailable) or not target.paths.snapshots.is_dir():
             raise

@@ -71,14 +71,21 @@ class Target:
         return dict(section) if isinstance(section, Mapping) else {}
 
     @property
-    def margin(self) -> int:
-        """The setting ``divergence.margin``."""
-        margin = self._section("divergence").get("margin", MARGIN)
+    def margin(self) -> int | None:
+        """The setting ``divergence.margin``; None where the run is not watched."""
+        section = self._section("divergence")
+        margin = section.get("margin", MARGIN)
+        if section.get("enabled") is False:
+            return None
         return margin if type(margin) is int else MARGIN
 
     def standing(self) -> Standing:
         """What the run's lineage says, now."""
         return Standing.read(self.paths.snapshots)
+
+    def known_standing(self) -> Standing | None:
+        """The same, or None where nothing on this machine says anything: then the remote tier may."""
+        return self.standing() if self.paths.lineage.exists() else None
 
     def items(self, *, discarded: bool = False) -> tuple[Item, ...]:
         """The snapshots on this machine.

@@ -8,12 +8,13 @@ any moment and started again. Run as ``python -m resilient.supervisor.drain_proc
 from __future__ import annotations
 
 import errno
+import functools
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     """
     began, step = time.monotonic(), int(request["step"])
     retention, in_use = RetentionSettings.of(request["retention"]), tuple(request.get("in_use", ()))
+    tidy = functools.partial(prune, storage, directory, retention, in_use, margin=request.get("margin"))
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
@@ -65,7 +67,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
                 ready=images.ready,
                 settle=images.settle,
             )
-            manifest = _commit(storage, directory, draft, retention, in_use)
+            manifest = _commit(storage, directory, draft, tidy)
     except Unfinished:
         if request["growing"]:
             return {"event": "unfinished", "step": step}
@@ -73,7 +75,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     except (SnapshotError, StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     try:
-        removed = prune(storage, directory, retention, in_use)
+        removed = tidy()
     except OSError as error:  # the new one is durable all the same
         removed = []
         print(f"old snapshots could not be deleted: {error}", file=sys.stderr, flush=True)
@@ -88,9 +90,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     }
 
 
-def _commit(
-    storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings, in_use: Collection[int]
-) -> Manifest:
+def _commit(storage: Storage, directory: Path, draft: Draft, tidy: Callable[[], Sequence[int]]) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
@@ -98,7 +98,7 @@ def _commit(
         reraise=True,
     )
     ways_to_make_room: Iterator[Callable[[], Sequence[object]]] = iter(
-        (lambda: remove_discarded(storage, directory), lambda: prune(storage, directory, retention, in_use))
+        (lambda: remove_discarded(storage, directory), tidy)
     )
     while True:
         try:

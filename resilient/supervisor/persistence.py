@@ -164,6 +164,7 @@ class Persistence:
         """Have everything written to disk that the workers, or a flush, hold for that."""
         if self._remote is not None:
             self._remote.poll()
+        watched = self._spec.policy.divergence
         for step in self._memory.held_steps():
             slots = self._memory.held_slots(step)
             if slots is None or self._drain.pending(step):
@@ -179,6 +180,7 @@ class Persistence:
                 "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
                 "divergence": bounded(self._divergence(step)),
                 "retention": asdict(self._spec.retention),
+                "margin": watched.margin if watched.enabled else None,
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
             }

@@ -27,6 +27,7 @@ from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
+from resilient.snapshot.standing import Standing
 from resilient.snapshot.upload import Pace, upload
 
 _MOST_LISTED = 1000  # a message has a largest size, and nobody resumes from the thousandth newest
@@ -89,7 +90,11 @@ class Uploader:
         """
         try:
             self._tier.delete_off(lineage)
-            removed = self._tier.prune(self._settings.retention, lambda step: pins.is_pinned(self._directory, step))
+            removed = self._tier.prune(
+                self._settings.retention,
+                lambda step: pins.is_pinned(self._directory, step),
+                standing=Standing(lineage),
+            )
             self._tier.remove_leftovers(keep=())
         except RemoteUnavailable as error:
             return [], error.problem

@@ -12,6 +12,7 @@ from resilient.config import builtin_directory, check_drift, expand_sweep, load
 from resilient.errors import ConfigurationDrift, ConfigurationError, ExitCode
 from resilient.policy.divergence import DivergenceSettings, MetricSettings
 from resilient.policy.divergence.settings import DriftSettings
+from resilient.protocol.settings import FingerprintSettings
 from resilient.supervisor.settings import FinishedBy
 
 
@@ -283,5 +284,6 @@ def test_adding_to_a_metric_that_the_file_has_keeps_what_the_file_says(here: Pat
 def test_how_a_run_is_watched_may_change_from_launch_to_launch(here: Path, tmp_path: Path) -> None:
     saved = tmp_path / "config.yaml"
     saved.write_text(load("mine", []).to_yaml())
-    changed = load("mine", ["divergence=strict", "+divergence.metrics.val_loss={}"])
+    changed = load("mine", ["divergence=strict", "+divergence.metrics.val_loss={}", "fingerprint.gradients=true"])
     assert check_drift(saved, changed, allow=False) == []
+    assert changed.config.fingerprint == FingerprintSettings(batch=True, gradients=True, parameters=False)

@@ -154,6 +154,8 @@ def test_the_start_of_a_fork_is_what_it_began_with(paths: RunPaths) -> None:
     write_lineage(paths, Lineage(forked_from=Fork("other", 10, "0" * 32)))
     assert rollback("to=START") == 0
     assert read_lineage(paths).target == 10
+    write_lineage(paths, Lineage(forked_from=Fork("other", 5, "0" * 32)))
+    assert rollback("to=START") == ExitCode.NOT_FOUND  # retention has deleted it
 
 
 def test_a_round_that_only_another_hosts_journal_knows_is_discarded_too(paths: RunPaths) -> None:

@@ -68,6 +68,21 @@ def test_a_rollback_takes_what_came_after_off_the_lineage() -> None:
     assert back.onset is None
 
 
+def test_a_suspect_one_that_training_goes_on_from_is_on_probation_again() -> None:
+    back = after(100, 200, now=310).alarmed(onset=150, margin=MARGIN).rolled_back(200)
+    assert grades(back) == {100: Grade.GOOD, 200: Grade.TAKEN}
+    assert back.advanced(299, 100).newest_good() == 100
+    assert back.advanced(300, 100).newest_good() == 200
+
+
+def test_of_one_that_turns_up_nothing_is_known_before_now() -> None:
+    known = after(100, now=310).found([100, 200], 300)
+    assert grades(known) == {100: Grade.GOOD, 200: Grade.TAKEN}
+    assert known.advanced(399, 100).newest_good() == 100
+    assert known.advanced(400, 100).newest_good() == 200
+    assert grades(known.alarmed(350, MARGIN).found([220], 360))[220] is Grade.SUSPECT
+
+
 def test_a_snapshot_of_the_same_step_replaces_the_one_before_the_rollback() -> None:
     known = after(100, 200, now=310).taken(200, MARGIN)
     assert grades(known) == {100: Grade.GOOD, 200: Grade.TAKEN}

@@ -129,7 +129,7 @@ def _target(
     )
     if unproven is not None:
         return unproven, f"to step {unproven}, which no divergence shadows though its probation was not over"
-    if found.onset_step <= settings.ladder.restart_within:
+    if max(1, found.onset_step) <= settings.ladder.restart_within:
         return 0, "to the beginning" + (" once more" if 0 in tried else ", as no older snapshot is sound")
     again = min(tried, default=None)
     if again is not None and again <= latest and any(item.step == again for item in known.snapshots):

@@ -91,7 +91,8 @@ def _without_a_source(state: RunState, event: SnapshotsListed, now: float) -> Ou
     if event.remote_problem is not None:
         return end(state, endings.remote_unknown(event.remote_problem))
     if last is not None and lineage.pending:
-        if last.reached > state.settings.divergence.ladder.restart_within:
+        is_fork = lineage.forked_from is not None  # its beginning is a snapshot too
+        if is_fork or last.reached > state.settings.divergence.ladder.restart_within:
             return end(state, endings.target_lost(last))
         state, back = _go_back(state, 0)
         after, launched = launch(state, LaunchRound(state.round + 1), now)

@@ -19,7 +19,7 @@ from resilient.policy.decisions import (
     RefuseRollback,
     ReportFinding,
 )
-from resilient.policy.divergence import Divergence, DivergenceKind
+from resilient.policy.divergence import Divergence, DivergenceKind, DivergenceSettings
 from resilient.policy.divergence.ladder import GiveUp, RollBack, advanced, respond, soundest
 from resilient.policy.events import Event, Incident, MetricsJudged, RollbackRequested, SkipResolved, SnapshotDurable
 from resilient.policy.failures import Failure, FailureClass
@@ -52,7 +52,8 @@ def judged(state: RunState, event: MetricsJudged, now: float) -> Outcome:
         state, saved = save(state, lineage)
         state, noted = _look_on(state, found)
         return state, (*told, *saved, *noted)
-    state, saved = _react(_noted(state, found, now), found, lineage)
+    reached = max(found.step, *state.steps.values())
+    state, saved = _react(_noted(state, found, now), found, lineage, reached)
     after, killed = _clear(state, _headline(found))
     return after, (*told, *saved, *killed)
 
@@ -95,17 +96,16 @@ def react_to_crash(state: RunState, incident: Incident) -> tuple[RunState, tuple
     place = (DivergenceKind.NONFINITE, "the script", step, step, step, math.nan, 0.0, 0.0)
     found = Divergence(*place, (incident.failure.headline,))
     known = state.lineage.known.alarmed(step, settings.margin)
-    return _react(state, found, replace(state.lineage, known=known))
+    return _react(state, found, replace(state.lineage, known=known), max(state.steps.values()))
 
 
-def _react(state: RunState, found: Divergence, lineage: Lineage) -> tuple[RunState, tuple[Decision, ...]]:
+def _react(state: RunState, found: Divergence, lineage: Lineage, reached: int) -> tuple[RunState, tuple[Decision, ...]]:
     """The next rung of the ladder, written down.
 
     A run that is given up is rolled back as well, for whoever starts it again: it must not go on from what diverged.
     """
-    settings = state.settings.divergence
+    settings = _settings(state, lineage)
     ladder, response = respond(settings, lineage.ladder, lineage.known, found)
-    reached = max(found.step, *state.steps.values())
     target, skip, given_up = _read(response)
     if target is None:
         target = soundest(settings, lineage.known, found)
@@ -116,6 +116,14 @@ def _react(state: RunState, found: Divergence, lineage: Lineage) -> tuple[RunSta
         after = after.rolled_back(rollback)
     state = replace(state, reaction=Reaction(found, lineage, given_up))
     return save(state, after)
+
+
+def _settings(state: RunState, lineage: Lineage) -> DivergenceSettings:
+    """A fork does not begin anew: what it began with is a snapshot, and it has none of the steps before."""
+    settings = state.settings.divergence
+    if lineage.forked_from is None:
+        return settings
+    return replace(settings, ladder=replace(settings.ladder, restart_within=0))
 
 
 def _read(response: RollBack | GiveUp) -> tuple[int | None, tuple[int, int] | None, str]:
@@ -140,7 +148,7 @@ def requested(state: RunState, event: RollbackRequested, now: float) -> Outcome:
     if isinstance(target, str):
         return state, (RefuseRollback(event, target),)
     lineage = state.lineage
-    why = event.request or "a person asked for it"
+    why = f"a person asked for it ({event.request})" if event.request else "a person asked for it"
     reached = max(target, state.step, *state.steps.values())
     lr_factor = lineage.lr_factor * event.lr_factor
     rollback = Rollback(target, reached, state.round, event.skip, None, lr_factor, RollbackCause.REQUEST, why)
@@ -175,11 +183,12 @@ def _target_of(state: RunState, event: RollbackRequested) -> int | str:
     if state.lineage.pending or state.reaction is not None:
         return _under_way(state)
     target = known.newest_good() if event.target is None else event.target
-    steps = sorted(item.step for item in known.snapshots)
+    is_fork = state.lineage.forked_from is not None  # its beginning is one of its snapshots
+    steps = [*([] if is_fork else [0]), *sorted(item.step for item in known.snapshots)]
     if target is None:
-        return f"no snapshot is known to be good yet: name one of {steps}, or 0 for the beginning"
-    if target not in (0, *steps):
-        return f"there is no snapshot of step {target}: name one of {steps}, or 0 for the beginning"
+        return f"no snapshot is known to be good yet: name one of {steps}"
+    if target not in steps:
+        return f"there is no snapshot of step {target}: name one of {steps}"
     if event.skip is not None and not target < event.skip[0] <= event.skip[1]:
         return f"data can be left out from step {target + 1} on, not from {event.skip[0]} to {event.skip[1]}"
     if not 0 < event.lr_factor < math.inf:
