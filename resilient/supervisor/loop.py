@@ -119,7 +119,7 @@ class Supervisor:
             clock=clock,
             feed=self._feed,
             start_replay=lambda window: Replay(
-                spec.paths, window, environment=environment or {}, kill_orphans=self._kill_orphans
+                spec.paths, window, now=clock(), environment=environment or {}, kill_orphans=self._kill_orphans
             ),
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from resilient.policy.decisions import ReplayWindow
 from resilient.policy.verdict import Verdict, VerdictKind
@@ -23,6 +22,7 @@ from resilient.protocol.start import python_command
 _MODULE = "resilient.verify.__main__"
 _MOST_BYTES = 1 << 20
 _MOST_WORDS = 400
+_REAP_SECONDS = 5.0  # what waits for a disk or a device may take longer, and nobody waits for it
 
 
 class Replay:
@@ -33,12 +33,14 @@ class Replay:
         paths: RunPaths,
         window: ReplayWindow,
         *,
+        now: float,
         environment: Mapping[str, str],
         kill_orphans: Callable[[], object],
         module: str = _MODULE,
     ) -> None:
         """Start it.
 
+        :param now: on the clock of the window's time.
         :param environment: beside our own.
         :param kill_orphans: ends what is left of it when it is killed.
         :raises OSError: it cannot be started.
@@ -48,7 +50,8 @@ class Replay:
         self._answer, self._log = place / "replay.json", place / "replay.log"
         self._kill_orphans = kill_orphans
         span = ["--snapshot", str(window.snapshot), "--first", str(window.first), "--last", str(window.last)]
-        command = python_command(module, "--run", str(paths.root), *span, "--into", str(place), "--json")
+        span += ["--seconds", f"{max(1.0, window.by - now):.1f}"]
+        command = python_command(module, "--run", str(paths.root), *span, "--into", str(place / "replay"), "--json")
         with self._answer.open("wb") as answer, self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -75,7 +78,8 @@ class Replay:
         """Kill it, and all that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
         self._kill_orphans()
 
 
@@ -83,23 +87,11 @@ def read_verdict(answer: Path, code: int, log: Path) -> Verdict:
     """What a replay that has ended with ``code`` has left in ``answer``; inconclusive where that is not a verdict."""
     try:
         with answer.open("rb") as stream:
-            return verdict_of(json.loads(stream.read(_MOST_BYTES)))
+            return Verdict.from_json(json.loads(stream.read(_MOST_BYTES)))
     except (OSError, ValueError, RecursionError):
         words = _last_words(log)
         told = f": {words}" if words else ""
         return Verdict(VerdictKind.INCONCLUSIVE, f"the replay ended with exit code {code} and no verdict{told}")
-
-
-def verdict_of(body: Any) -> Verdict:
-    """A verdict from JSON; ValueError for anything else."""
-    try:
-        step, evidence = body["step"], body["evidence"]
-        if not isinstance(evidence, list):
-            raise TypeError("the evidence is no list")
-        kind, reason = VerdictKind(body["kind"]), str(body["reason"])
-        return Verdict(kind, reason, None if step is None else int(step), tuple(map(str, evidence)))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a verdict: {error!r}") from error
 
 
 def _last_words(log: Path) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -106,6 +106,8 @@ def assert_rolled_back_once(case: RunCase, clean: RunCase, target: int, skip: tu
 
 def test_a_run_is_rolled_back_and_never_meets_the_poison_again(rolled_back: RunCase, clean: RunCase) -> None:
     assert_rolled_back_once(rolled_back, clean, 20, (21, 35 + MARGIN))
+    assert not catalog.discarded(rolled_back.paths.snapshots)  # the run has come well past it
+    assert not rolled_back.journal("MetricsJudged") or len(rolled_back.journal("MetricsJudged")) < 20
     assert rolled_back.incidents() == ["not a finite number"]
     text = rolled_back.output()
     assert "DIVERGENCE" in text
@@ -185,6 +187,33 @@ def test_a_target_that_is_corrupt_gives_way_to_an_older_snapshot(workspace: Work
     assert not poisoned & {sample for _, _, samples in rounds_from(case, 1) for sample in samples}
 
 
+# --- the steps before it are run again first
+
+
+def test_the_hardware_is_asked_before_data_is_left_out(
+    workspace: Workspace, clean: RunCase, rolled_back: RunCase
+) -> None:
+    case = diverging(workspace, "asked", f"train.deadly={poison(clean, 35)}", "divergence.replay.enabled=true")
+    assert case.finish() == 0, case.output()
+    (ended,) = case.journal("ReplayEnded")
+    assert cast("dict[str, Any]", ended["verdict"])["kind"] == "reproduced", ended
+    assert_same_end(case, rolled_back)
+    assert "run again: reproduced" in (case.paths.incident(1) / "incident.json").read_text()
+
+
+def test_a_preemption_does_not_wait_for_a_replay(workspace: Workspace, clean: RunCase, rolled_back: RunCase) -> None:
+    settings = [f"train.deadly={poison(clean, 35)}", "divergence.replay.enabled=true"]
+    case = diverging(workspace, "hurried", *settings, "train.step_seconds=0.05")
+    running = case.start()
+    wait_until((case.paths.incident(1) / "replay.log").exists, running)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    assert not workspace.wait_until_alone()
+    assert lineage_of(case).pending
+    assert case.finish() == 0, case.output()
+    assert_same_end(case, rolled_back)
+
+
 # --- what else there is to go wrong
 
 
@@ -210,6 +239,7 @@ def test_a_run_that_cannot_be_brought_back_ends_and_goes_on_from_before_it_when_
     assert case.finish() == ExitCode.DIVERGED, case.output()
     assert "resilient incidents lost 2" in case.output()
     assert max(catalog.committed_steps(case.paths.snapshots)) <= 20
+    assert catalog.discarded(case.paths.snapshots)
     assert case.finish("divergence.ladder.attempts=4") == 0, case.output()
     assert all(map(math.isfinite, case.losses().values()))
 
