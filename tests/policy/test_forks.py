@@ -80,7 +80,7 @@ def test_nobody_rolls_a_fork_back_behind_what_it_began_with(fork: Fork | None, r
 def test_a_rollback_that_was_asked_for_says_so() -> None:
     state, _ = play(up(Lineage(forked_from=FORKED)), RollbackRequested(100, request="0a1b2c3d"))
     (rollback,) = state.lineage.rollbacks
-    assert (rollback.cause, rollback.reason) == (RollbackCause.REQUEST, "a person asked for it")
+    assert (rollback.cause, rollback.reason) == (RollbackCause.REQUEST, "a person asked for it (0a1b2c3d)")
 
 
 def test_a_fork_whose_snapshot_is_lost_does_not_begin_anew() -> None:
