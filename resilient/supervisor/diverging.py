@@ -187,7 +187,7 @@ class Diverging:
         if request is not None:
             self._console.say("a rollback was asked for")
             self._asked = request
-            self._feed(on.RollbackRequested(request.target, request.skip, request.lr_factor))
+            self._feed(on.RollbackRequested(request.target, request.skip, request.lr_factor, request.id))
 
     # --- decisions
 
@@ -196,8 +196,7 @@ class Diverging:
 
     def _refuse_rollback(self, decision: do.RefuseRollback) -> None:
         self._console.say(f"the rollback that was asked for is refused: {decision.why}")
-        if self._asked is not None:
-            self._answer(RollbackAnswer(self._asked.id, accepted=False, why=decision.why))
+        self._answer(RollbackAnswer(decision.request.request, accepted=False, why=decision.why))
 
     def _answer(self, given: RollbackAnswer) -> None:
         self._asked = None

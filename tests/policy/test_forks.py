@@ -22,7 +22,7 @@ from resilient.policy.events import (
     WorkerProgressed,
 )
 from resilient.policy.failures import Failure, FailureClass
-from resilient.policy.lineage import Fork, Lineage, Rollback
+from resilient.policy.lineage import Fork, Lineage, Rollback, RollbackCause
 from resilient.policy.machine import decide
 from resilient.policy.state import Phase, PolicySettings, RunState
 
@@ -75,6 +75,12 @@ def test_a_run_that_diverges_at_once_begins_anew_and_a_fork_does_not() -> None:
 def test_nobody_rolls_a_fork_back_behind_what_it_began_with(fork: Fork | None, refused: bool) -> None:
     _, taken = play(up(Lineage(forked_from=fork)), RollbackRequested(0, request="one"))
     assert any(isinstance(one, RefuseRollback) for one in taken) is refused
+
+
+def test_a_rollback_that_was_asked_for_says_so() -> None:
+    state, _ = play(up(Lineage(forked_from=FORKED)), RollbackRequested(100, request="0a1b2c3d"))
+    (rollback,) = state.lineage.rollbacks
+    assert (rollback.cause, rollback.reason) == (RollbackCause.REQUEST, "a person asked for it (0a1b2c3d)")
 
 
 def test_a_fork_whose_snapshot_is_lost_does_not_begin_anew() -> None:

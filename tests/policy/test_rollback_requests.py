@@ -87,7 +87,7 @@ def test_the_learning_rate_is_lowered_beside_what_it_is_already() -> None:
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
-        (RollbackRequested(60), r"no snapshot of step 60: name one of \[50, 100\], or 0"),
+        (RollbackRequested(60), r"no snapshot of step 60: name one of \[0, 50, 100\]"),
         (RollbackRequested(-1), "no snapshot of step -1"),
         (RollbackRequested(50, (50, 60)), "from step 51 on, not from 50 to 60"),
         (RollbackRequested(50, (60, 59)), "not from 60 to 59"),
@@ -108,7 +108,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(request_: RollbackRequest
 
 
 def test_without_a_good_one_a_step_must_be_named() -> None:
-    assert "no snapshot is known to be good yet: name one of [50]" in refused(trained(60), RollbackRequested(None))
+    assert "no snapshot is known to be good yet: name one of [0, 50]" in refused(trained(60), RollbackRequested(None))
 
 
 def test_a_script_that_does_not_attach_goes_on_from_what_it_likes() -> None:

@@ -88,7 +88,7 @@ def test_a_run_that_is_up_goes_back_at_once(workspace: Workspace, reference: Run
     assert sorted(losses_by_round(case)[1]) == list(range(11, 61))
     (rollback,) = read_lineage(case.paths).rollbacks
     assert (rollback.target, rollback.cause) == (10, RollbackCause.REQUEST)
-    assert rollback.reason == "a person asked for it"
+    assert rollback.reason.startswith("a person asked for it")
     case.assert_equal_to(reference)
 
 

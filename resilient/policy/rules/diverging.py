@@ -183,13 +183,12 @@ def _target_of(state: RunState, event: RollbackRequested) -> int | str:
     if state.lineage.pending or state.reaction is not None:
         return _under_way(state)
     target = known.newest_good() if event.target is None else event.target
-    steps = sorted(item.step for item in known.snapshots)
     is_fork = state.lineage.forked_from is not None  # its beginning is one of its snapshots
-    named = f"name one of {steps}" if is_fork else f"name one of {steps}, or 0 for the beginning"
+    steps = [*([] if is_fork else [0]), *sorted(item.step for item in known.snapshots)]
     if target is None:
-        return f"no snapshot is known to be good yet: {named}"
-    if target not in (steps if is_fork else [0, *steps]):
-        return f"there is no snapshot of step {target}: {named}"
+        return f"no snapshot is known to be good yet: name one of {steps}"
+    if target not in steps:
+        return f"there is no snapshot of step {target}: name one of {steps}"
     if event.skip is not None and not target < event.skip[0] <= event.skip[1]:
         return f"data can be left out from step {target + 1} on, not from {event.skip[0]} to {event.skip[1]}"
     if not 0 < event.lr_factor < math.inf:
