@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from resilient.errors import RunLocked
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import die_with_parent
@@ -98,12 +100,17 @@ class ScratchRun:
         shutil.rmtree(RunMemory.place(self.paths, self.memory_dir), ignore_errors=True)
 
 
-def remove_remains(directory: Path, memory_dir: str) -> None:
-    """Give back the memory of all scratch runs in ``directory``, whose processes are gone.
-
-    :param memory_dir: the configuration's ``snapshot.memory_dir``.
-    """
+def remove_remains(directory: Path) -> None:
+    """Give back the memory of all scratch runs in ``directory``, whose processes are gone."""
     for identity in directory.glob("*/identity"):
         paths = RunPaths(identity.parent)
         Scratch(paths.identity()).remove()
-        shutil.rmtree(RunMemory.place(paths, memory_dir), ignore_errors=True)
+        shutil.rmtree(RunMemory.place(paths, _memory_dir(paths)), ignore_errors=True)
+
+
+def _memory_dir(paths: RunPaths) -> str:
+    """What its configuration says; that is written before there is any memory."""
+    try:
+        return str(yaml.safe_load(paths.config.read_text())["snapshot"]["memory_dir"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
