@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,7 @@ class ScratchRun:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def command(self) -> list[str]:
-        place = [f"run.dir={self.paths.root.parent}", f"run.id={self.paths.run_id}"]
+        place = [f"run.dir={_quoted(str(self.paths.root.parent))}", f"run.id={_quoted(self.paths.run_id)}"]
         return python_command("resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place)
 
     @property
@@ -98,6 +99,11 @@ class ScratchRun:
                 RunLock(self.paths.lock, hostname(), patience=_END_SECONDS).release()
             Scratch(self.paths.identity()).remove()
         shutil.rmtree(RunMemory.place(self.paths, self.memory_dir), ignore_errors=True)
+
+
+def _quoted(text: str) -> str:
+    """As a value of Hydra's, whatever is in it."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def remove_remains(directory: Path) -> None:
