@@ -208,5 +208,5 @@ def test_with_whoever_wanted_the_verdict_everything_ends(workspace: Workspace, n
     assert workspace.wait_until_alone() == []
     memory = RunMemory.place(RunPaths(into / "1-here"), "")
     assert memory.exists() is (number == signal.SIGKILL), "who is killed gives nothing back"
-    remove_remains(into, "")
+    remove_remains(into)
     assert not memory.exists()
