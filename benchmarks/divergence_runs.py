@@ -35,7 +35,7 @@ CLEAN = "clean"
 LENGTHS = {
     "corrupt batches": 40,
     "constant targets": 40,
-    "empty targets": 2,
+    "infinite weight": 1,
     "learning rate x 100": 20,
     "bit flip in a weight": 1,
     "slow drift": 250,

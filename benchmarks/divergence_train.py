@@ -46,10 +46,14 @@ class Settings:
     batch_size: int = 8
 
 
-class Samples(Dataset[tuple[Tensor, Tensor, int]]):
-    """Windows of text with their numbers; some of them spoiled."""
+Spoil = Callable[[Tensor, int], tuple[Tensor, float]]
+"""From the targets of a sample and its number to other targets, and the sample's weight."""
 
-    def __init__(self, inner: ByteWindows, bad: frozenset[int], spoil: Callable[[Tensor, int], Tensor]) -> None:
+
+class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
+    """Windows of text with their weights and numbers; some of them spoiled."""
+
+    def __init__(self, inner: ByteWindows, bad: frozenset[int], spoil: Spoil) -> None:
         self._inner = inner
         self._bad = bad
         self._spoil = spoil
@@ -57,32 +61,31 @@ class Samples(Dataset[tuple[Tensor, Tensor, int]]):
     def __len__(self) -> int:
         return len(self._inner)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, float, int]:
         x, y = self._inner[index]
-        if index in self._bad:
-            y = self._spoil(y, index)
-        return x, y, index
+        y, weight = self._spoil(y, index) if index in self._bad else (y, 1.0)
+        return x, y, weight, index
 
 
-def _random_bytes(y: Tensor, index: int) -> Tensor:
+def _random_bytes(y: Tensor, index: int) -> tuple[Tensor, float]:
     """A damaged file. Inputs stay, so that the sample is one that the model could learn from."""
-    return torch.randint(0, 256, y.shape, generator=torch.Generator().manual_seed(index))
+    return torch.randint(0, 256, y.shape, generator=torch.Generator().manual_seed(index)), 1.0
 
 
-def _constant(y: Tensor, _: int) -> Tensor:
+def _constant(y: Tensor, _: int) -> tuple[Tensor, float]:
     """A hole in a file: it reads as one byte that never occurs in the text."""
-    return torch.full_like(y, 1)
+    return torch.full_like(y, 1), 1.0
 
 
-def _nothing(y: Tensor, _: int) -> Tensor:
-    """Every target is masked. A batch of such samples has nothing divided by nothing for its loss."""
-    return torch.full_like(y, -100)
+def _infinite(y: Tensor, _: int) -> tuple[Tensor, float]:
+    """A weight that somebody computed by a division by zero."""
+    return y, float("inf")
 
 
-DATA: dict[str, Callable[[Tensor, int], Tensor]] = {
+DATA: dict[str, Spoil] = {
     "corrupt batches": _random_bytes,
     "constant targets": _constant,
-    "empty targets": _nothing,
+    "infinite weight": _infinite,
 }
 
 
@@ -150,20 +153,20 @@ def main() -> None:
     if settings.fault in DATA:
         steps = range(settings.at, settings.at + settings.length)
         bad = frozenset(index for step in steps for index in json.loads(order.read_text())[str(step)])
-    data = Samples(ByteWindows(train, BLOCK), bad, DATA.get(settings.fault, lambda y, _: y))
+    data = Samples(ByteWindows(train, BLOCK), bad, DATA.get(settings.fault, _random_bytes))
     loader = DataLoader(data, batch_size=settings.batch_size, shuffle=True, drop_last=True)
     model = GPT(GPTConfig(block_size=BLOCK, layers=2, heads=2, width=64, dropout=0.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.1)
     run = resilient.attach(model=model, optimizer=optimizer, data=loader)
     seen: dict[int, list[int]] = {}
     fault = Once(settings)
-    for step, (x, y, index) in run.steps(total=settings.steps):
+    for step, (x, y, weight, index) in run.steps(total=settings.steps):
         seen[step] = index.tolist()
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min(1.0, step / WARMUP)
         fault.apply(step, model, optimizer)
-        loss = loss_of(model, x, y)
-        loss.backward()
+        loss = loss_of(model, x, y, weight)
+        loss.backward()  # type: ignore[no-untyped-call]  # of torch
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -175,11 +178,11 @@ def main() -> None:
         (Path(settings.folder) / "final.json").write_text(json.dumps(result))
 
 
-def loss_of(model: GPT, x: Tensor, y: Tensor) -> Tensor:
-    """Mean over the targets that are not masked, as training code with packed sequences computes it, nats per byte."""
-    logits, _ = model(x, y.clamp(min=0))
-    total = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum")
-    return total / (y != -100).sum()
+def loss_of(model: GPT, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Mean over all targets, each sample with its weight, nats per byte."""
+    logits, _ = model(x, y)
+    each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y).mean(1)
+    return (each * weight.float()).mean()
 
 
 @torch.no_grad()
