@@ -1,9 +1,11 @@
-"""The demo: train twice, once in peace and once through two SIGKILLs, a preemption and a corrupted snapshot.
+"""The demo: train in peace, then through two SIGKILLs, a preemption and a corrupted snapshot, then on poisoned data.
 
     python examples/demo.py            (or: make demo)
 
-Every loss, gradient norm and validation loss of the two runs, and their final weights, optimizer and data position, are
-compared bit for bit; the exit code is 1 if anything differs. It writes a plot and prints what each incident cost.
+Every loss, gradient norm and validation loss of the first two runs, and their final weights, optimizer and data
+position, are compared bit for bit; the exit code is 1 if anything differs. In the third run the samples of some steps
+are damaged: the loss diverges, the run is taken back to a good snapshot and leaves them out. It prints what each
+incident cost and writes a plot.
 """
 
 from __future__ import annotations
@@ -14,22 +16,25 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from demo_plot import plot
 from rich.console import Console
 
 from resilient.drill.faults import CorruptSnapshot, Fault, KillWorker, Preempt, Target
 from resilient.errors import ExitCode
-from resilient.protocol.metrics_log import read_metrics, series
+from resilient.protocol.lineage_file import read_lineage
+from resilient.protocol.metrics_log import series
 from resilient.protocol.names import image_name
 from resilient.protocol.paths import RunPaths
-from resilient.report.incidents import IncidentReport, incident_reports, incident_table
+from resilient.report.incidents import incident_reports, incident_table
 from resilient.snapshot.compare import first_difference
 
 METRICS = ("loss", "grad_norm", "val_loss")
 COMPARED = ("model", "optimizer", "scheduler", "position")
 MARKER = "made-by-demo"
+HERE = Path(__file__).resolve().parent
 
 console = Console(highlight=False, width=max(Console().width, 120))  # tables must not wrap in a log
 
@@ -40,9 +45,11 @@ class Job:
 
     paths: RunPaths
     steps: int
+    settings: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        settings = [f"run.dir={self.paths.root.parent}", f"run.id={self.paths.run_id}", f"train.steps={self.steps}"]
+        place = [f"run.dir={self.paths.root.parent}", f"run.id={self.paths.run_id}"]
+        settings = [*place, f"train.steps={self.steps}", *self.settings]
         return [sys.executable, "-m", "resilient.cli", "train", "conf=demo", *settings]
 
     def start(self) -> tuple[subprocess.Popen[bytes], Target]:
@@ -73,6 +80,20 @@ def run_through_faults(job: Job, dice: random.Random) -> None:
     expect(process.wait(), ExitCode.FINISHED)
 
 
+def damage(directory: Path, steps: int) -> tuple[str, ...]:
+    """Settings of a run in which the samples that some forty steps would draw are damaged."""
+    first = int(0.6 * steps)
+    last = first + max(24, int(0.13 * steps))
+    file = directory / "damaged.json"
+    drawn = [sys.executable, str(HERE / "bytelm" / "order.py"), str(first), str(last), "16", "0"]
+    file.write_text(subprocess.run(drawn, check=True, capture_output=True, text=True).stdout)
+    announce(f"the targets of the {16 * (last - first + 1)} samples of steps {first} to {last} are random bytes now")
+    # a run this short has no hundred steps to learn from and to wait for
+    sooner = ("warmup_steps=20", "good_after=20", "margin=4", "ladder.probation=30", "metrics.loss.spike.patience=12")
+    learned = ("metrics.loss.spike.history=30",)
+    return (f"train.damaged={file}", "snapshot.every_steps=10", *(f"divergence.{text}" for text in sooner + learned))
+
+
 def announce(text: str) -> None:
     console.print(f"[bold red]fault:[/] {text}")
 
@@ -95,52 +116,16 @@ def differences(reference: RunPaths, faulted: RunPaths, steps: int) -> list[str]
     return [*found, f"final state: {state}"] if state else found
 
 
-def plot(reference: RunPaths, faulted: RunPaths, reports: list[IncidentReport], target: Path) -> None:
-    """Left: both loss curves over steps, one hidden below the other. Right: steps over time, with the incidents."""
-    import matplotlib as mpl  # noqa: PLC0415  a second of imports that the training must not wait for
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    figure, (losses, clock) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    one, other = series(reference.metrics, "loss"), series(faulted.metrics, "loss")
-    losses.plot(list(one), list(one.values()), color="#9ecae1", linewidth=5, label="uninterrupted")
-    losses.plot(list(other), list(other.values()), color="#08306b", linewidth=1, label="killed, preempted, corrupted")
-    val = series(faulted.metrics, "val_loss")
-    losses.plot(list(val), list(val.values()), "o-", color="#d95f0e", markersize=4, linewidth=1, label="validation")
-    losses.set(xlabel="step", ylabel="loss [nats per byte]", title="The same losses, bit for bit")
-    for paths, color, width, label in (
-        (reference, "#9ecae1", 4, "uninterrupted"),
-        (faulted, "#08306b", 1.5, "killed, preempted, corrupted"),
-    ):
-        entries = list(read_metrics(paths.metrics))
-        start = entries[0].metrics.time
-        for number in sorted(
-            {entry.round for entry in entries}
-        ):  # a line for each round, broken where a new one begins
-            part = [entry.metrics for entry in entries if entry.round == number]
-            times = [found.time - start for found in part]
-            once = label if number == entries[0].round else None
-            clock.plot(times, [found.step for found in part], color=color, linewidth=width, label=once)
-    for report in reports:
-        losses.axvline(report.step, color="#cb181d", linewidth=0.8, linestyle=":")
-        clock.plot([report.time - start], [report.step], "x", color="#cb181d")
-        losses.annotate(
-            f"{report.number}: {report.failure_class}",
-            (report.step, 0.99),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color="#cb181d",
-            rotation=90,
-            ha="left" if report.number % 2 == 0 else "right",
-            va="top",
-        )
-        clock.annotate(str(report.number), (report.time - start, report.step), fontsize=8, color="#cb181d", va="bottom")
-    clock.set(xlabel="wall time [s]", ylabel="step", title="What each incident cost")
-    for axes in (losses, clock):
-        axes.grid(alpha=0.3)
-        axes.legend(loc="center right" if axes is losses else "lower right", frameon=False)
-    figure.savefig(target, dpi=110)
+def damage_left(reference: RunPaths, damaged: RunPaths) -> list[str]:
+    """What is wrong with a run that met damaged samples: it was not taken back, or it ended worse."""
+    lineage = read_lineage(damaged)
+    final = [list(series(paths.metrics, "val_loss").values())[-1] for paths in (reference, damaged)]
+    console.print(
+        f"damaged samples: {len(lineage.rollbacks)} rollback, validation loss {final[1]:.4f} at the end, "
+        f"{final[0]:.4f} without any damage"
+    )
+    found = [] if lineage.rollbacks else ["the damaged samples were not noticed"]
+    return found if final[1] < 1.03 * final[0] else [*found, "the damaged samples have left their mark on the model"]
 
 
 def fresh_directory(directory: Path) -> None:
@@ -165,21 +150,25 @@ def main() -> None:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 16)
     directory = options.dir.absolute()
     fresh_directory(directory)
-    jobs = [Job(RunPaths.of(directory, name), options.steps) for name in ("reference", "interrupted")]
+    jobs = [Job(RunPaths.of(directory, name), options.steps) for name in ("reference", "interrupted", "damaged")]
 
     console.rule(f"1. {options.steps} steps without interruption")
     run_in_peace(jobs[0])
     console.rule(f"2. the same with two SIGKILLs, a preemption and a corrupted snapshot (--seed {seed})")
     run_through_faults(jobs[1], random.Random(seed))
-    console.rule("3. comparison")
+    console.rule("3. the same on damaged data")
+    jobs[2] = replace(jobs[2], settings=damage(directory, options.steps))
+    run_in_peace(jobs[2])
+    console.rule("4. comparison")
     reports = incident_reports(jobs[1].paths)
     console.print(incident_table(reports))
+    console.print(incident_table(incident_reports(jobs[2].paths)))
     target = directory / "demo.png"
-    plot(jobs[0].paths, jobs[1].paths, reports, target)
+    plot(*(job.paths for job in jobs), reports, target)
     console.print(f"plot: {target}")
-    found = differences(jobs[0].paths, jobs[1].paths, options.steps)
+    found = [*differences(jobs[0].paths, jobs[1].paths, options.steps), *damage_left(jobs[0].paths, jobs[2].paths)]
     if found:
-        console.print("[bold red]NOT identical:[/]", *found, sep="\n  ")
+        console.print("[bold red]NOT as it should be:[/]", *found, sep="\n  ")
         sys.exit(1)
     count = len(series(jobs[0].paths.metrics, "loss"))
     console.print(

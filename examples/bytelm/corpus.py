@@ -58,6 +58,23 @@ class ByteWindows(Dataset[tuple[Tensor, Tensor]]):
         return window[:-1], window[1:]
 
 
+class Damaged(Dataset[tuple[Tensor, Tensor]]):
+    """Another dataset, in which some samples have random bytes for targets, as a file with lost blocks has."""
+
+    def __init__(self, inner: Dataset[tuple[Tensor, Tensor]], samples: frozenset[int]) -> None:
+        self.inner = inner
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.inner)  # type: ignore[arg-type]  # torch does not say that map-style datasets have a length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.inner[index]
+        if index in self.samples:
+            y = torch.randint(0, 256, y.shape, generator=torch.Generator().manual_seed(index))
+        return x, y
+
+
 def load(cache: Path | None = None, max_bytes: int | None = None) -> tuple[Bytes, Bytes]:
     """The training and the validation bytes, mapped read-only; a missing or damaged cache is built first.
 

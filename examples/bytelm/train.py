@@ -3,17 +3,19 @@
 Only the lines that say `resilient` or `run.` are not what any other training script would have.
 """
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from corpus import Bytes, ByteWindows, load
+from corpus import Bytes, ByteWindows, Damaged, load
 from model import GPT, GPTConfig
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import resilient
 
@@ -38,6 +40,7 @@ class Settings:
     grad_clip: float = 1.0
     seed: int = 0
     max_bytes: int = 0  # of training text; 0 takes all of it, about 12 MB
+    damaged: str = ""  # file with numbers of samples that a damaged disk would have: JSON, a list
     threads: int = 1  # one: sums come out in one order, and two runs can share two cores
 
 
@@ -71,8 +74,11 @@ def main() -> None:
 
 
 def build_loader(train: Bytes, settings: Settings) -> "DataLoader[tuple[Tensor, Tensor]]":
+    dataset: Dataset[tuple[Tensor, Tensor]] = ByteWindows(train, settings.block_size)
+    if settings.damaged:
+        dataset = Damaged(dataset, frozenset(json.loads(Path(settings.damaged).read_text())))
     return DataLoader(
-        ByteWindows(train, settings.block_size),
+        dataset,
         batch_size=settings.batch_size,
         shuffle=True,
         num_workers=settings.workers,
