@@ -200,6 +200,13 @@ def test_a_worker_says_which_data_is_left_out() -> None:
     assert story.on(SkipResolved(skip)) == (), "once is enough"
 
 
+def test_what_a_worker_of_the_killed_round_says_is_not_taken_for_the_next_one() -> None:
+    story = trained()
+    diverge(story)
+    assert story.on(SkipResolved(Skip((0, 800), (0, 1040)))) == ()
+    assert story.state.lineage.unresolved == (101, 130)
+
+
 def test_where_no_snapshot_is_good_yet_nothing_newer_than_the_unproven_target_is_taken() -> None:
     story = trained(115, durable=(100,))
     diverge(story, 110, 115)

@@ -137,6 +137,7 @@ class Shell(RuleBasedStateMachine):
         self.had_snapshot = False
         self.sound = True  # no check has failed yet
         self.saved = Lineage()
+        self.doomed: set[int] = set()  # discarded, and on disk until somebody has had the time to set them aside
         self.discarded = False  # what the pending rollback discards is set aside
         self.replaying: ReplayWindow | None = None
         self.slow = self.listing = False  # the remote tier is heard of late
@@ -266,7 +267,8 @@ class Shell(RuleBasedStateMachine):
     def answer_listing(self) -> None:
         self.listing = False
         remote = tuple(sorted(self.remote | self.unmarked))
-        self.feed(SnapshotsListed(self.memory, tuple(sorted(self.durable)), 0, remote))
+        there = self.durable | self.doomed if self.saved.pending else self.durable
+        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote))
 
     def nobody_is_left(self) -> None:
         """What is flushed, or set aside, must not change any more."""
@@ -275,6 +277,7 @@ class Shell(RuleBasedStateMachine):
 
     def discard_after(self, target: int) -> None:
         self.discarded = True
+        self.doomed |= {step for step in self.durable if step > target}
         self.memory = None if self.memory is not None and self.memory > target else self.memory
         for steps in (self.durable, self.remote, self.unmarked, self.forgiven):
             steps -= {step for step in steps if step > target}

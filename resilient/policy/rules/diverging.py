@@ -210,6 +210,8 @@ def durable(state: RunState, event: SnapshotDurable, now: float) -> Outcome:
 
 def resolved(state: RunState, event: SkipResolved, now: float) -> Outcome:
     """A worker has found out which data the last rollback leaves out."""
+    if state.lineage.pending:
+        return state, ()  # said of the one before it
     return save(state, state.lineage.resolved(event.skip))
 
 
