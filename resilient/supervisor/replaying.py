@@ -18,6 +18,7 @@ from resilient.policy.decisions import ReplayWindow
 from resilient.policy.verdict import Verdict, VerdictKind
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.start import python_command
+from resilient.supervisor.scratch_run import remove_remains
 
 _MODULE = "resilient.verify.__main__"
 _MOST_BYTES = 1 << 20
@@ -47,11 +48,11 @@ class Replay:
         """
         place = paths.incident(window.number)
         place.mkdir(parents=True, exist_ok=True)
-        self._answer, self._log = place / "replay.json", place / "replay.log"
+        self._answer, self._log, self._into = place / "replay.json", place / "replay.log", place / "replay"
         self._kill_orphans = kill_orphans
         span = ["--snapshot", str(window.snapshot), "--first", str(window.first), "--last", str(window.last)]
         span += ["--seconds", f"{max(1.0, window.by - now):.1f}"]
-        command = python_command(module, "--run", str(paths.root), *span, "--into", str(place / "replay"), "--json")
+        command = python_command(module, "--run", str(paths.root), *span, "--into", str(self._into), "--json")
         with self._answer.open("wb") as answer, self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -71,7 +72,7 @@ class Replay:
         code = self._process.poll()
         if code is None:
             return None
-        self._kill_orphans()
+        self._clear()
         return read_verdict(self._answer, code, self._log)
 
     def abandon(self) -> None:
@@ -80,7 +81,12 @@ class Replay:
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_REAP_SECONDS)
+        self._clear()
+
+    def _clear(self) -> None:
+        """What one that was killed has left: processes, and the memory that they had."""
         self._kill_orphans()
+        remove_remains(self._into)
 
 
 def read_verdict(answer: Path, code: int, log: Path) -> Verdict:

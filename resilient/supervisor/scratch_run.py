@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from resilient.errors import RunLocked
 from resilient.protocol.lock import RunLock
@@ -42,7 +45,7 @@ class ScratchRun:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def command(self) -> list[str]:
-        place = [f"run.dir={self.paths.root.parent}", f"run.id={self.paths.run_id}"]
+        place = [f"run.dir={_quoted(str(self.paths.root.parent))}", f"run.id={_quoted(self.paths.run_id)}"]
         return python_command("resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place)
 
     @property
@@ -98,12 +101,22 @@ class ScratchRun:
         shutil.rmtree(RunMemory.place(self.paths, self.memory_dir), ignore_errors=True)
 
 
-def remove_remains(directory: Path, memory_dir: str) -> None:
-    """Give back the memory of all scratch runs in ``directory``, whose processes are gone.
+def _quoted(text: str) -> str:
+    """As a value of Hydra's, whatever is in it."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
-    :param memory_dir: the configuration's ``snapshot.memory_dir``.
-    """
+
+def remove_remains(directory: Path) -> None:
+    """Give back the memory of all scratch runs in ``directory``, whose processes are gone."""
     for identity in directory.glob("*/identity"):
         paths = RunPaths(identity.parent)
         Scratch(paths.identity()).remove()
-        shutil.rmtree(RunMemory.place(paths, memory_dir), ignore_errors=True)
+        shutil.rmtree(RunMemory.place(paths, _memory_dir(paths)), ignore_errors=True)
+
+
+def _memory_dir(paths: RunPaths) -> str:
+    """What its configuration says; that is written before there is any memory."""
+    try:
+        return str(yaml.safe_load(paths.config.read_text())["snapshot"]["memory_dir"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""

@@ -51,7 +51,7 @@ class Replayer:
         with self._scratch_run(f"{number}-{kind}", want, surroundings) as run:
             run.spawn()
             records, problem = self._follow(run)
-            warnings = _undetermined(run.paths) if want.deterministic else ()
+            warnings = undetermined(run.paths) if want.deterministic else ()
         return Replay(want.place, records, problem, want.deterministic, warnings)
 
     @contextmanager
@@ -68,7 +68,7 @@ class Replayer:
         shutil.rmtree(paths.root, ignore_errors=True)
         paths.create()
         try:
-            _link(window.paths.snapshot(window.snapshot), paths.snapshot(window.snapshot))
+            link(window.paths.snapshot(window.snapshot), paths.snapshot(window.snapshot))
             write_lineage(paths, window.lineage)
             order = Order.read(window.paths) if is_drilled(window.paths) else None
             if order is not None and order.persistent:
@@ -96,7 +96,7 @@ class Replayer:
             found = first_difference(original, records, names)
             last = max(original)
             until = last if found is None else min(last, found.step + CONFIRMING)
-            if _covers(records, original, until):
+            if covers(records, original, until):
                 return {step: record for step, record in records.items() if step <= until}, ""
             if code is not None or late:
                 return records, self._problem(run, records, code, until)
@@ -113,7 +113,7 @@ class Replayer:
         return f"{reached} and ended with exit code {code}: {said}"
 
 
-def _covers(records: Records, original: Records, until: int) -> bool:
+def covers(records: Records, original: Records, until: int) -> bool:
     """Whether everything is there that the run has reported of the steps up to ``until``. Ranks report one after the
     other, and a rank reports its steps in order.
     """
@@ -129,7 +129,7 @@ def _covers(records: Records, original: Records, until: int) -> bool:
     )
 
 
-def _link(snapshot: Path, to: Path) -> None:
+def link(snapshot: Path, to: Path) -> None:
     """Have the snapshot in another directory too, without a second copy where the filesystem allows it."""
     to.mkdir(parents=True)
     try:
@@ -144,7 +144,7 @@ def _link(snapshot: Path, to: Path) -> None:
         raise SnapshotNotFound(f"the snapshot {snapshot} was deleted meanwhile", "take another") from error
 
 
-def _undetermined(paths: RunPaths) -> tuple[str, ...]:
+def undetermined(paths: RunPaths) -> tuple[str, ...]:
     """The operations that torch says it has no deterministic algorithm for."""
     found: set[str] = set()
     for log in sorted(paths.root.glob("logs/round-*/rank-*.log")):

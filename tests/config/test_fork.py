@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -134,6 +135,22 @@ def test_where_links_are_impossible_it_is_copied(
     image = names.image_name(1)
     assert not (source.snapshot(20) / image).samefile(target.snapshot(20) / image)
     assert catalog.verify(target.snapshot(20)).step == 20
+
+
+def test_a_copy_that_is_not_what_was_read_is_no_fork(
+    source: RunPaths, target: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def across(_self: Path, _other: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def lose_the_end(reader: BinaryIO, writer: BinaryIO, _size: int) -> None:
+        writer.write(reader.read()[:-1] + b"?")
+
+    monkeypatch.setattr(Path, "hardlink_to", across)
+    monkeypatch.setattr("resilient.fork.making.shutil.copyfileobj", lose_the_end)
+    with pytest.raises(SnapshotCorrupt, match="checksum mismatch"):
+        fork("mine:20", target)
+    assert {path.name for path in Path("runs").iterdir()} == {"mine"}
 
 
 @pytest.mark.parametrize(

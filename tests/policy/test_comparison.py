@@ -206,6 +206,21 @@ def test_bits_are_compared_and_the_earliest_cause_comes_first() -> None:
     assert str(found) == "loss of rank 1 of step 4 was 41.0, and is 0.5"
 
 
+def test_of_one_step_the_data_of_any_rank_comes_before_what_is_made_of_it() -> None:
+    found_on_both = records({"loss": {4: 0.5}}, ranks=2)
+    found_on_both[4][1, "batch"] = 0.5
+    found = first_difference(records(ranks=2), found_on_both, NAMES)
+    assert found is not None
+    assert (found.rank, found.name) == (1, "batch")
+
+
+def test_a_replay_elsewhere_that_does_not_come_so_far_agrees_with_nothing() -> None:
+    here = [Replay(Place.HERE, records(loss={6: noise})) for noise in (0.1, 0.2)]
+    there = [Replay(Place.ELSEWHERE, records()), Replay(Place.ELSEWHERE, records(last=3), "killed")]
+    case = Case(records(loss={6: 0.3}), (*here, *there), NAMES, "batch", 6, elsewhere=True)
+    assert examine(case) == Want(Place.HERE, deterministic=True)
+
+
 @given(
     place=st.tuples(st.integers(2, 10), st.sampled_from(NAMES)),
     value=st.floats(allow_nan=True, allow_infinity=True),

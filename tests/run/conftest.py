@@ -61,6 +61,7 @@ train:
   poison_at: 0
   entropy: ""
   entropy_from: 1
+  lineage: ""
 """
 
 _DIVERGING_CONFIG = """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 from resilient.errors import ExitCode
 from resilient.policy.lineage import RollbackCause
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.metrics_log import BATCH_HASH, GRADIENT_HASH, read_metrics, series
+from resilient.protocol.rollback_request import RollbackRequest, ask, read_answer
 from resilient.snapshot import catalog
 from resilient.snapshot.compare import first_difference
 from resilient.supervisor.status import Status
@@ -73,13 +75,20 @@ def test_a_killed_run_goes_back_behind_what_is_in_its_memory(workspace: Workspac
 def test_a_run_that_is_up_goes_back_at_once(workspace: Workspace, reference: RunCase) -> None:
     case = workspace.run("live", "train.hang_at=28")  # so that it is up for as long as the test takes
     running = case.start().wait_for_step(27)
+    wrong = RollbackRequest("wrong", 11)
+    ask(case.paths, wrong)
+    while (refused := read_answer(case.paths, wrong)) is None:
+        time.sleep(0.05)
+    assert not refused.accepted
+    assert "there is no snapshot of step 11" in refused.why
     said = resilient(workspace, "rollback", "run=live", "step=10")
     assert (said["target"], said["live"]) == (10, True)
     assert "no snapshot" in resilient(workspace, "rollback", "run=live", "step=11", code=ExitCode.NOT_FOUND)
     assert running.wait() == 0, case.output()
     assert sorted(losses_by_round(case)[1]) == list(range(11, 61))
-    lineage = read_lineage(case.paths)
-    assert [(rollback.target, rollback.cause) for rollback in lineage.rollbacks] == [(10, RollbackCause.REQUEST)]
+    (rollback,) = read_lineage(case.paths).rollbacks
+    assert (rollback.target, rollback.cause) == (10, RollbackCause.REQUEST)
+    assert rollback.reason.startswith("a person asked for it")
     case.assert_equal_to(reference)
 
 

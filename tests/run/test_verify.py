@@ -115,6 +115,19 @@ def test_an_operation_that_is_not_deterministic_is_named(workspace: Workspace) -
     assert said["replays"][-1]["deterministic"]
 
 
+def test_all_ranks_are_compared(workspace: Workspace) -> None:
+    """The error is on rank 1 alone, in what it alone reports."""
+    case = workspace.run("checked", "run.dir=runs", "retention.last=10", steps=40, conf="ranks", ranks=2)
+    workspace.variables = {DRILLED: str(case.paths.root)}
+    case.paths.create()
+    Order("flip", at=15, rank=1, what="loss", bit=22).write(case.paths)
+    assert case.finish("divergence.enabled=false") == 0, case.output()
+    code, said = verify(workspace, "from=10", "steps=10")
+    assert code == ExitCode.DIFFERENT
+    assert (said["kind"], said["step"]) == (VerdictKind.TRANSIENT_HARDWARE.value, 15)
+    assert "loss of rank 1 of step 15" in said["reason"]
+
+
 def test_what_a_person_reads_and_which_snapshot_is_taken(workspace: Workspace) -> None:
     trained(workspace, Order("flip", at=15, what="loss", bit=22))
 
@@ -195,5 +208,5 @@ def test_with_whoever_wanted_the_verdict_everything_ends(workspace: Workspace, n
     assert workspace.wait_until_alone() == []
     memory = RunMemory.place(RunPaths(into / "1-here"), "")
     assert memory.exists() is (number == signal.SIGKILL), "who is killed gives nothing back"
-    remove_remains(into, "")
+    remove_remains(into)
     assert not memory.exists()

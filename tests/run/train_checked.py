@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from train_diverging import wait_for_snapshot  # type: ignore[import-not-found]  # beside this script
 
 import resilient
 
@@ -19,6 +21,7 @@ class Settings:
     poison_at: int = 0  # a batch of this step has values that blow the loss up
     entropy: str = ""  # "data": batches have noise that nobody seeds; "kernel": the model has
     entropy_from: int = 1  # the first step that has it
+    lineage: str = ""  # the run's lineage.json: wait there until the last snapshot is known to the supervisor
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
@@ -52,11 +55,15 @@ def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Dropout(0.25), torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Dropout(0.25), torch.nn.Linear(8, 32), torch.nn.LeakyReLU(0.1), torch.nn.Linear(32, 1)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     data = Unseeded()
     run = resilient.attach(model=model, optimizer=optimizer, data=DataLoader(data, batch_size=4, shuffle=True))
     for step, (x, y) in run.steps(total=settings.steps):
+        if settings.lineage and "RESILIENT_PLACE" not in os.environ and step % 10 == 5 and step > 10:
+            wait_for_snapshot(Path(settings.lineage), step - 5)
         data.noisy = settings.entropy == "data" and step + 1 >= settings.entropy_from
         target = y * 1e6 if step == settings.poison_at else y
         out = model(x)
