@@ -16,10 +16,12 @@ import pytest
 from resilient.errors import ExitCode
 from resilient.policy.verdict import Verdict, VerdictKind
 from resilient.protocol.drill import DRILLED, Order, Record
+from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.scratch_run import remove_remains
 from tests.run.harness import TIMEOUT, RunCase, Workspace
+from tests.run.test_divergence import clean, diverging, poison  # noqa: F401  one of them is a fixture
 
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second core")
 
@@ -126,6 +128,22 @@ def test_all_ranks_are_compared(workspace: Workspace) -> None:
     assert code == ExitCode.DIFFERENT
     assert (said["kind"], said["step"]) == (VerdictKind.TRANSIENT_HARDWARE.value, 15)
     assert "loss of rank 1 of step 15" in said["reason"]
+
+
+def test_after_a_rollback_steps_are_run_again_without_the_data_that_it_left_out(
+    workspace: Workspace,
+    clean: RunCase,  # noqa: F811  a fixture is asked for by its name
+) -> None:
+    settings = [f"train.deadly={poison(clean, 35)}", "divergence.ladder.cut_from=1", "retention.last=20"]
+    case = diverging(workspace, "checked", *settings)
+    assert case.finish() == 0, case.output()
+    (rollback,) = read_lineage(case.paths).rollbacks
+    assert rollback.skipped is not None
+    assert rollback.lr_factor < 1
+    code, said = verify(workspace, f"from={rollback.target}", "steps=8")
+    assert code == 0, said
+    assert said["kind"] == VerdictKind.REPRODUCED.value
+    assert said["replays"][0]["reached"] == rollback.target + 8
 
 
 def test_what_a_person_reads_and_which_snapshot_is_taken(workspace: Workspace) -> None:
