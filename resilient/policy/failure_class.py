@@ -17,7 +17,7 @@ class FailureClass(str, Enum):
     DEVICE_ASSERT = "device-side assert"
     CODE = "code or configuration"
     APPLICATION = "application error"
-    NUMERIC = "not a finite number"
+    NUMERIC = "divergence"
     DATA = "data loading"
     TRANSIENT_IO = "transient I/O"
     DISK = "disk full"
@@ -30,3 +30,8 @@ class FailureClass(str, Enum):
     PREEMPTION = "preemption"
     DECLARED = "declared by the script"
     SUPERVISOR_LOST = "supervisor lost"
+
+    @classmethod
+    def _missing_(cls, value: object) -> FailureClass | None:
+        """What journals of earlier releases call it."""
+        return cls.NUMERIC if value == "not a finite number" else None

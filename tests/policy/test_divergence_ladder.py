@@ -79,6 +79,24 @@ def test_each_recurrence_goes_deeper_then_lowers_the_learning_rate_then_gives_up
     assert state.rollbacks == 4
 
 
+def test_what_goes_wrong_again_at_once_is_the_data_and_more_of_it_is_left_out() -> None:
+    found = [diverged(720, 723), diverged(701, 702), diverged(701, 702), diverged(720, 723)]
+    _, responses = run(snapshots(400, 500, 600, 700), *found)
+    assert rollbacks(responses) == [
+        (700, (701, 733), 1.0),
+        (700, (701, 766), 1.0),  # 33 steps' data are left out already, and now 66 more
+        (600, (601, 712), 0.5),
+        (500, (501, 733), 0.25),
+    ]
+    assert "once more, leaving out more" in responses[1].reason
+
+
+def test_without_leaving_out_data_the_same_snapshot_would_lead_to_the_same() -> None:
+    found = [diverged(720, 723), diverged(701, 702)]
+    _, responses = run(snapshots(600, 700), *found, settings=with_ladder(skip=False))
+    assert [item[0] for item in rollbacks(responses)] == [700, 600]
+
+
 def test_where_there_is_none_before_it_the_last_target_is_tried_again() -> None:
     _, responses = run(snapshots(700), *[diverged(720, 723)] * 2)
     assert [item[0] for item in rollbacks(responses)] == [700, 700]

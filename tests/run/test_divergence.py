@@ -109,7 +109,7 @@ def test_a_run_is_rolled_back_and_never_meets_the_poison_again(rolled_back: RunC
     assert_rolled_back_once(rolled_back, clean, 20, (21, 35 + MARGIN))
     assert not catalog.discarded(rolled_back.paths.snapshots)  # the run has come well past it
     assert len(rolled_back.journal("MetricsJudged")) < 20  # those that decided something
-    assert rolled_back.incidents() == ["not a finite number"]
+    assert rolled_back.incidents() == ["divergence"]
     text = rolled_back.output()
     assert "DIVERGENCE" in text
     assert "rolling back to step 20, leaving out the data of steps 21 to 37" in text
@@ -250,7 +250,7 @@ def test_a_run_that_cannot_be_brought_back_ends_and_goes_on_from_before_it_when_
 def test_a_divergence_may_be_looked_on(workspace: Workspace, clean: RunCase) -> None:
     case = diverging(workspace, "watched", f"train.deadly={poison(clean, 35)}", "divergence.respond=false")
     assert case.finish() == 0, case.output()
-    assert case.incidents() == ["not a finite number"]
+    assert case.incidents() == ["divergence"]
     assert len(case.journal("LaunchRound")) == 1
     assert "divergence.respond is off" in case.output()
     assert math.isnan(case.losses()[60])

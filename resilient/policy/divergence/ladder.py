@@ -87,7 +87,7 @@ def respond(
         return state, GiveUp(f"{_what(found)}; no snapshot is older than its onset by {settings.margin} steps")
     target, why = chosen
     factor = state.lr_factor * ladder.lr_factor if attempt >= ladder.cut_from else state.lr_factor
-    last = found.alarm_step + settings.margin
+    last = _skipped_to(settings, state, found, target)
     after = LadderState(
         targets=(*state.targets, target),
         until=max(state.until or 0, found.alarm_step + ladder.probation),
@@ -113,13 +113,26 @@ def advanced(state: LadderState, step: int) -> LadderState:
     return replace(state, targets=(), until=None)
 
 
+def _skipped_to(settings: DivergenceSettings, state: LadderState, found: Divergence, target: int) -> int:
+    """The last step whose data is left out. Where it went wrong again just after the target, with the data that came
+    after it left out already, that was not enough: what follows until the verdict, and at least twice as much again.
+    """
+    if target not in state.targets or found.onset_step - settings.margin >= target:
+        return found.alarm_step + settings.margin
+    return max(found.step + settings.margin, target + 2 * (state.skipped_to - target))
+
+
 def _target(
     settings: DivergenceSettings, known: KnownGood, found: Divergence, tried: tuple[int, ...]
 ) -> tuple[int, str] | None:
-    """A good snapshot older than any tried; else an unproven one; else the beginning of a run that is young; else the
-    oldest tried once more.
+    """The last one once more where it went wrong again at once: it was good, so the data is bad, and there is more of
+    it than was thought. Else a good snapshot older than any tried; else an unproven one; else the beginning of a run
+    that is young; else the oldest tried once more.
     """
     latest = found.onset_step - settings.margin
+    last = tried[-1] if settings.ladder.skip and tried and tried.count(tried[-1]) == 1 else None
+    if last is not None and latest < last < found.onset_step and any(item.step == last for item in known.snapshots):
+        return last, f"to step {last} once more, leaving out more, as what came next was no better"
     deepest = min(latest, min(tried, default=latest + 1) - 1)
     good = known.newest_good(deepest)
     if good is not None:
