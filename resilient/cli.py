@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, snapshots_cli
+from resilient import __version__, incidents_cli, replay_cli, snapshots_cli, submit_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="conf=NAME and changes to the configuration")
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
+    submit_cli.add_parser(commands)
     snapshots_cli.add_parsers(commands)
     drill.add_parser(commands)
     replay_cli.add_parser(commands)
@@ -68,12 +69,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for_script = words.index("--") if words[:1] == ["train"] and "--" in words else len(words)
+    for_script = words.index("--") if words[:1] in (["train"], ["submit"]) and "--" in words else len(words)
     options, rest = parser.parse_known_args(words[:for_script])
     options.arguments = words[for_script + 1 :]
     unknown = [text for text in rest if text.startswith("-") or "=" not in text]
     if unknown:
-        hint = "; arguments of the script go after --" if options.command == "train" else ""
+        hint = "; arguments of the script go after --" if options.command in {"train", "submit"} else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides += rest
@@ -168,9 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(replay_cli.run(options))
         if options.command == "incidents":
             return int(incidents_cli.run(options))
-        if options.command != "train":
+        if options.command not in {"train", "submit"}:
             return int(snapshots_cli.run(options))
         conf, overrides = _conf_of(options.overrides)
+        if options.command == "submit":
+            return int(submit_cli.run(options, conf, overrides))
         show = options.cfg is not None
         return int(train(conf, overrides, multirun=options.multirun, show=show, arguments=options.arguments))
     except UsageError as error:

@@ -33,6 +33,7 @@ RANKS = {
     "incidents_cli": 6,
     "snapshots_cli": 6,
     "replay_cli": 7,
+    "submit_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer
     "__main__": 9,
 }

@@ -1,0 +1,170 @@
+"""Submitting: look whether it can work, lay the files out, hand the job over, write down its id.
+
+A job that SLURM takes begins at once, maybe, so its files lie there before; if SLURM does not take it, they are as they
+were before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resilient.errors import JobQueued, RunDirectoryNotWritable, SchedulerRefused, SchedulerSilent
+from resilient.protocol.lock import kept_idle
+from resilient.protocol.paths import RunPaths
+from resilient.slurm.asking import JobRun
+from resilient.slurm.batch import Batch, render
+from resilient.slurm.jobs import Submission, remember, still_there
+from resilient.slurm.partitions import Partition, Request, objection
+from resilient.slurm.sbatch import Scheduler
+
+
+def submit(
+    scheduler: Scheduler,
+    home: RunPaths,
+    runs: Sequence[JobRun],
+    batch: Batch,
+    *,
+    request: Request,
+    clock: Callable[[], float],
+) -> str:
+    """Submit the batch file; returns the job's id.
+
+    :param clock: seconds since the epoch.
+    :raises JobQueued: one of the runs is in the queue, or on a node.
+    :raises RunLocked: one of the runs has a supervisor.
+    :raises SchedulerRefused: the job could never start, SLURM does not take it, or cannot be reached.
+    :raises RunDirectoryNotWritable: a run directory cannot be written.
+    """
+    text = render(batch)
+    with ExitStack() as stack:
+        placed = stack.enter_context(_placed())
+        concerned = list(dict.fromkeys([home, *(run.paths for run in runs)]))
+        for paths in concerned:
+            placed.directory(paths.slurm)
+            stack.enter_context(_alone(paths))
+        _require_none_queued(scheduler, concerned)
+        for paths in concerned:
+            with kept_idle(paths.locks()):
+                pass
+        partitions = _require_possible(scheduler, request)
+        for run in runs:
+            placed.file(run.file, run.configuration)
+            if run.index is not None:
+                placed.link(home.slurm / "tasks" / str(run.index), run.paths.slurm)
+        placed.file(batch.path, text)
+        job = scheduler.submit(batch, partitions)
+        placed.keep()
+        for paths, index in [(home, None), *((run.paths, run.index) for run in runs if run.index is not None)]:
+            with suppress(OSError):  # then its comment tells that it is there
+                remember(paths, Submission(job, index, clock()))
+    return job
+
+
+def _require_none_queued(scheduler: Scheduler, all_paths: Sequence[RunPaths]) -> None:
+    queue = scheduler.queue()
+    for paths in all_paths:
+        if (job := still_there(paths, queue)) is not None:
+            raise JobQueued(
+                f"the run {paths.run_id} has a job already: {job}",
+                f"let it go on, or end it first: scancel {job.array}; another run needs another run.id",
+            )
+
+
+def _require_possible(scheduler: Scheduler, request: Request) -> list[Partition]:
+    partitions = scheduler.partitions()
+    found = objection(request, partitions)
+    if found is not None:
+        raise SchedulerRefused(
+            f"slurm.{found.setting}: {found.problem}", f"partitions here: {', '.join(map(str, partitions))}"
+        )
+    return partitions
+
+
+@contextmanager
+def _alone(paths: RunPaths) -> Iterator[None]:
+    """Two submissions of one run follow each other, and the second sees the job of the first."""
+    descriptor = os.open(paths.slurm, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise JobQueued(f"the run {paths.run_id} is being submitted at this moment", "wait for that") from None
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class _Placed:
+    """What was laid out, and how to undo it."""
+
+    undo: list[Callable[[], object]] = field(default_factory=list)
+
+    def directory(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        self.directory(path.parent)
+        path.mkdir(exist_ok=True)
+        self.undo.append(lambda: _remove_empty(path))
+
+    def file(self, path: Path, text: str) -> None:
+        before = path.read_bytes() if path.exists() else None
+        self.undo.append(lambda: path.unlink(missing_ok=True) if before is None else _write(path, before))
+        _write(path, os.fsencode(text))
+
+    def link(self, path: Path, target: Path) -> None:
+        """The log of an array's task lies with its run; ``sbatch`` knows the task's number alone."""
+        self.directory(path.parent)
+        before = path.readlink() if path.is_symlink() else None
+        relative = Path(os.path.relpath(target, path.parent))
+        if before == relative:
+            return
+        _point(path, relative)
+        self.undo.append(lambda: _point(path, before))
+
+    def keep(self) -> None:
+        self.undo.clear()
+
+
+@contextmanager
+def _placed() -> Iterator[_Placed]:
+    placed = _Placed()
+    try:
+        yield placed
+    except OSError as error:
+        _undo(placed)
+        raise RunDirectoryNotWritable(
+            f"{error.filename or 'the run directory'} cannot be written: {error.strerror}",
+            "check its permissions and its free space, or choose another place with run.dir=…",
+        ) from error
+    except SchedulerSilent:
+        raise  # the job may be there, and need them
+    except BaseException:
+        _undo(placed)
+        raise
+
+
+def _undo(placed: _Placed) -> None:
+    for undo in reversed(placed.undo):
+        with suppress(OSError):
+            undo()
+
+
+def _remove_empty(path: Path) -> None:
+    path.rmdir()
+
+
+def _point(path: Path, target: Path | None) -> None:
+    path.unlink(missing_ok=True)
+    if target is not None:
+        path.symlink_to(target)
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = RunPaths.fresh(path)
+    fresh.write_bytes(data)
+    fresh.replace(path)
