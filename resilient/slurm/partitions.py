@@ -128,12 +128,11 @@ def _reasons(request: Request, partition: Partition) -> Iterator[Objection]:
         limit = as_time(partition.seconds)
         wanted = "no limit" if math.isinf(request.seconds) else as_time(request.seconds)
         yield Objection("time", f"a job in partition {name} can have {limit} at the most, and not {wanted}")
-    named = f"account {request.account}" if request.account else "a job without one"
     if request.account in partition.denied_accounts:
-        yield Objection("account", f"partition {name} is closed to {named}")
-    if partition.accounts and request.account not in partition.accounts:
-        # without a name the cluster takes the user's default account, which we cannot see
-        yield Objection("account", f"partition {name} is for {_listed(partition.accounts)}, and not for {named}")
+        yield Objection("account", f"partition {name} is closed to account {request.account}")
+    if request.account and partition.accounts and request.account not in partition.accounts:
+        allowed = _listed(partition.accounts)
+        yield Objection("account", f"partition {name} is for {allowed}, and not for account {request.account}")
     if request.qos and partition.qos and request.qos not in partition.qos:
         yield Objection("qos", f"partition {name} allows {_listed(partition.qos)}, and not {request.qos}")
 

@@ -28,7 +28,7 @@ _MEANT: tuple[tuple[str, str], ...] = (
     ("Job violates accounting/QOS policy", "qos, slurm.nodes or slurm.time"),
     ("Requested time limit is invalid", "time"),
     ("Invalid feature", "constraint"),
-    ("generic resource (gres)", "gres, or slurm.gpus"),
+    ("generic resource (gres)", "gres"),
     ("Memory specification can not be satisfied", "mem"),
     ("Memory required by task is not available", "mem"),
     ("Node count specification invalid", "nodes"),
@@ -41,7 +41,7 @@ _MEANT: tuple[tuple[str, str], ...] = (
     ("license", "extra"),
     ("Requested node configuration is not available", "nodes, slurm.cpus_per_task, slurm.mem or slurm.exclude"),
 )
-_SETTINGS = {"time": "time", "mem": "mem", "signal": "signal", "array": "array", "mail-type": "mail_type"}
+_SETTINGS = {"time": "time", "mem": "mem", "array": "array", "cpus-per-task": "cpus_per_task"}
 _AWAY = (
     "Unable to contact slurm controller",
     "Could not establish a configuration source",

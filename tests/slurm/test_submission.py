@@ -1,0 +1,229 @@
+"""One submission, with programs in the place of SLURM's that answer what they are told: what is called and left."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from resilient.errors import JobQueued, RunDirectoryNotWritable, RunLocked, SchedulerRefused, SchedulerSilent
+from resilient.protocol.lock import RunLock
+from resilient.protocol.paths import RunPaths
+from resilient.slurm.asking import JobRun, batch_of, request_of
+from resilient.slurm.batch import Batch
+from resilient.slurm.jobs import Submission, comment_of, submissions
+from resilient.slurm.sbatch import Scheduler
+from resilient.slurm.settings import SlurmSettings
+from resilient.slurm.submission import submit
+
+_PARTITION = "PartitionName=low Default=YES MaxNodes=UNLIMITED MaxTime=01:00:00 State=UP TotalNodes=2"
+_PROGRAM = """#!/bin/bash
+name=$(basename "$0")
+echo "$name $*" >> "{record}"
+[ "$name" = sbatch ] && {{ env > "{record}.env"; cp "${{@: -1}}" "{record}.file"; }}
+cat "{answers}/$name.out"
+cat "{answers}/$name.err" >&2
+exit "$(cat "{answers}/$name.code")"
+"""
+
+
+@dataclass
+class Commands:
+    """SLURM's commands, and what they answer."""
+
+    directory: Path
+
+    def answers(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
+        for kind, text in (("out", out), ("err", err), ("code", str(code))):
+            (self.directory / f"{name}.{kind}").write_text(text)
+
+    def called(self) -> list[str]:
+        record = self.directory / "record"
+        return [line.split()[0] for line in record.read_text().splitlines()] if record.exists() else []
+
+    def scheduler(self, **environment: str) -> Scheduler:
+        return Scheduler({"PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}", **environment}, 30.0)
+
+    def environment_of_sbatch(self) -> list[str]:
+        return (self.directory / "record.env").read_text().splitlines()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    directory = tmp_path / "commands"
+    (directory / "bin").mkdir(parents=True)
+    made = Commands(directory)
+    for name in ("sbatch", "squeue", "scontrol"):
+        program = directory / "bin" / name
+        program.write_text(_PROGRAM.format(record=directory / "record", answers=directory))
+        program.chmod(0o755)
+        made.answers(name)
+    made.answers("scontrol", _PARTITION)
+    made.answers("sbatch", "12;cluster\n")
+    return made
+
+
+def _home(tmp_path: Path) -> RunPaths:
+    return RunPaths.of(tmp_path / "runs", "a")
+
+
+def _runs(tmp_path: Path, *indices: int) -> list[JobRun]:
+    if not indices:
+        return [JobRun(_home(tmp_path), "worker: {}\n")]
+    return [JobRun(RunPaths.of(tmp_path / "runs", f"a-{index}"), f"task: {index}\n", index) for index in indices]
+
+
+def _submit(tmp_path: Path, scheduler: Scheduler, *indices: int, settings: SlurmSettings | None = None) -> str:
+    settings = settings or SlurmSettings()
+    runs, home = _runs(tmp_path, *indices), _home(tmp_path)
+    batch = batch_of(home, runs, settings, directory=tmp_path, program=["resilient"])
+    return submit(scheduler, home, runs, batch, request=request_of(settings), clock=lambda: 5.0)
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_job_that_is_taken_is_written_down(commands: Commands, tmp_path: Path) -> None:
+    assert _submit(tmp_path, commands.scheduler()) == "12"
+    home = _home(tmp_path)
+    assert commands.called() == ["squeue", "scontrol", "sbatch"]
+    assert submissions(home) == [Submission("12", None, 5.0)]
+    assert (home.slurm / "config.yaml").read_text() == "worker: {}\n"
+    assert (commands.directory / "record.file").read_bytes() == (home.slurm / "job.sbatch").read_bytes()
+
+
+def test_the_runs_of_an_array_know_their_tasks_and_have_their_logs(commands: Commands, tmp_path: Path) -> None:
+    _submit(tmp_path, commands.scheduler(), 0, 3)
+    home = _home(tmp_path)
+    for run in _runs(tmp_path, 0, 3):
+        assert submissions(run.paths) == [Submission("12", run.index, 5.0)]
+        assert (home.slurm / "tasks" / str(run.index)).resolve() == run.paths.slurm
+        assert run.file.read_text() == run.configuration
+    assert "--array=0,3\n" in (home.slurm / "job.sbatch").read_text()
+
+
+@pytest.mark.parametrize("name", ["sbatch", "squeue", "scontrol"])
+def test_a_refusal_leaves_nothing_behind(commands: Commands, tmp_path: Path, name: str) -> None:
+    commands.answers(name, err="sbatch: error: Batch job submission failed: Invalid qos specification", code=1)
+    with pytest.raises(SchedulerRefused, match="Invalid qos"):
+        _submit(tmp_path, commands.scheduler(), 0, 1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refusal_leaves_an_earlier_submission_as_it_was(commands: Commands, tmp_path: Path) -> None:
+    _submit(tmp_path, commands.scheduler(), 0, 1)
+    before = _files(tmp_path / "runs")
+    commands.answers("sbatch", err="sbatch: error: Batch job submission failed: Invalid qos specification", code=1)
+    with pytest.raises(SchedulerRefused):
+        _submit(tmp_path, commands.scheduler(), 0, 2, settings=SlurmSettings(qos="x"))
+    assert _files(tmp_path / "runs") == before
+    assert sorted(path.name for path in (_home(tmp_path).slurm / "tasks").iterdir()) == ["0", "1"]
+
+
+def test_where_it_is_not_known_whether_the_job_was_taken_its_files_stay(commands: Commands, tmp_path: Path) -> None:
+    commands.answers("sbatch", err="sbatch: error: Socket timed out on send/recv operation", code=1)
+    with pytest.raises(SchedulerSilent, match="did not answer"):
+        _submit(tmp_path, commands.scheduler())
+    assert (_home(tmp_path).slurm / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("by", ["id", "comment"])
+def test_a_run_that_is_queued_is_refused_before_anything_is_changed(
+    commands: Commands, tmp_path: Path, by: str
+) -> None:
+    _submit(tmp_path, commands.scheduler())
+    before = _files(tmp_path / "runs")
+    if by == "id":
+        commands.answers("squeue", "12|12|N/A|PENDING|something else\n")
+    else:
+        commands.answers("squeue", f"99|99|N/A|RUNNING|{comment_of(_home(tmp_path))}\n")
+    with pytest.raises(JobQueued, match=r"has a job already: job (12 \(pending|99 \(running)"):
+        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(account="x"))
+    assert _files(tmp_path / "runs") == before
+    assert commands.called().count("sbatch") == 1
+
+
+def test_a_run_that_is_a_task_of_a_queued_array_is_refused(commands: Commands, tmp_path: Path) -> None:
+    _submit(tmp_path, commands.scheduler(), 0, 1)
+    commands.answers("squeue", "14|12|1|RUNNING|x\n")
+    with pytest.raises(JobQueued, match=r"run a-1 has a job already: job 12_1"):
+        _submit(tmp_path, commands.scheduler(), 1, 2)
+    assert _submit(tmp_path, commands.scheduler(), 2) == "12"  # the others are not in its way
+
+
+def test_a_run_that_is_trained_at_this_moment_is_refused(commands: Commands, tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    home.create()
+    lock = RunLock(home.lock, "here")
+    with pytest.raises(RunLocked, match="owned by process"):
+        _submit(tmp_path, commands.scheduler())
+    lock.release()
+    assert _submit(tmp_path, commands.scheduler()) == "12"
+
+
+def test_two_submissions_at_the_same_time_do_not_make_two_jobs(commands: Commands, tmp_path: Path) -> None:
+    second: list[BaseException] = []
+
+    class Slow(Scheduler):
+        def submit(self, batch: Batch, partitions: object) -> str:
+            try:
+                _submit(tmp_path, commands.scheduler())
+            except JobQueued as error:
+                second.append(error)
+            return super().submit(batch, [])
+
+    slow = commands.scheduler()
+    assert _submit(tmp_path, Slow(slow.environment, slow.seconds)) == "12"
+    assert "being submitted" in str(second[0])
+    assert commands.called().count("sbatch") == 1
+
+
+def test_what_could_never_start_is_refused_with_the_setting(commands: Commands, tmp_path: Path) -> None:
+    with pytest.raises(SchedulerRefused, match=r"slurm\.time: .*01:00:00 at the most(.|\n)*partitions here: low"):
+        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(time="2:00:00"))
+    assert "sbatch" not in commands.called()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_where_there_is_no_slurm_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SchedulerRefused, match="no squeue on this machine"):
+        _submit(tmp_path, Scheduler({"PATH": str(tmp_path / "empty")}, 5.0))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_command_that_does_not_answer_is_given_up(commands: Commands, tmp_path: Path) -> None:
+    (commands.directory / "bin" / "squeue").write_text("#!/bin/bash\nexec sleep 60\n")
+    with pytest.raises(SchedulerRefused, match="squeue did not answer within"):
+        _submit(tmp_path, replace(commands.scheduler(), seconds=0.2))
+
+
+def test_an_answer_that_is_no_job_is_no_success(commands: Commands, tmp_path: Path) -> None:
+    commands.answers("sbatch", out="Submitted, thank you\n")
+    with pytest.raises(SchedulerRefused):
+        _submit(tmp_path, commands.scheduler())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_named(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a directory")
+    with pytest.raises(RunDirectoryNotWritable, match="runs"):
+        _submit(tmp_path, commands.scheduler())
+
+
+def test_what_is_written_in_the_file_wins_over_the_environment(commands: Commands, tmp_path: Path) -> None:
+    asked = {"SBATCH_PARTITION": "x", "SBATCH_TIMELIMIT": "1", "SBATCH_OUTPUT": "x", "SBATCH_NO_REQUEUE": "1"}
+    scheduler = commands.scheduler(**asked, SBATCH_ACCOUNT="mine", HOME="/home")
+    _submit(tmp_path, scheduler, settings=SlurmSettings(partition="low", time="30"))
+    left = {line.partition("=")[0] for line in commands.environment_of_sbatch()}
+    assert not left & asked.keys()
+    assert {"SBATCH_ACCOUNT", "HOME"} <= left  # nothing was said about the account
+
+
+def test_the_record_is_plain_json(commands: Commands, tmp_path: Path) -> None:
+    _submit(tmp_path, commands.scheduler())
+    assert json.loads(_home(tmp_path).submissions.read_text()) == {"job": "12", "task": None, "at": 5.0}
