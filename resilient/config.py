@@ -44,7 +44,7 @@ _FREE_KEYS = frozenset(
     {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options", "slurm.extra"}
     | {"restarts.per_class", "restarts.class_waits"}
 )
-# These say how this launch is to be taken and shown, not what is trained.
+# These say where and how this launch is to be done and shown, not what is trained.
 _PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs|slurm)\..*")
 
 

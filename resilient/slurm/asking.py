@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _OURS = frozenset(
     {"output", "error", "input", "open-mode", "chdir", "wrap", "parsable", "test-only", "wait", "hold-output"}
     | {"ntasks", "ntasks-per-node", "export-file", "help", "usage", "version"}
 )
+# SLURM sends it to every process of the step; of those that know nothing of us, SIGUSR1 and the like are the end.
+_TERM = re.compile(r"(?:R:)?(?:(?:SIG)?TERM|15)(?:@\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,11 @@ def _extra(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             raise ConfigurationError(f"slurm.extra.{key}: this is up to resilient submit", "remove it")
         if not isinstance(value, (str, int, float)):
             raise ConfigurationError(f"slurm.extra.{key}={value!r} is neither a text nor a number", "write it as text")
-        if name == "signal" and str(value).upper().startswith(("B:", "BR:", "RB:")):
+        if name == "signal" and not _TERM.fullmatch(str(value)):
             raise ConfigurationError(
-                f"slurm.extra.signal={value}: B: sends the signal to the shell of the batch file alone",
-                f"write {str(value).partition(':')[2]}, which reaches the supervisor",
+                f"slurm.extra.signal={value} would not stop the run in good order: with B: it reaches the shell of the "
+                "batch file alone, and any signal but SIGTERM ends the processes that load data",
+                "write TERM@300, for SIGTERM five minutes before the time limit",
             )
         if value is not False:
             yield name, "" if value is True else str(value)

@@ -24,6 +24,7 @@ class Settings:
     batch_size: int = 4
     workers: int = 0
     step_seconds: float = 0.01
+    seed: int = 0
     raise_at: int = 0  # raise an error in this step, every time
     raise_once_at: int = 0  # only in the first round
     stop_quietly_at: int = 0  # leave with exit 0 without saying that the run is finished
@@ -53,7 +54,7 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.manual_seed(settings.seed)
     random.seed(0)
     np.random.seed(0)
     model = torch.nn.Sequential(

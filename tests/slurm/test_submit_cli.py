@@ -90,8 +90,15 @@ def test_every_setting_has_its_line(project: Path) -> None:
 
 def test_other_options_of_sbatch_are_passed_on(project: Path) -> None:
     extra = "slurm.extra={mail-type: END, mail_user: me@x.org, exclusive: true, nice: 5, contiguous: false}"
-    lines = text(project, "conf=mine", extra, "slurm.extra.job-name=a b")
-    for line in ("--mail-type=END", "--mail-user=me@x.org", "--exclusive", "--nice=5", '--job-name="a b"'):
+    lines = text(project, "conf=mine", extra, "slurm.extra.job-name=a b", "slurm.extra.signal=TERM@90")
+    for line in (
+        "--mail-type=END",
+        "--mail-user=me@x.org",
+        "--exclusive",
+        "--nice=5",
+        "--signal=TERM@90",
+        '--job-name="a b"',
+    ):
         assert f"#SBATCH {line}" in lines
     assert not [line for line in lines if "contiguous" in line or "--job-name=mine" in line]
 
@@ -160,7 +167,8 @@ def test_the_configuration_is_checked_against_the_one_the_run_was_begun_with(pro
         (["conf=mine", "slurm.account=a\nb"], ExitCode.CONFIG, "slurm.account"),
         (["conf=mine", "+slurm.extra.partition=x"], ExitCode.CONFIG, "set slurm.partition"),
         (["conf=mine", "+slurm.extra.wrap=id"], ExitCode.CONFIG, "up to resilient submit"),
-        (["conf=mine", "+slurm.extra.signal=B:TERM@60"], ExitCode.CONFIG, "write TERM@60"),
+        (["conf=mine", "+slurm.extra.signal=B:TERM@60"], ExitCode.CONFIG, "write TERM@300"),
+        (["conf=mine", "+slurm.extra.signal=USR1@60"], ExitCode.CONFIG, "any signal but SIGTERM"),
         (["conf=mine", "+slurm.extra.mail-type=[a]"], ExitCode.CONFIG, "neither a text nor a number"),
         (["conf=mine", "run.dir=a\\b"], ExitCode.CONFIG, "backslash"),
         (["conf=mine"], ExitCode.SCHEDULER, "no squeue on this machine"),
