@@ -23,8 +23,8 @@ _RESILIENT = f'#!/bin/bash\nexec {sys.executable} -m resilient.cli "$@"\n'
 _CONTAINER = """#!/bin/bash
 [ "$1" = exec ] && [ -f "$2" ] || exit 64
 shift 2
-program=$(command -v "$1") && shift
-PATH={programs} exec "$program" "$@"
+export PATH={programs}
+exec "$@"
 """
 
 
