@@ -95,8 +95,11 @@ def run(options: argparse.Namespace, conf: str, overrides: Sequence[str]) -> Exi
         print(json.dumps({**_facts(job, batch), "text": text}) if options.json else text.rstrip("\n"))
         return ExitCode.FINISHED
     scheduler = Scheduler(os.environ, settings.command_seconds)
-    number = submit(scheduler, job.home, job.runs, batch, request=request, clock=time.time)
-    print(json.dumps(_facts(job, batch, number)) if options.json else "\n".join(_told(job, batch, number)))
+    taken = submit(scheduler, job.home, job.runs, batch, request=request, clock=time.time)
+    if taken.waits_for:
+        down = ", ".join(taken.waits_for)
+        print(f"resilient: partition {down} starts no jobs at the moment; this one waits", file=sys.stderr)
+    print(json.dumps(_facts(job, batch, taken.job)) if options.json else "\n".join(_told(job, batch, taken.job)))
     return ExitCode.FINISHED
 
 

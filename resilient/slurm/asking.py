@@ -90,7 +90,7 @@ def request_of(settings: SlurmSettings) -> Request:
             f"slurm.time={settings.time} is no time", "write minutes, or 8:00:00, or 2-12:00:00 for days before hours"
         )
     partitions = tuple(filter(None, settings.partition.split(",")))
-    return Request(partitions, settings.nodes, seconds, settings.account, settings.qos)
+    return Request(partitions, settings.nodes, seconds, settings.account, settings.qos, settings.cpus_per_task)
 
 
 def require_one_node(settings: SlurmSettings) -> None:

@@ -32,9 +32,13 @@ class QueuedJob:
     state: str
     comment: str
 
+    @property
+    def name(self) -> str:
+        """As ``scancel`` takes it."""
+        return self.job if self.task is None else f"{self.array}_{self.task}"
+
     def __str__(self) -> str:
-        name = self.job if self.task is None else f"{self.array}_{self.task}"
-        return f"job {name} ({self.state.lower()})"
+        return f"job {self.name} ({self.state.lower()})"
 
 
 @dataclass(frozen=True)

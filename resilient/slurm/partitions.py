@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _FOR_EVER = frozenset({"", "NONE", "UNLIMITED", "INFINITE", "-1", "0"})
+NODE_FORMAT = "%N|%R|%c"
+"""For ``sinfo --Node``: see :func:`parse_nodes`."""
 _ANYBODY = frozenset({"", "ALL", "(null)"})
 
 
@@ -25,6 +27,7 @@ class Partition:
     :param seconds: the longest time limit of a job.
     :param accounts: those that may use it; empty for any.
     :param state: ``UP``; ``DOWN``: jobs wait; ``DRAIN`` and ``INACTIVE``: no job is taken.
+    :param hidden: it is not shown to everybody.
     """
 
     name: str
@@ -35,12 +38,22 @@ class Partition:
     denied_accounts: frozenset[str] = frozenset()
     qos: frozenset[str] = frozenset()
     state: str = "UP"
+    hidden: bool = False
 
     def __str__(self) -> str:
         limits = [] if math.isinf(self.nodes) else [f"{self.nodes:g} node{'s' if self.nodes > 1 else ''}"]
         limits += [] if math.isinf(self.seconds) else [f"up to {as_time(self.seconds)}"]
         limits += [self.state.lower()] if self.state != "UP" else []
         return f"{self.name} ({', '.join(limits)})" if limits else self.name
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node in one partition."""
+
+    name: str
+    partition: str
+    cpus: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,12 @@ class Request:
     seconds: float | None = None
     account: str = ""
     qos: str = ""
+    cpus: int = 0
+
+    def may_run_in(self, known: Sequence[Partition]) -> list[Partition]:
+        """Those of the known partitions that are meant."""
+        named = [partition for partition in known if partition.name in self.partitions]
+        return named if self.partitions else [partition for partition in known if partition.is_default]
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,12 @@ def parse_partitions(shown: str) -> list[Partition]:
         for line in shown.splitlines()
         if line.startswith("PartitionName=")
     ]
+
+
+def parse_nodes(shown: str) -> list[Node]:
+    """What ``sinfo`` shows in :data:`NODE_FORMAT`; lines that are none are left out."""
+    lines = (line.split("|") for line in shown.splitlines())
+    return [Node(parts[0], parts[1], int(parts[2])) for parts in lines if len(parts) == 3 and parts[2].isdecimal()]
 
 
 def parse_time(text: str) -> float | None:
@@ -103,8 +128,16 @@ def as_time(seconds: float) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def objection(request: Request, known: Sequence[Partition]) -> Objection | None:
-    """Why the job would not start in any of the partitions it may run in; None if it may, or nothing is known."""
+def named(partitions: Sequence[Partition]) -> str:
+    """What there is, for a message."""
+    return f"partitions here: {', '.join(str(partition) for partition in partitions if not partition.hidden)}"
+
+
+def objection(request: Request, known: Sequence[Partition], nodes: Sequence[Node] = ()) -> Objection | None:
+    """Why the job would not start in any of the partitions it may run in; None if it may, or nothing is known.
+
+    :param nodes: empty if they are not known.
+    """
     if not known:
         return None
     found = {partition.name: partition for partition in known}
@@ -113,15 +146,18 @@ def objection(request: Request, known: Sequence[Partition]) -> Objection | None:
             close = difflib.get_close_matches(name, found, 1)
             hint = f", did you mean {close[0]}?" if close else ""
             return Objection("partition", f"there is no partition {name}{hint}")
-    meant = [found[name] for name in request.partitions] or [partition for partition in known if partition.is_default]
+    meant = request.may_run_in(known)
     if not meant:
         return Objection("partition", "this cluster has no default partition")
-    reasons = [next(_reasons(request, partition), None) for partition in meant]
+    reasons = [next(_reasons(request, partition, nodes), None) for partition in meant]
     return reasons[0] if all(reasons) else None
 
 
-def _reasons(request: Request, partition: Partition) -> Iterator[Objection]:
+def _reasons(request: Request, partition: Partition, nodes: Sequence[Node]) -> Iterator[Objection]:
     name = partition.name
+    cpus = max((node.cpus for node in nodes if node.partition == name), default=math.inf)
+    if request.cpus > cpus:
+        yield Objection("cpus_per_task", f"a node in partition {name} has {cpus:g}, and not {request.cpus}")
     if request.nodes > partition.nodes:
         yield Objection("nodes", f"a job in partition {name} can have {partition.nodes:g}, and not {request.nodes}")
     if request.seconds is not None and request.seconds > partition.seconds:
@@ -149,6 +185,7 @@ def _partition(fields: dict[str, str]) -> Partition:
         _names(fields.get("DenyAccounts", "")),
         _names(fields.get("AllowQos", "")),
         fields.get("State", "UP"),
+        fields.get("Hidden") == "YES",
     )
 
 

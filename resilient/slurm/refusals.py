@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from resilient.errors import SchedulerRefused
-from resilient.slurm.partitions import Partition
+from resilient.slurm.partitions import Partition, named
 
 _PREFIX = re.compile(
     r"^(?:sbatch|squeue|scontrol|allocation failure): (?:(?:error|fatal): )?(?:Batch job submission failed: )?"
@@ -64,7 +64,7 @@ def refusal(said: str, partitions: Sequence[Partition]) -> SchedulerRefused:
             f"SLURM cannot be reached: {told}", "try again later, or on a machine from which `sinfo` works"
         )
     setting = next((setting for text, setting in _MEANT if text.lower() in said.lower()), "") or _by_option(said)
-    known = f"; partitions here: {', '.join(map(str, partitions))}" if partitions else ""
+    known = f"; {named(partitions)}" if partitions else ""
     if not setting:
         return SchedulerRefused(f"SLURM refuses the job: {told}", f"change what is set in the section slurm{known}")
     return SchedulerRefused(f"SLURM refuses the job: {told}", f"change slurm.{setting}{known}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from resilient.errors import SchedulerRefused, SchedulerSilent
 from resilient.slurm.batch import Batch
 from resilient.slurm.jobs import QUEUE_FORMAT, QueuedJob, parse_queue
-from resilient.slurm.partitions import Partition, parse_partitions
+from resilient.slurm.partitions import NODE_FORMAT, Node, Partition, parse_nodes, parse_partitions
 from resilient.slurm.refusals import refusal
 
 _SUBMIT_SECONDS = 60.0  # a job that was taken, and whose id we did not wait for, is the one mistake not to make
+_TASTE = ("SQUEUE_", "SINFO_", "SCONTROL_")
 # What `sbatch` also takes from the environment, where it would win over the batch file.
 _FROM_ENVIRONMENT = {"time": "TIMELIMIT", "array": "ARRAY_INX", "mem": "MEM_PER_NODE"}
 
@@ -34,14 +35,21 @@ class Scheduler:
 
         :raises SchedulerRefused: SLURM cannot be asked.
         """
-        return parse_partitions(self._look("scontrol", "--oneliner", "show", "partition"))
+        return parse_partitions(self._look("scontrol", "--all", "--oneliner", "show", "partition"))
+
+    def nodes(self) -> list[Node]:
+        """All nodes, once for each partition they are in.
+
+        :raises SchedulerRefused: SLURM cannot be asked.
+        """
+        return parse_nodes(self._look("sinfo", "--all", "--noheader", "--Node", f"--format={NODE_FORMAT}"))
 
     def queue(self) -> list[QueuedJob]:
         """The user's jobs that are not over.
 
         :raises SchedulerRefused: SLURM cannot be asked.
         """
-        user = f"--user={getpass.getuser()}"
+        user = f"--user={os.getuid()}"
         return parse_queue(self._look("squeue", "--noheader", "--array", user, f"--format={QUEUE_FORMAT}"))
 
     def submit(self, batch: Batch, partitions: Sequence[Partition]) -> str:
@@ -64,7 +72,9 @@ class Scheduler:
         return job
 
     def _look(self, *command: str) -> str:
-        done = self._run(*command, environment=self.environment, seconds=self.seconds)
+        # a user may have told squeue by a variable to show him the running jobs alone, or in colour
+        plain = {key: value for key, value in self.environment.items() if not key.startswith(_TASTE)}
+        done = self._run(*command, environment={**plain, "LC_ALL": "C"}, seconds=self.seconds)
         if done.returncode:
             raise refusal(done.stderr or f"{command[0]} ended with exit code {done.returncode}", [])
         return done.stdout

@@ -19,8 +19,19 @@ from resilient.protocol.paths import RunPaths
 from resilient.slurm.asking import JobRun
 from resilient.slurm.batch import Batch, render
 from resilient.slurm.jobs import Submission, remember, still_there
-from resilient.slurm.partitions import Partition, Request, objection
+from resilient.slurm.partitions import Partition, Request, named, objection
 from resilient.slurm.sbatch import Scheduler
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A job that SLURM has taken.
+
+    :param waits_for: partitions that start no job at the moment, if it can start in no other.
+    """
+
+    job: str
+    waits_for: tuple[str, ...] = ()
 
 
 def submit(
@@ -31,8 +42,8 @@ def submit(
     *,
     request: Request,
     clock: Callable[[], float],
-) -> str:
-    """Submit the batch file; returns the job's id.
+) -> Taken:
+    """Submit the batch file.
 
     :param clock: seconds since the epoch.
     :raises JobQueued: one of the runs is in the queue, or on a node.
@@ -57,12 +68,14 @@ def submit(
             if run.index is not None:
                 placed.link(home.slurm / "tasks" / str(run.index), run.paths.slurm)
         placed.file(batch.path, text)
+        placed.handed_over = True
         job = scheduler.submit(batch, partitions)
-        placed.keep()
         for paths, index in [(home, None), *((run.paths, run.index) for run in runs if run.index is not None)]:
             with suppress(OSError):  # then its comment tells that it is there
                 remember(paths, Submission(job, index, clock()))
-    return job
+    meant = request.may_run_in(partitions)
+    waits = () if any(partition.state == "UP" for partition in meant) else tuple(item.name for item in meant)
+    return Taken(job, waits)
 
 
 def _require_none_queued(scheduler: Scheduler, all_paths: Sequence[RunPaths]) -> None:
@@ -71,17 +84,15 @@ def _require_none_queued(scheduler: Scheduler, all_paths: Sequence[RunPaths]) ->
         if (job := still_there(paths, queue)) is not None:
             raise JobQueued(
                 f"the run {paths.run_id} has a job already: {job}",
-                f"let it go on, or end it first: scancel {job.array}; another run needs another run.id",
+                f"let it go on, or end it first: scancel {job.name}; another run needs another run.id",
             )
 
 
 def _require_possible(scheduler: Scheduler, request: Request) -> list[Partition]:
     partitions = scheduler.partitions()
-    found = objection(request, partitions)
+    found = objection(request, partitions, scheduler.nodes() if request.cpus > 1 else [])
     if found is not None:
-        raise SchedulerRefused(
-            f"slurm.{found.setting}: {found.problem}", f"partitions here: {', '.join(map(str, partitions))}"
-        )
+        raise SchedulerRefused(f"slurm.{found.setting}: {found.problem}", named(partitions))
     return partitions
 
 
@@ -100,9 +111,13 @@ def _alone(paths: RunPaths) -> Iterator[None]:
 
 @dataclass
 class _Placed:
-    """What was laid out, and how to undo it."""
+    """What was laid out, and how to undo it.
+
+    :param handed_over: SLURM was given the job.
+    """
 
     undo: list[Callable[[], object]] = field(default_factory=list)
+    handed_over: bool = False
 
     def directory(self, path: Path) -> None:
         if path.is_dir():
@@ -126,26 +141,22 @@ class _Placed:
         _point(path, relative)
         self.undo.append(lambda: _point(path, before))
 
-    def keep(self) -> None:
-        self.undo.clear()
-
 
 @contextmanager
 def _placed() -> Iterator[_Placed]:
     placed = _Placed()
     try:
         yield placed
-    except OSError as error:
-        _undo(placed)
+    except BaseException as error:
+        refused = isinstance(error, SchedulerRefused) and not isinstance(error, SchedulerSilent)
+        if refused or not placed.handed_over:  # else the job may be there, and need its files
+            _undo(placed)
+        if not isinstance(error, OSError):
+            raise
         raise RunDirectoryNotWritable(
             f"{error.filename or 'the run directory'} cannot be written: {error.strerror}",
             "check its permissions and its free space, or choose another place with run.dir=…",
         ) from error
-    except SchedulerSilent:
-        raise  # the job may be there, and need them
-    except BaseException:
-        _undo(placed)
-        raise
 
 
 def _undo(placed: _Placed) -> None:

@@ -14,7 +14,8 @@ from resilient.protocol.lock import RunLock
 from resilient.protocol.paths import RunPaths
 from resilient.slurm.asking import JobRun, batch_of, request_of
 from resilient.slurm.batch import Batch
-from resilient.slurm.jobs import Submission, comment_of, submissions
+from resilient.slurm.jobs import QueuedJob, Submission, comment_of, submissions
+from resilient.slurm.partitions import Request
 from resilient.slurm.sbatch import Scheduler
 from resilient.slurm.settings import SlurmSettings
 from resilient.slurm.submission import submit
@@ -56,7 +57,7 @@ def commands(tmp_path: Path) -> Commands:
     directory = tmp_path / "commands"
     (directory / "bin").mkdir(parents=True)
     made = Commands(directory)
-    for name in ("sbatch", "squeue", "scontrol"):
+    for name in ("sbatch", "squeue", "scontrol", "sinfo"):
         program = directory / "bin" / name
         program.write_text(_PROGRAM.format(record=directory / "record", answers=directory))
         program.chmod(0o755)
@@ -80,7 +81,7 @@ def _submit(tmp_path: Path, scheduler: Scheduler, *indices: int, settings: Slurm
     settings = settings or SlurmSettings()
     runs, home = _runs(tmp_path, *indices), _home(tmp_path)
     batch = batch_of(home, runs, settings, directory=tmp_path, program=["resilient"])
-    return submit(scheduler, home, runs, batch, request=request_of(settings), clock=lambda: 5.0)
+    return submit(scheduler, home, runs, batch, request=request_of(settings), clock=lambda: 5.0).job
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -153,6 +154,47 @@ def test_a_run_that_is_a_task_of_a_queued_array_is_refused(commands: Commands, t
     with pytest.raises(JobQueued, match=r"run a-1 has a job already: job 12_1"):
         _submit(tmp_path, commands.scheduler(), 1, 2)
     assert _submit(tmp_path, commands.scheduler(), 2) == "12"  # the others are not in its way
+
+
+def test_who_interrupts_while_slurm_is_asked_may_have_a_job(commands: Commands, tmp_path: Path) -> None:
+    class Interrupted(Scheduler):
+        def submit(self, batch: Batch, partitions: object) -> str:
+            raise KeyboardInterrupt
+
+        def queue(self) -> list[QueuedJob]:
+            if self.seconds > 30:
+                raise KeyboardInterrupt
+            return []
+
+    for seconds, left in ((60.0, False), (30.0, True)):
+        with pytest.raises(KeyboardInterrupt):
+            _submit(tmp_path, Interrupted(commands.scheduler().environment, seconds))
+        assert (_home(tmp_path).slurm / "config.yaml").exists() is left
+
+
+def test_a_node_with_too_few_cores_is_no_node(commands: Commands, tmp_path: Path) -> None:
+    commands.answers("sinfo", "n1|low|4\nn2|low|8\nn3|high|64\nbad|line\n")
+    assert _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(cpus_per_task=8)) == "12"
+    with pytest.raises(SchedulerRefused, match=r"slurm\.cpus_per_task: a node in partition low has 8, and not 9"):
+        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(cpus_per_task=9))
+
+
+def test_what_a_user_likes_to_see_of_the_queue_hides_nothing(commands: Commands, tmp_path: Path) -> None:
+    (commands.directory / "bin" / "squeue").write_text("#!/bin/bash\nenv > $RECORD\n")
+    record = str(tmp_path / "env")
+    _submit(tmp_path, commands.scheduler(SQUEUE_STATES="R", SQUEUE_FORMAT="%i", RECORD=record))
+    assert "SQUEUE" not in Path(record).read_text()
+
+
+@pytest.mark.parametrize(("state", "waits"), [("UP", ()), ("DOWN", ("low",))])
+def test_a_partition_that_is_down_is_named(
+    commands: Commands, tmp_path: Path, state: str, waits: tuple[str, ...]
+) -> None:
+    commands.answers("scontrol", _PARTITION.replace("State=UP", f"State={state}"))
+    runs, home = _runs(tmp_path), _home(tmp_path)
+    batch = batch_of(home, runs, SlurmSettings(), directory=tmp_path, program=["resilient"])
+    taken = submit(commands.scheduler(), home, runs, batch, request=Request(), clock=lambda: 5.0)
+    assert taken.waits_for == waits
 
 
 def test_a_run_that_is_trained_at_this_moment_is_refused(commands: Commands, tmp_path: Path) -> None:
