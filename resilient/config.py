@@ -34,17 +34,18 @@ from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.slurm.settings import SlurmSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
 _FREE_KEYS = frozenset(
-    {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options"}
+    {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options", "slurm.extra"}
     | {"restarts.per_class", "restarts.class_waits"}
 )
-# These say how this launch is to be taken and shown, not what is trained.
-_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
+# These say where and how this launch is to be done and shown, not what is trained.
+_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs|slurm)\..*")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Config:
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
     train: dict[str, Any] = field(default_factory=dict)
     script: str = ""
     module: str = ""
