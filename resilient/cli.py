@@ -13,7 +13,9 @@ from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.policy.state import PolicySettings
-from resilient.protocol.paths import RunPaths
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.slurm.excluding import distrusted_hosts
+from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.spec import RunSpec
@@ -139,8 +141,9 @@ def _train_one(composed: Composed) -> ExitCode:
         train=config.train,
         directory=Path.cwd(),
     )
+    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths.distrusted, hostname()))
     try:
-        return supervise(spec, record_config, console)
+        return supervise(spec, record_config, console, job)
     finally:
         console.flush()
 

@@ -102,6 +102,12 @@ class RunLocked(ResilientError):
     exit_code = ExitCode.RUN_LOCKED
 
 
+class RequeuesSpent(ResilientError):
+    """A job has come back from the queue as often as it may, or without making progress."""
+
+    exit_code = ExitCode.BUDGET_SPENT
+
+
 class StateError(ResilientError):
     """A piece of training state cannot be captured or restored; the message names its path in the state tree."""
 

@@ -36,6 +36,7 @@ from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.round_output import RoundOutput
 from resilient.supervisor.rounds import Rounds
+from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
@@ -64,8 +65,10 @@ class Supervisor:
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
+        scheduler: Scheduler | None = None,
     ) -> None:
         self._spec = spec
+        self._scheduler = scheduler or Unscheduled(spec.policy.stop)
         self._memory = memory
         self._launcher = launcher
         self._drain = drain
@@ -89,6 +92,7 @@ class Supervisor:
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
         self._rounds = Rounds(spec, memory)
         self._dump: StackDump | None = None
+        self._ending: do.EndRun | None = None
         remote = None
         if uploads is not None:
             remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
@@ -150,12 +154,11 @@ class Supervisor:
             self._poll()
         self._selector.close()
         self._rounds.close()
-        ending = self._state.ending
-        assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
+        assert self._ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
         self._output.close()
         self._script.close()
-        return ending.exit_code
+        return self._ending.exit_code
 
     def _watch(self) -> selectors.BaseSelector:
         """The selector over signals and helpers.
@@ -201,11 +204,24 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         for number in self._signals.take():
-            preempted = number in (signal.SIGTERM, signal.SIGUSR1) and self._spec.policy.stop.requeue_on_sigterm
-            kind = on.StopKind.PREEMPTION if preempted else on.StopKind.REQUEST
-            grace = self._spec.policy.stop.grace_seconds
-            self._console.say(f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)")
-            self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
+            notice = self._scheduler.signalled(number, stopping=self._state.stop is not None)
+            if notice is not None:
+                self._console.say(notice.reason)
+                self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
+
+    def _heed_scheduler(self) -> None:
+        """What it has found out: that the run has to leave, or how long there really is."""
+        notice = self._scheduler.poll(self._needed)
+        if notice is None:
+            return
+        self._console.say(notice.reason)
+        if self._state.stop is None:
+            self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
+        else:
+            self._feed(on.GraceKnown(notice.grace))
+
+    def _needed(self) -> Needed:
+        return Needed(self._state.durations.get("step", 0.0), self._persistence.seconds_to_flush())
 
     def _on_launcher(self) -> None:
         self._on_signal()  # a SIGTERM to the whole job comes before the exits that it causes
@@ -247,6 +263,7 @@ class Supervisor:
 
     def _poll(self) -> None:
         self._boards.collect_metrics(self._state.round)
+        self._heed_scheduler()
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
             self._feed(progressed)
@@ -387,6 +404,8 @@ class Supervisor:
         )
 
     def _end_run(self, decision: do.EndRun) -> None:
+        reached = self._state.step if self._spec.worker.unmodified else self._persistence.durable or 0
+        decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
         self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
 
