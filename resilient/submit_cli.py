@@ -20,8 +20,9 @@ from resilient.errors import ConfigurationError, ExitCode
 from resilient.protocol.paths import RunPaths
 from resilient.slurm.asking import JobRun, batch_of, request_of, require_one_node
 from resilient.slurm.batch import Batch, render
+from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.indices import parse_indices
-from resilient.slurm.sbatch import Scheduler
+from resilient.slurm.sbatch import Client
 from resilient.slurm.submission import submit
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ranks import require_ranks
@@ -89,13 +90,17 @@ def run(options: argparse.Namespace, conf: str, overrides: Sequence[str]) -> Exi
     settings = job.first.config.slurm
     require_one_node(settings)
     request = request_of(settings)
-    batch = batch_of(job.home, job.runs, settings, directory=Path.cwd(), program=_program())
+    client = Client(os.environ, settings.command_seconds)
+    distrusted = _distrusted(job.runs)
+    if distrusted and not options.dry_run:  # sbatch would refuse a name that it does not know
+        known = {node.name for node in client.nodes()}
+        distrusted = [host for host in distrusted if host in known]
+    batch = batch_of(job.home, job.runs, settings, directory=Path.cwd(), program=_program(), distrusted=distrusted)
     if options.dry_run:
         text = render(batch)
         print(json.dumps({**_facts(job, batch), "text": text}) if options.json else text.rstrip("\n"))
         return ExitCode.FINISHED
-    scheduler = Scheduler(os.environ, settings.command_seconds)
-    taken = submit(scheduler, job.home, job.runs, batch, request=request, clock=time.time)
+    taken = submit(client, job.home, job.runs, batch, request=request, clock=time.time)
     if taken.waits_for:
         down = ", ".join(taken.waits_for)
         print(f"resilient: partition {down} starts no jobs at the moment; this one waits", file=sys.stderr)
@@ -172,6 +177,12 @@ def _is_finished(paths: RunPaths, composed: Composed) -> bool:
     corrected = status is not None and status.came_to_nothing
     changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected)
     return status is not None and status.finished and not changed
+
+
+def _distrusted(runs: Sequence[JobRun]) -> list[str]:
+    """Hosts on which one of the runs must not be started again, for now."""
+    hosts = {host for run in runs for host in distrusted_hosts(run.paths.distrusted, "")("")}
+    return sorted(hosts)
 
 
 def _program() -> list[str]:

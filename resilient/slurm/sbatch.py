@@ -20,7 +20,7 @@ _FROM_ENVIRONMENT = {"time": "TIMELIMIT", "array": "ARRAY_INX", "mem": "MEM_PER_
 
 
 @dataclass(frozen=True)
-class Scheduler:
+class Client:
     """SLURM, as one reaches it from here.
 
     :param environment: for its commands.

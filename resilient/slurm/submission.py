@@ -20,7 +20,7 @@ from resilient.slurm.asking import JobRun
 from resilient.slurm.batch import Batch, render
 from resilient.slurm.jobs import Submission, remember, still_there
 from resilient.slurm.partitions import Partition, Request, named, objection
-from resilient.slurm.sbatch import Scheduler
+from resilient.slurm.sbatch import Client
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Taken:
 
 
 def submit(
-    scheduler: Scheduler,
+    client: Client,
     home: RunPaths,
     runs: Sequence[JobRun],
     batch: Batch,
@@ -58,18 +58,18 @@ def submit(
         for paths in concerned:
             placed.directory(paths.slurm)
             stack.enter_context(_alone(paths))
-        _require_none_queued(scheduler, concerned)
+        _require_none_queued(client, concerned)
         for paths in concerned:
             with kept_idle(paths.locks()):
                 pass
-        partitions = _require_possible(scheduler, request)
+        partitions = _require_possible(client, request)
         for run in runs:
             placed.file(run.file, run.configuration)
             if run.index is not None:
                 placed.link(home.slurm / "tasks" / str(run.index), run.paths.slurm)
         placed.file(batch.path, text)
         placed.handed_over = True
-        job = scheduler.submit(batch, partitions)
+        job = client.submit(batch, partitions)
         for paths, index in [(home, None), *((run.paths, run.index) for run in runs if run.index is not None)]:
             with suppress(OSError):  # then its comment tells that it is there
                 remember(paths, Submission(job, index, clock()))
@@ -78,8 +78,8 @@ def submit(
     return Taken(job, waits)
 
 
-def _require_none_queued(scheduler: Scheduler, all_paths: Sequence[RunPaths]) -> None:
-    queue = scheduler.queue()
+def _require_none_queued(client: Client, all_paths: Sequence[RunPaths]) -> None:
+    queue = client.queue()
     for paths in all_paths:
         if (job := still_there(paths, queue)) is not None:
             raise JobQueued(
@@ -88,9 +88,9 @@ def _require_none_queued(scheduler: Scheduler, all_paths: Sequence[RunPaths]) ->
             )
 
 
-def _require_possible(scheduler: Scheduler, request: Request) -> list[Partition]:
-    partitions = scheduler.partitions()
-    found = objection(request, partitions, scheduler.nodes() if request.cpus > 1 else [])
+def _require_possible(client: Client, request: Request) -> list[Partition]:
+    partitions = client.partitions()
+    found = objection(request, partitions, client.nodes() if request.cpus > 1 else [])
     if found is not None:
         raise SchedulerRefused(f"slurm.{found.setting}: {found.problem}", named(partitions))
     return partitions

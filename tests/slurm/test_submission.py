@@ -16,7 +16,7 @@ from resilient.slurm.asking import JobRun, batch_of, request_of
 from resilient.slurm.batch import Batch
 from resilient.slurm.jobs import QueuedJob, Submission, comment_of, submissions
 from resilient.slurm.partitions import Request
-from resilient.slurm.sbatch import Scheduler
+from resilient.slurm.sbatch import Client
 from resilient.slurm.settings import SlurmSettings
 from resilient.slurm.submission import submit
 
@@ -45,8 +45,8 @@ class Commands:
         record = self.directory / "record"
         return [line.split()[0] for line in record.read_text().splitlines()] if record.exists() else []
 
-    def scheduler(self, **environment: str) -> Scheduler:
-        return Scheduler({"PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}", **environment}, 30.0)
+    def client(self, **environment: str) -> Client:
+        return Client({"PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}", **environment}, 30.0)
 
     def environment_of_sbatch(self) -> list[str]:
         return (self.directory / "record.env").read_text().splitlines()
@@ -77,11 +77,11 @@ def _runs(tmp_path: Path, *indices: int) -> list[JobRun]:
     return [JobRun(RunPaths.of(tmp_path / "runs", f"a-{index}"), f"task: {index}\n", index) for index in indices]
 
 
-def _submit(tmp_path: Path, scheduler: Scheduler, *indices: int, settings: SlurmSettings | None = None) -> str:
+def _submit(tmp_path: Path, client: Client, *indices: int, settings: SlurmSettings | None = None) -> str:
     settings = settings or SlurmSettings()
     runs, home = _runs(tmp_path, *indices), _home(tmp_path)
     batch = batch_of(home, runs, settings, directory=tmp_path, program=["resilient"])
-    return submit(scheduler, home, runs, batch, request=request_of(settings), clock=lambda: 5.0).job
+    return submit(client, home, runs, batch, request=request_of(settings), clock=lambda: 5.0).job
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def _files(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_job_that_is_taken_is_written_down(commands: Commands, tmp_path: Path) -> None:
-    assert _submit(tmp_path, commands.scheduler()) == "12"
+    assert _submit(tmp_path, commands.client()) == "12"
     home = _home(tmp_path)
     assert commands.called() == ["squeue", "scontrol", "sbatch"]
     assert submissions(home) == [Submission("12", None, 5.0)]
@@ -98,7 +98,7 @@ def test_a_job_that_is_taken_is_written_down(commands: Commands, tmp_path: Path)
 
 
 def test_the_runs_of_an_array_know_their_tasks_and_have_their_logs(commands: Commands, tmp_path: Path) -> None:
-    _submit(tmp_path, commands.scheduler(), 0, 3)
+    _submit(tmp_path, commands.client(), 0, 3)
     home = _home(tmp_path)
     for run in _runs(tmp_path, 0, 3):
         assert submissions(run.paths) == [Submission("12", run.index, 5.0)]
@@ -111,16 +111,16 @@ def test_the_runs_of_an_array_know_their_tasks_and_have_their_logs(commands: Com
 def test_a_refusal_leaves_nothing_behind(commands: Commands, tmp_path: Path, name: str) -> None:
     commands.answers(name, err="sbatch: error: Batch job submission failed: Invalid qos specification", code=1)
     with pytest.raises(SchedulerRefused, match="Invalid qos"):
-        _submit(tmp_path, commands.scheduler(), 0, 1)
+        _submit(tmp_path, commands.client(), 0, 1)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_refusal_leaves_an_earlier_submission_as_it_was(commands: Commands, tmp_path: Path) -> None:
-    _submit(tmp_path, commands.scheduler(), 0, 1)
+    _submit(tmp_path, commands.client(), 0, 1)
     before = _files(tmp_path / "runs")
     commands.answers("sbatch", err="sbatch: error: Batch job submission failed: Invalid qos specification", code=1)
     with pytest.raises(SchedulerRefused):
-        _submit(tmp_path, commands.scheduler(), 0, 2, settings=SlurmSettings(qos="x"))
+        _submit(tmp_path, commands.client(), 0, 2, settings=SlurmSettings(qos="x"))
     assert _files(tmp_path / "runs") == before
     assert sorted(path.name for path in (_home(tmp_path).slurm / "tasks").iterdir()) == ["0", "1"]
 
@@ -128,7 +128,7 @@ def test_a_refusal_leaves_an_earlier_submission_as_it_was(commands: Commands, tm
 def test_where_it_is_not_known_whether_the_job_was_taken_its_files_stay(commands: Commands, tmp_path: Path) -> None:
     commands.answers("sbatch", err="sbatch: error: Socket timed out on send/recv operation", code=1)
     with pytest.raises(SchedulerSilent, match="did not answer"):
-        _submit(tmp_path, commands.scheduler())
+        _submit(tmp_path, commands.client())
     assert (_home(tmp_path).slurm / "config.yaml").exists()
 
 
@@ -136,28 +136,28 @@ def test_where_it_is_not_known_whether_the_job_was_taken_its_files_stay(commands
 def test_a_run_that_is_queued_is_refused_before_anything_is_changed(
     commands: Commands, tmp_path: Path, by: str
 ) -> None:
-    _submit(tmp_path, commands.scheduler())
+    _submit(tmp_path, commands.client())
     before = _files(tmp_path / "runs")
     if by == "id":
         commands.answers("squeue", "12|12|N/A|PENDING|something else\n")
     else:
         commands.answers("squeue", f"99|99|N/A|RUNNING|{comment_of(_home(tmp_path))}\n")
     with pytest.raises(JobQueued, match=r"has a job already: job (12 \(pending|99 \(running)"):
-        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(account="x"))
+        _submit(tmp_path, commands.client(), settings=SlurmSettings(account="x"))
     assert _files(tmp_path / "runs") == before
     assert commands.called().count("sbatch") == 1
 
 
 def test_a_run_that_is_a_task_of_a_queued_array_is_refused(commands: Commands, tmp_path: Path) -> None:
-    _submit(tmp_path, commands.scheduler(), 0, 1)
+    _submit(tmp_path, commands.client(), 0, 1)
     commands.answers("squeue", "14|12|1|RUNNING|x\n")
     with pytest.raises(JobQueued, match=r"run a-1 has a job already: job 12_1"):
-        _submit(tmp_path, commands.scheduler(), 1, 2)
-    assert _submit(tmp_path, commands.scheduler(), 2) == "12"  # the others are not in its way
+        _submit(tmp_path, commands.client(), 1, 2)
+    assert _submit(tmp_path, commands.client(), 2) == "12"  # the others are not in its way
 
 
 def test_who_interrupts_while_slurm_is_asked_may_have_a_job(commands: Commands, tmp_path: Path) -> None:
-    class Interrupted(Scheduler):
+    class Interrupted(Client):
         def submit(self, batch: Batch, partitions: object) -> str:
             raise KeyboardInterrupt
 
@@ -168,21 +168,21 @@ def test_who_interrupts_while_slurm_is_asked_may_have_a_job(commands: Commands, 
 
     for seconds, left in ((60.0, False), (30.0, True)):
         with pytest.raises(KeyboardInterrupt):
-            _submit(tmp_path, Interrupted(commands.scheduler().environment, seconds))
+            _submit(tmp_path, Interrupted(commands.client().environment, seconds))
         assert (_home(tmp_path).slurm / "config.yaml").exists() is left
 
 
 def test_a_node_with_too_few_cores_is_no_node(commands: Commands, tmp_path: Path) -> None:
     commands.answers("sinfo", "n1|low|4\nn2|low|8\nn3|high|64\nbad|line\n")
-    assert _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(cpus_per_task=8)) == "12"
+    assert _submit(tmp_path, commands.client(), settings=SlurmSettings(cpus_per_task=8)) == "12"
     with pytest.raises(SchedulerRefused, match=r"slurm\.cpus_per_task: a node in partition low has 8, and not 9"):
-        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(cpus_per_task=9))
+        _submit(tmp_path, commands.client(), settings=SlurmSettings(cpus_per_task=9))
 
 
 def test_what_a_user_likes_to_see_of_the_queue_hides_nothing(commands: Commands, tmp_path: Path) -> None:
     (commands.directory / "bin" / "squeue").write_text("#!/bin/bash\nenv > $RECORD\n")
     record = str(tmp_path / "env")
-    _submit(tmp_path, commands.scheduler(SQUEUE_STATES="R", SQUEUE_FORMAT="%i", RECORD=record))
+    _submit(tmp_path, commands.client(SQUEUE_STATES="R", SQUEUE_FORMAT="%i", RECORD=record))
     assert "SQUEUE" not in Path(record).read_text()
 
 
@@ -193,7 +193,7 @@ def test_a_partition_that_is_down_is_named(
     commands.answers("scontrol", _PARTITION.replace("State=UP", f"State={state}"))
     runs, home = _runs(tmp_path), _home(tmp_path)
     batch = batch_of(home, runs, SlurmSettings(), directory=tmp_path, program=["resilient"])
-    taken = submit(commands.scheduler(), home, runs, batch, request=Request(), clock=lambda: 5.0)
+    taken = submit(commands.client(), home, runs, batch, request=Request(), clock=lambda: 5.0)
     assert taken.waits_for == waits
 
 
@@ -202,23 +202,23 @@ def test_a_run_that_is_trained_at_this_moment_is_refused(commands: Commands, tmp
     home.create()
     lock = RunLock(home.lock, "here")
     with pytest.raises(RunLocked, match="owned by process"):
-        _submit(tmp_path, commands.scheduler())
+        _submit(tmp_path, commands.client())
     lock.release()
-    assert _submit(tmp_path, commands.scheduler()) == "12"
+    assert _submit(tmp_path, commands.client()) == "12"
 
 
 def test_two_submissions_at_the_same_time_do_not_make_two_jobs(commands: Commands, tmp_path: Path) -> None:
     second: list[BaseException] = []
 
-    class Slow(Scheduler):
+    class Slow(Client):
         def submit(self, batch: Batch, partitions: object) -> str:
             try:
-                _submit(tmp_path, commands.scheduler())
+                _submit(tmp_path, commands.client())
             except JobQueued as error:
                 second.append(error)
             return super().submit(batch, [])
 
-    slow = commands.scheduler()
+    slow = commands.client()
     assert _submit(tmp_path, Slow(slow.environment, slow.seconds)) == "12"
     assert "being submitted" in str(second[0])
     assert commands.called().count("sbatch") == 1
@@ -226,7 +226,7 @@ def test_two_submissions_at_the_same_time_do_not_make_two_jobs(commands: Command
 
 def test_what_could_never_start_is_refused_with_the_setting(commands: Commands, tmp_path: Path) -> None:
     with pytest.raises(SchedulerRefused, match=r"slurm\.time: .*01:00:00 at the most(.|\n)*partitions here: low"):
-        _submit(tmp_path, commands.scheduler(), settings=SlurmSettings(time="2:00:00"))
+        _submit(tmp_path, commands.client(), settings=SlurmSettings(time="2:00:00"))
     assert "sbatch" not in commands.called()
     assert not (tmp_path / "runs").exists()
 
@@ -234,38 +234,38 @@ def test_what_could_never_start_is_refused_with_the_setting(commands: Commands, 
 def test_where_there_is_no_slurm_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SchedulerRefused, match="no squeue on this machine"):
-        _submit(tmp_path, Scheduler({"PATH": str(tmp_path / "empty")}, 5.0))
+        _submit(tmp_path, Client({"PATH": str(tmp_path / "empty")}, 5.0))
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_command_that_does_not_answer_is_given_up(commands: Commands, tmp_path: Path) -> None:
     (commands.directory / "bin" / "squeue").write_text("#!/bin/bash\nexec sleep 60\n")
     with pytest.raises(SchedulerRefused, match="squeue did not answer within"):
-        _submit(tmp_path, replace(commands.scheduler(), seconds=0.2))
+        _submit(tmp_path, replace(commands.client(), seconds=0.2))
 
 
 def test_an_answer_that_is_no_job_is_no_success(commands: Commands, tmp_path: Path) -> None:
     commands.answers("sbatch", out="Submitted, thank you\n")
     with pytest.raises(SchedulerRefused):
-        _submit(tmp_path, commands.scheduler())
+        _submit(tmp_path, commands.client())
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_directory_that_cannot_be_written_is_named(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("not a directory")
     with pytest.raises(RunDirectoryNotWritable, match="runs"):
-        _submit(tmp_path, commands.scheduler())
+        _submit(tmp_path, commands.client())
 
 
 def test_what_is_written_in_the_file_wins_over_the_environment(commands: Commands, tmp_path: Path) -> None:
     asked = {"SBATCH_PARTITION": "x", "SBATCH_TIMELIMIT": "1", "SBATCH_OUTPUT": "x", "SBATCH_NO_REQUEUE": "1"}
-    scheduler = commands.scheduler(**asked, SBATCH_ACCOUNT="mine", HOME="/home")
-    _submit(tmp_path, scheduler, settings=SlurmSettings(partition="low", time="30"))
+    client = commands.client(**asked, SBATCH_ACCOUNT="mine", HOME="/home")
+    _submit(tmp_path, client, settings=SlurmSettings(partition="low", time="30"))
     left = {line.partition("=")[0] for line in commands.environment_of_sbatch()}
     assert not left & asked.keys()
     assert {"SBATCH_ACCOUNT", "HOME"} <= left  # nothing was said about the account
 
 
 def test_the_record_is_plain_json(commands: Commands, tmp_path: Path) -> None:
-    _submit(tmp_path, commands.scheduler())
+    _submit(tmp_path, commands.client())
     assert json.loads(_home(tmp_path).submissions.read_text()) == {"job": "12", "task": None, "at": 5.0}

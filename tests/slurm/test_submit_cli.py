@@ -140,6 +140,17 @@ def test_runs_that_are_finished_are_left_out(project: Path) -> None:
     assert (done.returncode, "finished already" in done.stdout) == (0, True)
 
 
+def test_machines_that_computed_wrongly_are_excluded_while_they_are_distrusted(project: Path) -> None:
+    root = project / "runs" / "mine"
+    root.mkdir(parents=True)
+    nodes = [{"host": "n3", "until": 4e9}, {"host": "n2", "until": 1.0}, {"host": "n1", "until": 4e9}]
+    (root / "distrusted.json").write_text(json.dumps({"nodes": nodes}))
+    lines = text(project, "conf=mine", "slurm.exclude=n9")
+    assert "#SBATCH --exclude=n9,n1,n3" in lines
+    assert "# Machines on which this run was computed wrongly: n1, n3." in lines
+    assert "#SBATCH --exclude=n1,n3" in text(project, "conf=mine")
+
+
 def test_the_configuration_is_checked_against_the_one_the_run_was_begun_with(project: Path) -> None:
     root = project / "runs" / "mine"
     root.mkdir(parents=True)
