@@ -6,8 +6,10 @@ were before.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +23,12 @@ from resilient.slurm.batch import Batch, render
 from resilient.slurm.jobs import Submission, remember, still_there
 from resilient.slurm.partitions import Partition, Request, named, objection
 from resilient.slurm.sbatch import Client
+
+_PATIENCE_SECONDS = 180.0  # longer than SLURM is given to answer
+_POLL_SECONDS = 0.1
+# NFS locks no directory. Then of two submissions at the very same time both may be taken; the supervisor that comes
+# second finds the run locked.
+_NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,12 @@ def submit(
     *,
     request: Request,
     clock: Callable[[], float],
+    patience: float = _PATIENCE_SECONDS,
 ) -> Taken:
     """Submit the batch file.
 
     :param clock: seconds since the epoch.
+    :param patience: seconds to wait until another submission is through.
     :raises JobQueued: one of the runs is in the queue, or on a node.
     :raises RunLocked: one of the runs has a supervisor.
     :raises SchedulerRefused: the job could never start, SLURM does not take it, or cannot be reached.
@@ -55,9 +65,11 @@ def submit(
     with ExitStack() as stack:
         placed = stack.enter_context(_placed())
         concerned = list(dict.fromkeys([home, *(run.paths for run in runs)]))
+        for directory in sorted({paths.root.parent for paths in concerned}):
+            placed.directory(directory)
+            stack.enter_context(_alone(directory, patience))
         for paths in concerned:
             placed.directory(paths.slurm)
-            stack.enter_context(_alone(paths))
         _require_none_queued(client, concerned)
         for paths in concerned:
             with kept_idle(paths.locks()):
@@ -97,16 +109,29 @@ def _require_possible(client: Client, request: Request) -> list[Partition]:
 
 
 @contextmanager
-def _alone(paths: RunPaths) -> Iterator[None]:
-    """Two submissions of one run follow each other, and the second sees the job of the first."""
-    descriptor = os.open(paths.slurm, os.O_RDONLY | os.O_DIRECTORY)
+def _alone(directory: Path, patience: float) -> Iterator[None]:
+    """Submissions of runs in one directory follow each other, and the second of a run sees the job of the first."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    began = time.monotonic()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _locked(descriptor):
+            if time.monotonic() - began > patience:
+                raise JobQueued(f"another submission to {directory} does not come to an end", "try again after it")
+            time.sleep(_POLL_SECONDS)
         yield
-    except BlockingIOError:
-        raise JobQueued(f"the run {paths.run_id} is being submitted at this moment", "wait for that") from None
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,11 +80,14 @@ def _runs(tmp_path: Path, *indices: int) -> list[JobRun]:
     return [JobRun(RunPaths.of(tmp_path / "runs", f"a-{index}"), f"task: {index}\n", index) for index in indices]
 
 
-def _submit(tmp_path: Path, client: Client, *indices: int, settings: SlurmSettings | None = None) -> str:
+def _submit(
+    tmp_path: Path, client: Client, *indices: int, settings: SlurmSettings | None = None, patience: float = 60.0
+) -> str:
     settings = settings or SlurmSettings()
     runs, home = _runs(tmp_path, *indices), _home(tmp_path)
     batch = batch_of(home, runs, settings, directory=tmp_path, program=["resilient"])
-    return submit(client, home, runs, batch, request=request_of(settings), clock=lambda: 5.0).job
+    request = request_of(settings)
+    return submit(client, home, runs, batch, request=request, clock=lambda: 5.0, patience=patience).job
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -213,15 +219,36 @@ def test_two_submissions_at_the_same_time_do_not_make_two_jobs(commands: Command
     class Slow(Client):
         def submit(self, batch: Batch, partitions: object) -> str:
             try:
-                _submit(tmp_path, commands.client())
+                _submit(tmp_path, commands.client(), patience=0.0)
             except JobQueued as error:
                 second.append(error)
             return super().submit(batch, [])
 
     slow = commands.client()
     assert _submit(tmp_path, Slow(slow.environment, slow.seconds)) == "12"
-    assert "being submitted" in str(second[0])
+    assert "another submission" in str(second[0])
     assert commands.called().count("sbatch") == 1
+
+
+def test_a_submission_waits_for_another_one(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    descriptor = os.open(tmp_path / "runs", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_submit, tmp_path, commands.client())
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        os.close(descriptor)
+        assert waiting.result() == "12"
+
+
+def test_an_array_may_have_more_runs_than_a_process_may_have_files(commands: Commands, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        assert _submit(tmp_path, commands.client(), *range(100)) == "12"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_could_never_start_is_refused_with_the_setting(commands: Commands, tmp_path: Path) -> None:

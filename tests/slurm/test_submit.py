@@ -208,3 +208,4 @@ def test_a_job_that_is_preempted_comes_back_and_finishes(desk: Desk, reference: 
     desk.assert_completed(told)
     case.assert_equal_to(reference)
     assert desk.log(told).count("run mine in ") == 2  # one log for both times
+    assert desk.cluster.job(told["job"])["Restarts"] == "1"  # the supervisor and the batch file did not both requeue it

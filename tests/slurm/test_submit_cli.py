@@ -140,6 +140,20 @@ def test_runs_that_are_finished_are_left_out(project: Path) -> None:
     assert (done.returncode, "finished already" in done.stdout) == (0, True)
 
 
+def test_what_the_job_trains_is_what_was_checked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that the job is started with gives the same configuration again, whatever is in it."""
+    monkeypatch.chdir(project)
+    hostile = "a 'b' \"c\" $(x) \\${y} % #\n${z: é"
+    arguments = ["--a b", "1e-3", hostile, f"{hostile}\\"]
+    first = load("mine", ["worker.exit_codes={3: stop}", "slurm.time=1:30:00"], arguments=arguments)
+    assert first.tree["worker"]["args"] == arguments
+    frozen = project / "config.yaml"
+    frozen.write_text(first.to_yaml())
+    again = load(str(frozen), [])
+    assert again.tree == first.tree
+    assert again.config == first.config
+
+
 def test_machines_that_computed_wrongly_are_excluded_while_they_are_distrusted(project: Path) -> None:
     root = project / "runs" / "mine"
     root.mkdir(parents=True)
