@@ -62,26 +62,20 @@ def submit(
     :raises RunDirectoryNotWritable: a run directory cannot be written.
     """
     text = render(batch)
-    with ExitStack() as stack:
-        placed = stack.enter_context(_placed())
-        concerned = list(dict.fromkeys([home, *(run.paths for run in runs)]))
+    concerned = list(dict.fromkeys([home, *(run.paths for run in runs)]))
+    with _placed() as directories, ExitStack() as stack:
         for directory in sorted({paths.root.parent for paths in concerned}):
-            placed.directory(directory)
+            directories.directory(directory)
             stack.enter_context(_alone(directory, patience))
-        for paths in concerned:
-            placed.directory(paths.slurm)
-        _require_none_queued(client, concerned)
-        for paths in concerned:
-            with kept_idle(paths.locks()):
-                pass
-        partitions = _require_possible(client, request)
-        for run in runs:
-            placed.file(run.file, run.configuration)
-            if run.index is not None:
-                placed.link(home.slurm / "tasks" / str(run.index), run.paths.slurm)
-        placed.file(batch.path, text)
-        placed.handed_over = True
-        job = client.submit(batch, partitions)
+        with _placed() as placed:  # what is undone is undone before somebody else may begin
+            for paths in concerned:
+                placed.directory(paths.slurm)
+            _require_idle(client, concerned)
+            partitions = _require_possible(client, request)
+            _lay_out(placed, home, runs)
+            placed.file(batch.path, text)
+            placed.handed_over = True
+            job = client.submit(batch, partitions)
         for paths, index in [(home, None), *((run.paths, run.index) for run in runs if run.index is not None)]:
             with suppress(OSError):  # then its comment tells that it is there
                 remember(paths, Submission(job, index, clock()))
@@ -90,7 +84,14 @@ def submit(
     return Taken(job, waits)
 
 
-def _require_none_queued(client: Client, all_paths: Sequence[RunPaths]) -> None:
+def _lay_out(placed: _Placed, home: RunPaths, runs: Sequence[JobRun]) -> None:
+    for run in runs:
+        placed.file(run.file, run.configuration)
+        if run.index is not None:  # a job's log lies with its run, though sbatch is told nothing but the task's number
+            placed.link(home.slurm / "tasks" / str(run.index), run.paths.slurm)
+
+
+def _require_idle(client: Client, all_paths: Sequence[RunPaths]) -> None:
     queue = client.queue()
     for paths in all_paths:
         if (job := still_there(paths, queue)) is not None:
@@ -98,6 +99,9 @@ def _require_none_queued(client: Client, all_paths: Sequence[RunPaths]) -> None:
                 f"the run {paths.run_id} has a job already: {job}",
                 f"let it go on, or end it first: scancel {job.name}; another run needs another run.id",
             )
+    for paths in all_paths:
+        with kept_idle(paths.locks()):
+            pass
 
 
 def _require_possible(client: Client, request: Request) -> list[Partition]:
@@ -157,7 +161,6 @@ class _Placed:
         _write(path, os.fsencode(text))
 
     def link(self, path: Path, target: Path) -> None:
-        """The log of an array's task lies with its run; ``sbatch`` knows the task's number alone."""
         self.directory(path.parent)
         before = path.readlink() if path.is_symlink() else None
         relative = Path(os.path.relpath(target, path.parent))

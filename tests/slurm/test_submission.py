@@ -242,6 +242,27 @@ def test_a_submission_waits_for_another_one(commands: Commands, tmp_path: Path) 
         assert waiting.result() == "12"
 
 
+def test_a_refusal_is_undone_before_the_next_submission_begins(commands: Commands, tmp_path: Path) -> None:
+    """Else what the first takes away would be what the second has just laid out."""
+    _submit(tmp_path, commands.client(), settings=SlurmSettings(account="first"))
+    seen: list[bytes] = []
+
+    class Watched(Client):
+        def queue(self) -> list[QueuedJob]:
+            seen.append((_home(tmp_path).slurm / "job.sbatch").read_bytes())
+            return []
+
+    client = commands.client()
+    (commands.directory / "bin" / "sbatch").write_text("#!/bin/bash\nsleep 0.5\necho no >&2\nexit 1\n")
+    with ThreadPoolExecutor(2) as pool:
+        refused = [
+            pool.submit(_submit, tmp_path, Watched(client.environment, 30.0), settings=SlurmSettings(account=name))
+            for name in ("second", "third")
+        ]
+        assert all(isinstance(each.exception(), SchedulerRefused) for each in refused)
+    assert [b"--account=first\n" in text for text in seen] == [True, True]
+
+
 def test_an_array_may_have_more_runs_than_a_process_may_have_files(commands: Commands, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
