@@ -12,6 +12,7 @@ from typing import Any
 from resilient.errors import ExitCode, RequeuesSpent
 from resilient.policy.decisions import EndRun
 from resilient.policy.state import StopSettings
+from resilient.protocol import job_signals
 from resilient.slurm import excluding, grace, requeue, scontrol
 from resilient.slurm.commands import Answer, Call, Commands
 from resilient.slurm.environment import JobEnvironment
@@ -152,7 +153,7 @@ class SlurmJob:
 
     def signalled(self, number: signal.Signals, *, stopping: bool) -> Notice | None:
         """What is certain now; the controller is asked what else there is, and :meth:`poll` says so."""
-        if number not in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if number not in job_signals.ANNOUNCING:
             seconds = self._stop.grace_seconds
             reason = f"{number.name} received: asking the workers for a last snapshot"
             return Notice(kind_of(number, self._stop), seconds, reason, patient=number is signal.SIGINT)

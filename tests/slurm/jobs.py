@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.journal import read_journal
 from resilient.supervisor.status import Status
-from tests.run.harness import RunCase, Workspace
+from tests.run.harness import RunCase
 from tests.slurm.cluster import Cluster
 
 
@@ -65,7 +66,7 @@ class Job:
         """The restart of each supervisor that began."""
         return [int(note["restarts"]) for note in self.notes("slurm job")]
 
-    def notes(self, name: str) -> list[dict[str, object]]:
+    def notes(self, name: str) -> list[dict[str, Any]]:
         return [entry for entry in read_journal(self.paths.journal) if entry["name"] == name]
 
     def finish(self) -> Status:
@@ -75,17 +76,32 @@ class Job:
         assert status is not None, self.text()
         return status
 
-    def preempt(self, *options: str) -> int:
-        """Have a job of the higher partition claim both nodes; returns when that one is over."""
-        high = self.cluster.submit("true", "--nodes=2", "--partition=high", "--output=/dev/null", *options)
-        self.wait_until(lambda: self.cluster.state(high) == "COMPLETED", f"the job {high} that preempts")
-        return high
+    def phase(self) -> str:
+        """What its supervisor is doing, by its own account."""
+        status = Status.read(self.paths.status)
+        return status.state if status is not None else ""
+
+    def wait_for_phase(self, *phases: str) -> None:
+        self.wait_until(lambda: self.phase() in phases, f"phase {' or '.join(phases)}")
+
+    def signal(self, *options: str) -> None:
+        """``scancel --signal``: nothing follows it up."""
+        self.cluster.call("scancel", *options, str(self.number))
+
+    def claim(self) -> int:
+        """A job of the higher partition claims both nodes; returns its number at once."""
+        return self.cluster.submit("true", "--nodes=2", "--partition=high", "--output=/dev/null")
+
+    def preempt(self) -> None:
+        """The same; returns when that job is over."""
+        high = self.claim()
+        self.wait_until(lambda: self.cluster.state(high) == "COMPLETED", f"job {high}, which preempts, to be over")
 
 
 def command(case: RunCase, *settings: str) -> str:
     """The line of a batch script that trains it."""
     conf = case.workspace.directory / "conf" / f"{case.conf}.yaml"
-    words = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={case.run_id}"]
+    words = [sys.executable, "-m", "resilient", "train", f"conf={conf}", f"run.id={case.run_id}"]
     words += [f"run.dir={case.workspace.directory / 'runs'}", *case.settings, *settings]
     return shlex.join(words)
 
