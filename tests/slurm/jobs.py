@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from resilient.protocol.lock import Owner
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.journal import read_journal
 from resilient.supervisor.status import Status
 from tests.run.harness import RunCase
 from tests.slurm.cluster import Cluster
+
+# Steps slow enough that SLURM, which acts about once in a second, finds the run in the middle of them.
+SLOW = ("train.workers=2", "train.step_seconds=0.05")
+_OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 
 @dataclass
@@ -44,16 +52,12 @@ class Job:
     def text(self) -> str:
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
-    def wait_until(self, condition: object, what: str) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Like the cluster's, with what the job has printed."""
-        assert callable(condition)
         try:
             self.cluster.wait_until(condition, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n--- the job's output:\n{self.text()}") from None
-
-    def wait_for_state(self, *states: str) -> None:
-        self.wait_until(lambda: self.state in states, f"job {self.number} to be {' or '.join(states)}")
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: max(self.case.losses(), default=0) >= step, f"step {step}")
@@ -71,10 +75,18 @@ class Job:
 
     def finish(self) -> Status:
         """Wait until the job is over for good; returns the status of the run."""
-        self.wait_for_state("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
+        self.wait_until(lambda: self.state in _OVER, f"job {self.number} to be over")
         status = Status.read(self.paths.status)
         assert status is not None, self.text()
         return status
+
+    def assert_ended_like(self, reference: RunCase, *, restarts: int, steps: int = 60) -> None:
+        """The job is over, its run is finished and is what it should be, and every restart was seen."""
+        assert self.finish().finished, self.text()
+        assert self.state == "COMPLETED"
+        assert self.restarts == restarts
+        assert self.began() == list(range(restarts + 1))
+        self.case.assert_equal_to(reference, steps)
 
     def phase(self) -> str:
         """What its supervisor is doing, by its own account."""
@@ -87,6 +99,15 @@ class Job:
     def signal(self, *options: str) -> None:
         """``scancel --signal``: nothing follows it up."""
         self.cluster.call("scancel", *options, str(self.number))
+
+    def kill_processes(self) -> None:
+        """SIGKILL to the supervisor and everything below it, as when the machine is gone."""
+        owner = Owner.read(self.paths.lock)
+        assert owner is not None
+        supervisor = psutil.Process(owner.pid)
+        for process in (supervisor, *supervisor.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def claim(self) -> int:
         """A job of the higher partition claims both nodes; returns its number at once."""
