@@ -7,12 +7,15 @@ and looked at now and then (:meth:`Commands.begin`), and is ended when its time 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO
+
+from resilient.protocol import job_signals
 
 _MOST_BYTES = 4 << 20
 _POLL_SECONDS = 0.02
@@ -40,8 +43,10 @@ class Call:
         self._answer: Answer | None = None
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the answer
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        # The signals that make us ask come to every process of the job, this one included. It is in our own session:
+        # what the supervisor does with orphans must not take it for one.
+        mask = job_signals.hold_back()
         try:
-            # In our own session: what the supervisor does with orphans must not take it for one.
             self._process = subprocess.Popen(
                 command, env=environ, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors
             )
@@ -49,6 +54,8 @@ class Call:
             absent = isinstance(error, FileNotFoundError)
             why = "is not installed here" if absent else f"cannot be started: {error.strerror}"
             self._finish(Answer(problem=f"{command[0]} {why}", absent=absent))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def poll(self, now: float) -> Answer | None:
         """The answer, once it is there or its time is up."""

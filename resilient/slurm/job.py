@@ -12,6 +12,7 @@ from typing import Any
 from resilient.errors import ExitCode, RequeuesSpent
 from resilient.policy.decisions import EndRun
 from resilient.policy.state import StopSettings
+from resilient.protocol import job_signals
 from resilient.slurm import excluding, grace, requeue, scontrol
 from resilient.slurm.commands import Answer, Call, Commands
 from resilient.slurm.environment import JobEnvironment
@@ -152,7 +153,7 @@ class SlurmJob:
 
     def signalled(self, number: signal.Signals, *, stopping: bool) -> Notice | None:
         """What is certain now; the controller is asked what else there is, and :meth:`poll` says so."""
-        if number not in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if number not in job_signals.ANNOUNCING:
             seconds = self._stop.grace_seconds
             reason = f"{number.name} received: asking the workers for a last snapshot"
             return Notice(kind_of(number, self._stop), seconds, reason, patient=number is signal.SIGINT)
@@ -210,19 +211,23 @@ class SlurmJob:
         account = grace.account(job, self._environment, self._site, at)
         left = None if account.ends is None else account.ends - self._wall()
         if account.fate is Fate.RUNNING:  # a signal that somebody has sent, and nobody follows it up
-            enough = max(self._stop.grace_seconds, 2 * needed().grace(self._stop))
+            enough = self._enough(needed)
             left = enough if left is None else min(left, enough)
         seconds = self._without_margin(max(left or 0.0, 0.0))
         reason = f"the job is {_TOLD[account.fate]}: {seconds:.0f} s to leave"
         self._note("slurm grace", fate=account.fate.value, seconds=round(seconds, 3))
         return Notice(kind_of(number, self._stop), seconds, reason)
 
+    def _enough(self, needed: Callable[[], Needed]) -> float:
+        """Twice what was measured: the last snapshot may be the first that is written."""
+        return max(self._stop.grace_seconds, 2 * needed().grace(self._stop))
+
     def _near_the_end(self, needed: Callable[[], Needed]) -> Notice | None:
         """Leave before the time is up. The controller is asked again first: the limit may have been changed."""
         by = grace.leave_by(self._ends, 0.0, self._settings.margin_seconds)
         if by is None or self._left or self._wall() < by - 3600.0:
             return None
-        by -= needed().grace(self._stop)
+        by -= self._enough(needed)
         now = self._wall()
         if now >= by - self._settings.command_seconds and self._clock() - self._looked > _LOOK_SECONDS / 10:
             self._ask()
@@ -268,15 +273,18 @@ class SlurmJob:
         job = self._environment.job
         problem = "" if self._ordered else self._order(job)
         if problem:
-            self._say(
-                f"WARNING: the job could not be requeued: {problem}. The exit code says so to SLURM's RequeueExit, or "
-                "to the batch script; otherwise submit it again"
-            )
+            self._say(f"WARNING: the job could not be requeued: {problem}. {self._other_ways()}")
             return
         if self._exclude is not None:  # only now: SLURM does not change the nodes of a job that runs
             answer = self._commands.call(*scontrol.exclude(job, self._exclude))
             told = f"job {job} keeps off {self._exclude or 'no node'} from now on"
             self._say(f"WARNING: {answer.problem}" if answer.problem else told)
+
+    def _other_ways(self) -> str:
+        code = int(ExitCode.REQUEUE)
+        if code in self._site.requeue_exits:
+            return f"This cluster requeues a job whose batch script leaves with {code}, as this process does now"
+        return f"A batch script that sees exit code {code} can do it; otherwise submit it again"
 
     def _order(self, job: int) -> str:
         """Order the requeue once; an order that was not answered may have been heard all the same."""

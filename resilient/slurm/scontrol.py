@@ -5,6 +5,7 @@ SLURM's times have no zone: they are those of this machine, as the commands' are
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ def parse_fields(line: str) -> dict[str, str]:
     """The fields of one line of ``--oneliner``. Values may hold blanks; of a name that comes twice the first counts."""
     found: dict[str, str] = {}
     marks = list(_FIELD.finditer(line))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in itertools.zip_longest(marks, marks[1:]):
         value = line[mark.end() : None if following is None else following.start()]
         found.setdefault(mark[1], value.strip())
     return found
@@ -126,8 +127,15 @@ def parse_site(text: str) -> Site:
     kill_wait = Site.kill_wait
     if match := re.match(r"(\d+)", settings.get("KillWait", "")):
         kill_wait = float(match[1])
-    codes = frozenset(int(code) for code in re.findall(r"\d+", settings.get("RequeueExit", "")))
-    return Site(kill_wait, codes, settings.get("SLURM_VERSION", ""))
+    return Site(kill_wait, _codes(settings.get("RequeueExit", "")), settings.get("SLURM_VERSION", ""))
+
+
+def _codes(text: str) -> frozenset[int]:
+    """Exit codes of a list such as ``75,100-102``."""
+    found: set[int] = set()
+    for first, last in re.findall(r"\b(\d{1,3})(?:-(\d{1,3}))?\b", text):
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
 
 
 def parse_time(text: str) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from resilient.policy.decisions import EndRun
 from resilient.policy.events import StopKind
 from resilient.policy.state import StopSettings
+from resilient.protocol import job_signals
 from resilient.supervisor.journal import Journal
 
 
@@ -109,5 +110,5 @@ class Unscheduled:
 
 def kind_of(number: signal.Signals, settings: StopSettings) -> StopKind:
     """Whether a signal is a preemption or somebody's request."""
-    preempted = number in (signal.SIGTERM, signal.SIGUSR1) and settings.requeue_on_sigterm
+    preempted = number in job_signals.ANNOUNCING and settings.requeue_on_sigterm
     return StopKind.PREEMPTION if preempted else StopKind.REQUEST

@@ -78,7 +78,7 @@ class RunCase:
 
     def start(self, *extra: str) -> Running:
         conf = self.workspace.directory / "conf" / f"{self.conf}.yaml"
-        command = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={self.run_id}"]
+        command = [sys.executable, "-m", "resilient", "train", f"conf={conf}", f"run.id={self.run_id}"]
         command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
         output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
         process = subprocess.Popen(

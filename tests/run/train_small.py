@@ -30,6 +30,8 @@ class Settings:
     stop_quietly_at: int = 0  # leave with exit 0 without saying that the run is finished
     hang_at: int = 0  # stop moving in this step of the first round
     hang_always: bool = False  # in every round
+    evaluate_at: int = 0  # evaluate after this step
+    evaluate_seconds: float = 0.0
     daemon: bool = False  # start a process that detaches itself
     ballast_mb: int = 0  # dead weight in the model's state
     owned_mb: int = 0  # and in what the optimizer owns
@@ -91,6 +93,9 @@ def main() -> None:
         scheduler.step()
         run.report(loss=loss, lr=scheduler.get_last_lr()[0])
         time.sleep(settings.step_seconds)
+        if step == settings.evaluate_at:
+            with run.phase("eval"):
+                time.sleep(settings.evaluate_seconds)
         if step == settings.raise_at or (step == settings.raise_once_at and first_round):
             raise RuntimeError(f"a bug in step {step}")
         if step == settings.stop_quietly_at:

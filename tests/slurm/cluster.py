@@ -151,10 +151,7 @@ class Cluster:
             self.call("scancel", "--quiet", *jobs, check=False)
         self.wait_until(lambda: not self.jobs(), "all jobs to be over")
         for name in NODES:
-            if self.nodes[name].poll() is not None:
-                self.start_node(name)
-            if self.node_state(name) != "IDLE":
-                self.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+            self.repair_node(name)
         self.wait_until(lambda: all(self.node_state(name) == "IDLE" for name in NODES), "both nodes to be idle")
 
     def node_state(self, name: str) -> str:
@@ -164,10 +161,24 @@ class Cluster:
     def start_node(self, name: str) -> None:
         self.nodes[name] = _daemon(self, "slurmd", "-D", "-N", name)
 
-    def kill_node(self, name: str) -> None:
-        """The node is gone as far as the controller can tell; its processes are not told."""
+    def lose_node(self, name: str) -> None:
+        """The controller takes the node for lost. What runs on it is not told, and is the caller's to end."""
         self.nodes[name].kill()
         self.nodes[name].wait()
+        self.call("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
+    def repair_node(self, name: str) -> None:
+        """Have the node take jobs again, if it was lost."""
+        if self.nodes[name].poll() is not None:
+            self.start_node(name)
+
+        def is_up() -> bool:
+            state = self.node_state(name)
+            if "DOWN" in state or "NOT_RESPONDING" in state:
+                self.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+            return not {"DOWN", "NOT_RESPONDING"} & set(state.replace("*", "+NOT_RESPONDING").split("+"))
+
+        self.wait_until(is_up, f"node {name} to be up")
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this cluster, jobs included."""

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.run import conftest as runs
 from tests.slurm.cluster import Cluster, only_one, started, why_not
+
+workspace = runs.workspace
+reference = runs.reference
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

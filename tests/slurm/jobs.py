@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
+
+from resilient.protocol.lock import Owner
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor.journal import read_journal
 from resilient.supervisor.status import Status
-from tests.run.harness import RunCase, Workspace
+from tests.run.harness import RunCase
 from tests.slurm.cluster import Cluster
+
+# Steps slow enough that SLURM, which acts about once in a second, finds the run in the middle of them.
+SLOW = ("train.workers=2", "train.step_seconds=0.05")
+_OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 
 @dataclass
@@ -43,16 +52,12 @@ class Job:
     def text(self) -> str:
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
-    def wait_until(self, condition: object, what: str) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Like the cluster's, with what the job has printed."""
-        assert callable(condition)
         try:
             self.cluster.wait_until(condition, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n--- the job's output:\n{self.text()}") from None
-
-    def wait_for_state(self, *states: str) -> None:
-        self.wait_until(lambda: self.state in states, f"job {self.number} to be {' or '.join(states)}")
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: max(self.case.losses(), default=0) >= step, f"step {step}")
@@ -65,27 +70,59 @@ class Job:
         """The restart of each supervisor that began."""
         return [int(note["restarts"]) for note in self.notes("slurm job")]
 
-    def notes(self, name: str) -> list[dict[str, object]]:
+    def notes(self, name: str) -> list[dict[str, Any]]:
         return [entry for entry in read_journal(self.paths.journal) if entry["name"] == name]
 
     def finish(self) -> Status:
         """Wait until the job is over for good; returns the status of the run."""
-        self.wait_for_state("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
+        self.wait_until(lambda: self.state in _OVER, f"job {self.number} to be over")
         status = Status.read(self.paths.status)
         assert status is not None, self.text()
         return status
 
-    def preempt(self, *options: str) -> int:
-        """Have a job of the higher partition claim both nodes; returns when that one is over."""
-        high = self.cluster.submit("true", "--nodes=2", "--partition=high", "--output=/dev/null", *options)
-        self.wait_until(lambda: self.cluster.state(high) == "COMPLETED", f"the job {high} that preempts")
-        return high
+    def assert_ended_like(self, reference: RunCase, *, restarts: int, steps: int = 60) -> None:
+        """The job is over, its run is finished and is what it should be, and every restart was seen."""
+        assert self.finish().finished, self.text()
+        assert self.state == "COMPLETED"
+        assert self.restarts == restarts
+        assert self.began() == list(range(restarts + 1))
+        self.case.assert_equal_to(reference, steps)
+
+    def phase(self) -> str:
+        """What its supervisor is doing, by its own account."""
+        status = Status.read(self.paths.status)
+        return status.state if status is not None else ""
+
+    def wait_for_phase(self, *phases: str) -> None:
+        self.wait_until(lambda: self.phase() in phases, f"phase {' or '.join(phases)}")
+
+    def signal(self, *options: str) -> None:
+        """``scancel --signal``: nothing follows it up."""
+        self.cluster.call("scancel", *options, str(self.number))
+
+    def kill_processes(self) -> None:
+        """SIGKILL to the supervisor and everything below it, as when the machine is gone."""
+        owner = Owner.read(self.paths.lock)
+        assert owner is not None
+        supervisor = psutil.Process(owner.pid)
+        for process in (supervisor, *supervisor.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def claim(self) -> int:
+        """A job of the higher partition claims both nodes; returns its number at once."""
+        return self.cluster.submit("true", "--nodes=2", "--partition=high", "--output=/dev/null")
+
+    def preempt(self) -> None:
+        """The same; returns when that job is over."""
+        high = self.claim()
+        self.wait_until(lambda: self.cluster.state(high) == "COMPLETED", f"job {high}, which preempts, to be over")
 
 
 def command(case: RunCase, *settings: str) -> str:
     """The line of a batch script that trains it."""
     conf = case.workspace.directory / "conf" / f"{case.conf}.yaml"
-    words = [sys.executable, "-m", "resilient.cli", "train", f"conf={conf}", f"run.id={case.run_id}"]
+    words = [sys.executable, "-m", "resilient", "train", f"conf={conf}", f"run.id={case.run_id}"]
     words += [f"run.dir={case.workspace.directory / 'runs'}", *case.settings, *settings]
     return shlex.join(words)
 
