@@ -188,7 +188,7 @@ def _distrusted(runs: Sequence[JobRun]) -> list[str]:
 def _program() -> list[str]:
     """The words that start our own command line, with the Python that we run on."""
     installed = Path(sys.executable).with_name("resilient")
-    return [str(installed)] if installed.is_file() else [sys.executable, "-m", "resilient.cli"]
+    return [str(installed)] if installed.is_file() else [sys.executable, "-m", "resilient"]
 
 
 def _log(run: JobRun, number: str) -> Path:

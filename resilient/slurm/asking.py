@@ -23,7 +23,7 @@ _OURS = frozenset(
     {"output", "error", "input", "open-mode", "chdir", "wrap", "parsable", "test-only", "wait", "hold-output"}
     | {"ntasks", "ntasks-per-node", "export-file", "help", "usage", "version"}
 )
-# SLURM sends it to every process of the step; of those that know nothing of us, SIGUSR1 and the like are the end.
+# SLURM sends it to every process of the step, and to one that knows nothing of us SIGUSR1 and the like are the end.
 _TERM = re.compile(r"(?:R:)?(?:(?:SIG)?TERM|15)(?:@\d+)?", re.IGNORECASE)
 
 
@@ -153,7 +153,7 @@ def _extra(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         if name == "signal" and not _TERM.fullmatch(str(value)):
             raise ConfigurationError(
                 f"slurm.extra.signal={value} would not stop the run in good order: with B: it reaches the shell of the "
-                "batch file alone, and any signal but SIGTERM ends the processes that load data",
+                "batch file alone, and any signal but SIGTERM may end the script or its data loading",
                 "write TERM@300, for SIGTERM five minutes before the time limit",
             )
         if value is not False:

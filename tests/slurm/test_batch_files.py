@@ -18,7 +18,7 @@ from tests.run.harness import RunCase, Workspace
 from tests.slurm.cluster import Cluster
 
 FILES = sorted((Path(__file__).parents[2] / "slurm").glob("*.sbatch"))
-_RESILIENT = f'#!/bin/bash\nexec {sys.executable} -m resilient.cli "$@"\n'
+_RESILIENT = f'#!/bin/bash\nexec {sys.executable} -m resilient "$@"\n'
 # In the place of a container: what is in it finds no command of SLURM.
 _CONTAINER = """#!/bin/bash
 [ "$1" = exec ] && [ -f "$2" ] || exit 64
