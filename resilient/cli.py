@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, verify_cli
+from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, submit_cli, verify_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
-from resilient.protocol.paths import RunPaths
+from resilient.protocol.paths import RunPaths, hostname
+from resilient.slurm.excluding import distrusted_hosts
+from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.spec import RunSpec
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="conf=NAME and changes to the configuration")
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
+    submit_cli.add_parser(commands)
     snapshots_cli.add_parsers(commands)
     rollback_cli.add_parser(commands)
     drill.add_parser(commands)
@@ -74,12 +77,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for_script = words.index("--") if words[:1] == ["train"] and "--" in words else len(words)
+    for_script = words.index("--") if words[:1] in (["train"], ["submit"]) and "--" in words else len(words)
     options, rest = parser.parse_known_args(words[:for_script])
     options.arguments = words[for_script + 1 :]
     unknown = [text for text in rest if text.startswith("-") or "=" not in text]
     if unknown:
-        hint = "; arguments of the script go after --" if options.command == "train" else ""
+        hint = "; arguments of the script go after --" if options.command in {"train", "submit"} else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides += rest
@@ -171,8 +174,9 @@ def _train_one(composed: Composed) -> ExitCode:
         trust_node=config.run.trust_node,
         stop_after=config.run.stop_after or None,
     )
+    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths.distrusted, hostname()))
     try:
-        return supervise(spec, record_config, console)
+        return supervise(spec, record_config, console, job)
     finally:
         console.flush()
 
@@ -216,23 +220,23 @@ def _train(options: argparse.Namespace) -> ExitCode:
     )
 
 
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "submit": lambda options: submit_cli.run(options, *_conf_of(options.overrides)),
+    "drill": lambda options: drill.run(options, lambda conf, overrides: load(conf, overrides).tree),
+    "replay": replay_cli.run,
+    "verify": verify_cli.run,
+    "rollback": rollback_cli.run,
+    "incidents": incidents_cli.run,
+}
+"""All others look at snapshots."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parse(arguments)
     try:
-        if options.command == "drill":
-            return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
-        if options.command == "replay":
-            return int(replay_cli.run(options))
-        if options.command == "verify":
-            return int(verify_cli.run(options))
-        if options.command == "rollback":
-            return int(rollback_cli.run(options))
-        if options.command == "incidents":
-            return int(incidents_cli.run(options))
-        if options.command != "train":
-            return int(snapshots_cli.run(options))
-        return int(_train(options))
+        return int(_COMMANDS.get(options.command, snapshots_cli.run)(options))
     except UsageError as error:
         print(f"resilient: {error}", file=sys.stderr)
         return int(ExitCode.USAGE)

@@ -36,18 +36,19 @@ from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
+from resilient.slurm.settings import SlurmSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
 _FREE_KEYS = frozenset(
-    {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options"}
+    {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options", "slurm.extra"}
     | {"restarts.per_class", "restarts.class_waits", "divergence.metrics"}
 )
-# These say how this launch is to be taken, shown and watched, not what is trained. Whoever starts a run again after a
-# false alarm, or after one that came too late, changes how it is watched and nothing else.
-_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence|fingerprint)\..*")
+# These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
+# after a false alarm, or after one that came too late, changes how it is watched and nothing else.
+_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm)\..*")
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
 
@@ -73,6 +74,7 @@ class Config:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
     train: dict[str, Any] = field(default_factory=dict)
     script: str = ""
     module: str = ""

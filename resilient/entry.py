@@ -18,6 +18,9 @@ from resilient.errors import ConfigurationError
 
 _LISTS = frozenset({"script_args", "worker.args", "worker.resume_args"})
 _TEXTS = frozenset({"script", "module", "worker.script", "worker.module", "worker.step_pattern"})
+_SLURM = frozenset(
+    f"slurm.{key}" for key in ("partition", "time", "account", "qos", "gres", "mem", "array", "exclude", "constraint")
+)
 _EXIT_CODES = "worker.exit_codes"
 _TABLES = ("worker.metrics.", f"{_EXIT_CODES}.")
 _LONGEST_ID = 100
@@ -27,7 +30,7 @@ _OPENING, _CLOSING = "[({", "])}"
 def is_verbatim(override: str) -> bool:
     """Whether an override is read here, and not by Hydra."""
     key, _, value = override.partition("=")
-    known = key in _LISTS or key in _TEXTS or key.startswith(_TABLES) or key in {"worker.checkpoints", _EXIT_CODES}
+    known = key in _LISTS | _TEXTS | _SLURM or key.startswith(_TABLES) or key in {"worker.checkpoints", _EXIT_CODES}
     return known and "${" not in value
 
 
@@ -100,7 +103,9 @@ def settle(body: MutableMapping[str, Any], given: Mapping[str, Any], arguments: 
         if section == _EXIT_CODES:
             worker["exit_codes"][_exit_code(name)] = value
         else:
-            {"": body, "worker": worker, "worker.metrics": worker["metrics"]}[section][name] = value
+            {"": body, "worker": worker, "worker.metrics": worker["metrics"], "slurm": body["slurm"]}[section][name] = (
+                value
+            )
     short = {key: body.pop(key) for key in ("script", "module")}
     listed = body.pop("script_args")
     if short["script"] and short["module"]:

@@ -43,6 +43,7 @@ class ExitCode(IntEnum):
     DIVERGED = 84, "the loss diverged and could not be brought back"
     REMOTE_UNAVAILABLE = 85, "the remote tier cannot be used, and what was asked for lies nowhere else"
     UNTRUSTED_NODE = 86, "this machine computes wrong results: start the same command on another one"
+    SCHEDULER = 87, "the scheduler takes no such job, has it already, or cannot be reached"
     DRILL_FAILED = 90, "a drill failed: a fault was not recovered from, not noticed, or could not be injected"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
@@ -114,6 +115,12 @@ class UntrustedNode(ResilientError):
     exit_code = ExitCode.UNTRUSTED_NODE
 
 
+class RequeuesSpent(ResilientError):
+    """A job has come back from the queue as often as it may, or without making progress."""
+
+    exit_code = ExitCode.BUDGET_SPENT
+
+
 class StateError(ResilientError):
     """A piece of training state cannot be captured or restored; the message names its path in the state tree."""
 
@@ -162,6 +169,20 @@ class RunNotUp(ResilientError):
     """Something is asked of a run that nobody supervises on this machine."""
 
     exit_code = ExitCode.NOT_RUNNING
+
+
+class SchedulerRefused(ResilientError):
+    """SLURM does not take the job, or cannot be asked; nothing was submitted."""
+
+    exit_code = ExitCode.SCHEDULER
+
+
+class SchedulerSilent(SchedulerRefused):
+    """SLURM was given a job, and did not answer: it may have taken it."""
+
+
+class JobQueued(SchedulerRefused):
+    """The run is in the queue already, or on a node: a second job of it would only be in the way of the first."""
 
 
 class FaultNotInjected(ResilientError):

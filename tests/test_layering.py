@@ -38,6 +38,7 @@ RANKS = {
     "fork": 7,
     "replay_cli": 7,
     "rollback_cli": 7,
+    "submit_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer
     "__main__": 9,
 }

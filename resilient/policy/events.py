@@ -220,6 +220,16 @@ class StopRequested(Event):
 
 
 @dataclass(frozen=True)
+class GraceKnown(Event):
+    """A run that was asked to stop now knows how long it really has.
+
+    :param grace: seconds from now until the process is killed from outside.
+    """
+
+    grace: float
+
+
+@dataclass(frozen=True)
 class FlushEnded(Event):
     """Everything in memory that was to be made durable is, or cannot be.
 

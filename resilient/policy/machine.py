@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from resilient.policy.events import (
     Event,
     FlushEnded,
+    GraceKnown,
     LaunchFailed,
     MetricsJudged,
     OwnTimesSeen,
@@ -163,6 +164,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         WorkerProgressed: _row(running.progressed, Phase.CLEARING),
         WorkerExited: _row(losing.cleared, Phase.CLEARING, *_AFTER_LOSS),
         StopRequested: _row(stopping.stop_while_clearing, Phase.CLEARING),
+        GraceKnown: _row(stopping.take_grace, Phase.CLEARING),
         Tick: _row(losing.wait_for_the_killed, Phase.CLEARING, Phase.FLUSHING),
     },
     Phase.REPLAYING: {
@@ -182,12 +184,14 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         WorkerProgressed: _row(running.progressed, Phase.STOPPING),
         WorkerExited: _row(stopping.exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
         StopRequested: _row(stopping.stop_again, Phase.STOPPING),
+        GraceKnown: _row(stopping.take_grace, Phase.STOPPING),
         Tick: _row(stopping.escalate, Phase.STOPPING, Phase.FLUSHING),
     },
     Phase.FLUSHING: {
         **_beside(Phase.FLUSHING, diverging.refuse),
         FlushEnded: _row(stopping.flushed, Phase.ENDED),
         StopRequested: _row(stopping.hurry, Phase.FLUSHING),
+        GraceKnown: _row(stopping.take_grace, Phase.FLUSHING),
         WorkerExited: _row(pieces.ignore, Phase.FLUSHING),
         SnapshotRestored: _row(pieces.ignore, Phase.FLUSHING),
         SnapshotRejected: _row(pieces.ignore, Phase.FLUSHING),
@@ -198,6 +202,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         **_beside(Phase.ENDED, diverging.refuse),
         SnapshotDurable: _row(pieces.ignore, Phase.ENDED),
         StopRequested: _row(pieces.ignore, Phase.ENDED),
+        GraceKnown: _row(pieces.ignore, Phase.ENDED),
         Tick: _row(pieces.ignore, Phase.ENDED),
     },
 }

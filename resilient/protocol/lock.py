@@ -71,7 +71,7 @@ def kept_idle(locks: Iterable[Path]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for path in locks:
-            stream = stack.enter_context(path.open("rb"))
+            stream = stack.enter_context(path.open("r+b"))  # NFS locks nothing that is only read
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -77,6 +77,16 @@ class RunPaths:
         return self.root / "distrusted.json"
 
     @property
+    def slurm(self) -> Path:
+        """What ``resilient submit`` writes, and the logs of the jobs that it submitted."""
+        return self.root / "slurm"
+
+    @property
+    def submissions(self) -> Path:
+        """The jobs of this run that were submitted, one line each."""
+        return self.slurm / "jobs.jsonl"
+
+    @property
     def snapshots(self) -> Path:
         return self.root / "snapshots"
 

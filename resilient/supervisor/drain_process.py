@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import functools
 import select
-import signal
 import socket
 import sys
 import time
@@ -23,7 +22,7 @@ import tenacity
 
 from resilient.errors import SnapshotCorrupt, SnapshotError, StorageFull
 from resilient.policy.lineage import Lineage
-from resilient.protocol import names, wire
+from resilient.protocol import job_signals, names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.drill import full_disk, is_drilled
 from resilient.protocol.parent import die_with_parent
@@ -162,12 +161,9 @@ def _open(stack: ExitStack, path: str, directory: Path) -> Slot:
 
 def main(arguments: list[str]) -> int:
     """Answer requests, one at a time, until the supervisor is gone."""
-    # a job's SIGTERM reaches us too, and the last snapshot is still to come
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = wire.own_end(arguments)
     die_with_parent(int(arguments[3]))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    job_signals.ignore()
     directory = Path(arguments[2])
     storage = metered(connection, RunPaths(directory.parent))
     directory.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from resilient.protocol import wire
+from resilient.protocol import job_signals, wire
 from resilient.protocol.start import python_command
 from resilient.supervisor.round_logs import set_aside_if_large
 
@@ -95,7 +95,7 @@ class Helper:
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """A child inherits the mask: until it has said what SIGTERM means to it, one sent to the whole job waits."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    before = job_signals.hold_back()
     try:
         yield
     finally:

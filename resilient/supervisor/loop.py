@@ -39,6 +39,7 @@ from resilient.supervisor.replaying import Replay
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.round_output import RoundOutput
 from resilient.supervisor.rounds import Rounds, in_words
+from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
@@ -67,12 +68,14 @@ class Supervisor:
         console: Console,
         clock: Callable[[], float],
         environment: Mapping[str, str] | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         """Nothing is done yet.
 
         :param environment: marks what we start as ours.
         """
         self._spec = spec
+        self._scheduler = scheduler or Unscheduled(spec.policy.stop)
         self._memory = memory
         self._launcher = launcher
         self._drain = drain
@@ -97,6 +100,7 @@ class Supervisor:
         self._rounds = Rounds(spec, memory)
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
+        self._ending: do.EndRun | None = None
         if uploads is not None:
             self._remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
         self._persistence = Persistence(
@@ -157,12 +161,11 @@ class Supervisor:
         self._selector.close()
         self._diverging.close()
         self._rounds.close()
-        ending = self._state.ending
-        assert ending is not None  # noqa: S101  the phase ENDED is only entered with one
+        assert self._ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
         self._output.close()
         self._script.close()
-        return ending.exit_code
+        return self._ending.exit_code
 
     def _open(self) -> None:
         opened = self._opening.event(self._memory, self._persistence, self._remote, self._diverging)
@@ -213,11 +216,24 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         for number in self._signals.take():
-            preempted = number in (signal.SIGTERM, signal.SIGUSR1) and self._spec.policy.stop.requeue_on_sigterm
-            kind = on.StopKind.PREEMPTION if preempted else on.StopKind.REQUEST
-            grace = self._spec.policy.stop.grace_seconds
-            self._console.say(f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)")
-            self._feed(on.StopRequested(kind, grace, patient=number is signal.SIGINT))
+            notice = self._scheduler.signalled(number, stopping=self._state.stop is not None)
+            if notice is not None:
+                self._console.say(notice.reason)
+                self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
+
+    def _heed_scheduler(self) -> None:
+        """What it has found out: that the run has to leave, or how long there really is."""
+        notice = self._scheduler.poll(self._needed)
+        if notice is None:
+            return
+        self._console.say(notice.reason)
+        if self._state.stop is None:
+            self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
+        else:
+            self._feed(on.GraceKnown(notice.grace))
+
+    def _needed(self) -> Needed:
+        return Needed(self._state.durations.get("step", 0.0), self._persistence.seconds_to_flush())
 
     def _on_launcher(self) -> None:
         self._on_signal()  # a SIGTERM to the whole job comes before the exits that it causes
@@ -270,6 +286,7 @@ class Supervisor:
             self._open()
         self._boards.collect_metrics(self._state.round)
         self._diverging.judge()
+        self._heed_scheduler()
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
             self._feed(progressed)
@@ -389,6 +406,8 @@ class Supervisor:
         )
 
     def _end_run(self, decision: do.EndRun) -> None:
+        reached = self._state.step if self._spec.worker.unmodified else self._persistence.durable or 0
+        decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
         self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
 

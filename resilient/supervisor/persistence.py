@@ -241,6 +241,13 @@ class Persistence:
         if newest is not None and not self._skipped:
             self._memory.hold(newest.step)
 
+    def seconds_to_flush(self) -> float:
+        """What making the newest image durable would take, by the rate of the last ones; 0 if nothing is known."""
+        newest = self._memory.newest_step()
+        if newest is None or self._drain.rate <= 0:
+            return 0.0
+        return sum(slot.info().size for slot in (self._memory.slots_of(newest) or {}).values()) / self._drain.rate
+
     def _newest_unsaved(self) -> Writing | None:
         """The newest image in memory, if it is not durable."""
         newest = self._memory.newest_step()

@@ -8,7 +8,9 @@ from collections import deque
 from contextlib import suppress
 from types import FrameType
 
-WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+from resilient.protocol import job_signals
+
+WATCHED = (*job_signals.ANNOUNCING, signal.SIGINT, signal.SIGHUP)
 
 
 class SignalQueue:
@@ -24,6 +26,7 @@ class SignalQueue:
         watched = [number for number in WATCHED if signal.getsignal(number) is not signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._enqueue) for number in watched}
         signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, job_signals.ANNOUNCING)  # one may have been waiting for us
 
     def _enqueue(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(signal.Signals(number))

@@ -24,16 +24,18 @@ from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.strays import MARK, kill_strays, mark
+from resilient.snapshot import catalog
 from resilient.supervisor import leftovers
 from resilient.supervisor.cold import variables_set_before_import
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.incident_files import IncidentFiles
-from resilient.supervisor.journal import Journal
+from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ranks import require_ranks
+from resilient.supervisor.scheduler import Scheduler, Unscheduled
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
@@ -94,21 +96,25 @@ def _module_exists(module: str, directory: Path) -> bool:
     return any(path.is_dir() or any(path.parent.glob(f"{path.name}.*")) for path in paths)
 
 
-def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
+def supervise(
+    spec: RunSpec, record_config: Callable[[Journal], bool], console: Console, scheduler: Scheduler | None = None
+) -> ExitCode:
     """Supervise the run until it ends on this node.
 
+    :param scheduler: the batch system that this process runs under; None for none.
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
         returns whether it has changed since the last launch.
     :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
         was begun with another number of ranks.
     :raises UntrustedNode: the run is kept off this machine.
     :raises LineageUnreadable: what was written down of its rollbacks is damaged.
+    :raises RequeuesSpent: the batch system has brought it back too often.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     :raises StorageFull: there is no room for what no run can do without.
     """
     try:
-        return _supervise(spec, record_config, console)
+        return _supervise(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop))
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -118,13 +124,16 @@ def supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: 
         ) from error
 
 
-def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console: Console) -> ExitCode:
+def _supervise(
+    spec: RunSpec, record_config: Callable[[Journal], bool], console: Console, scheduler: Scheduler
+) -> ExitCode:
     spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
     spec.remote.require_filesystem()
     paths = spec.paths
     with ExitStack() as stack:
         signals = SignalQueue()
         stack.callback(signals.close)
+        stack.callback(scheduler.leave)  # its order ends us too, so everything else is done by then
         paths.create()
         _require_trust(spec, console)
         strays: list[int] = []
@@ -146,10 +155,13 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
             console.say(f"killed what an earlier supervisor of this run had left: {', '.join(map(str, strays))}")
             journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
+        durable = max(catalog.committed_steps(paths.snapshots), default=0)
+        entries = read_journal(paths.journal)
+        scheduler.begin(entries, None if spec.worker.unmodified else durable, journal, console.say)
         spec = _warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
-        return _supervise_owned(spec, lock.fileno(), signals, journal, console)
+        return _supervise_owned(spec, lock.fileno(), signals, journal, console, scheduler=scheduler)
 
 
 def _require_trust(spec: RunSpec, console: Console) -> None:
@@ -161,7 +173,9 @@ def _require_trust(spec: RunSpec, console: Console) -> None:
         console.say(f"WARNING: {error}; no machine is distrusted")
 
 
-def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Journal, console: Console) -> ExitCode:
+def _supervise_owned(
+    spec: RunSpec, lock: int, signals: SignalQueue, journal: Journal, console: Console, *, scheduler: Scheduler
+) -> ExitCode:
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
@@ -205,6 +219,7 @@ def _supervise_owned(spec: RunSpec, lock: int, signals: SignalQueue, journal: Jo
             console=console,
             clock=time.monotonic,
             environment=ours,
+            scheduler=scheduler,
         )
         exit_code = supervisor.run()
     if supervisor.memory_is_durable:

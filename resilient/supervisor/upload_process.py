@@ -8,7 +8,6 @@ there already. Run as ``python -m resilient.supervisor.upload_process FD LOCK SN
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from resilient.errors import RemoteUnavailable, ResilientError, SnapshotCorrupt, SnapshotError
 from resilient.policy.lineage import Lineage
-from resilient.protocol import names, wire
+from resilient.protocol import job_signals, names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
 from resilient.protocol.remote_settings import RemoteSettings
@@ -170,11 +169,9 @@ def _open(stack: ExitStack, path: str) -> Slot:
 
 def main(arguments: list[str]) -> int:
     """Answer requests, one at a time, until the supervisor is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job's SIGTERM reaches us too, and the last upload is to come
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = wire.own_end(arguments)
     die_with_parent(int(arguments[3]))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    job_signals.ignore()
     uploader: Uploader | None = None
     while (request := wire.receive(connection)) is not None:
         try:

@@ -20,6 +20,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from resilient.protocol import job_signals
 from resilient.protocol.drill import DRILLED
 from resilient.protocol.environment import DETERMINISTIC
 from resilient.protocol.launch import LaunchSpec, WorkerError
@@ -48,7 +49,8 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if spec.board is None:
         sigterm.install()
-    else:  # the script knows nothing of us, so the signal means to it what it always does
+    else:  # the script knows nothing of us, so these signals mean to it what they always do
+        job_signals.as_usual()
         sigterm.watch()
         progress.begin(spec.board)
         _reseed_torch()

@@ -23,7 +23,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from resilient.protocol import wire
+from resilient.protocol import job_signals, wire
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.parent import (
     adopt_orphans,
@@ -143,9 +143,7 @@ def _import(name: str) -> None:
 def main(arguments: list[str]) -> int:
     """Import the modules, then serve; in a worker, run its script."""
     # A scheduler's SIGTERM reaches every process of the job; this one ends with the supervisor, and not before.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    job_signals.ignore()
     answer_with_stacks()  # what is imported below may hang as well
     adopt_orphans()
     die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone

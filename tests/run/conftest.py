@@ -25,6 +25,8 @@ train:
   stop_quietly_at: 0
   hang_at: 0
   hang_always: false
+  evaluate_at: 0
+  evaluate_seconds: 0.0
   daemon: false
   ballast_mb: 0
   owned_mb: 0

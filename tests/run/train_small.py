@@ -24,11 +24,14 @@ class Settings:
     batch_size: int = 4
     workers: int = 0
     step_seconds: float = 0.01
+    seed: int = 0
     raise_at: int = 0  # raise an error in this step, every time
     raise_once_at: int = 0  # only in the first round
     stop_quietly_at: int = 0  # leave with exit 0 without saying that the run is finished
     hang_at: int = 0  # stop moving in this step of the first round
     hang_always: bool = False  # in every round
+    evaluate_at: int = 0  # evaluate after this step
+    evaluate_seconds: float = 0.0
     daemon: bool = False  # start a process that detaches itself
     ballast_mb: int = 0  # dead weight in the model's state
     owned_mb: int = 0  # and in what the optimizer owns
@@ -53,7 +56,7 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.manual_seed(settings.seed)
     random.seed(0)
     np.random.seed(0)
     model = torch.nn.Sequential(
@@ -90,6 +93,9 @@ def main() -> None:
         scheduler.step()
         run.report(loss=loss, lr=scheduler.get_last_lr()[0])
         time.sleep(settings.step_seconds)
+        if step == settings.evaluate_at:
+            with run.phase("eval"):
+                time.sleep(settings.evaluate_seconds)
         if step == settings.raise_at or (step == settings.raise_once_at and first_round):
             raise RuntimeError(f"a bug in step {step}")
         if step == settings.stop_quietly_at:

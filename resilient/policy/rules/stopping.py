@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from resilient.policy import endings
 from resilient.policy.decisions import AskWorkers, FlushMemory, KillWorkers, SignalWorkers
-from resilient.policy.events import FlushEnded, StopRequested, Tick, WorkerExited
+from resilient.policy.events import FlushEnded, GraceKnown, StopRequested, Tick, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.rules.pieces import Outcome, end, flush, flush_by, is_late, note_stop, without
 from resilient.policy.state import Phase, RunState
@@ -58,6 +58,14 @@ def _nearer(state: RunState, again: StopRequested, now: float) -> RunState:
     after = replace(state, stop=replace(again, kind=state.stop.kind), stop_asked_at=now)
     by = flush_by(after)
     return after if by is not None and (before is None or by < before) else state
+
+
+def take_grace(state: RunState, event: GraceKnown, now: float) -> Outcome:
+    """The time that there is, in place of what was assumed. What was done already is not taken back."""
+    if state.stop is None or state.stop.patient:
+        return state, ()
+    after = replace(state, stop=replace(state.stop, grace=event.grace), stop_asked_at=now)
+    return after, (FlushMemory(flush_by(after)),) if state.phase is Phase.FLUSHING else ()
 
 
 def escalate(state: RunState, event: Tick, now: float) -> Outcome:
