@@ -152,8 +152,11 @@ class Diverging:
 
     # --- what is looked at now and then
 
-    def judge(self) -> None:
-        """Say what the detectors have made of the metrics that came in."""
+    def judge(self, state: RunState) -> None:
+        """Say what the detectors have made of the metrics that came in. Which data is left out was known before them,
+        and is read first: with the next rollback nobody would ask for it any more.
+        """
+        self._look_at_skips(state)
         for judged in self._sensor.take():
             self._feed(judged)
 
@@ -161,12 +164,12 @@ class Diverging:
         """What may have come in since the last look."""
         if self._clock() >= self._again_at:
             self._write()
-        self.look_at_skips(state)
+        self._look_at_skips(state)
         self._look_for_request(state)
         if self._replay is not None and (verdict := self._replay.poll()) is not None:
             self._end_replay(verdict)
 
-    def look_at_skips(self, state: RunState) -> None:
+    def _look_at_skips(self, state: RunState) -> None:
         """Which data the last rollback leaves out is known to rank 0, once it has resumed."""
         lineage = state.lineage
         if lineage.unresolved is None or lineage.pending or state.phase not in _UP:

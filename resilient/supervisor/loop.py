@@ -285,7 +285,7 @@ class Supervisor:
         if self._state.phase is Phase.NEW:
             self._open()
         self._boards.collect_metrics(self._state.round)
-        self._diverging.judge()
+        self._diverging.judge(self._state)
         self._heed_scheduler()
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
@@ -323,8 +323,7 @@ class Supervisor:
         board = self._memory.boards[report.rank]
         if report.rank == 0:
             self._script.poll(board, last=True)
-        self._diverging.judge()
-        self._diverging.look_at_skips(self._state)
+        self._diverging.judge(self._state)
         step, asked = self._script.step(board), self._state.stop is not None
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         if not asked and self._ends.asks_for_requeue(report, board):
