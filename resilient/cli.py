@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resilient import __version__, incidents_cli, replay_cli, snapshots_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
+from resilient.doctor import command as doctor
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.policy.state import PolicySettings
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     snapshots_cli.add_parsers(commands)
     drill.add_parser(commands)
+    doctor.add_parser(commands)
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     return parser
@@ -167,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "drill":
             return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
+        if options.command == "doctor":
+            return int(doctor.run(options, lambda conf, overrides: load(conf, overrides).config))
         if options.command == "replay":
             return int(replay_cli.run(options))
         if options.command == "incidents":

@@ -24,6 +24,7 @@ RANKS = {
     "supervisor": 4,
     "worker": 4,
     "convert": 5,
+    "doctor": 5,
     "drill": 5,
     "integrations": 5,
     "report": 5,
