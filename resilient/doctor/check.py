@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from resilient.doctor.finding import Finding, warning
 from resilient.doctor.world import World
 
+Look = Callable[[World], Finding | None]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -15,7 +17,7 @@ class Check:
 
     :param name: ``group.thing``.
     :param explains: what it looks at, in half a sentence.
-    :param look: the check itself; it may raise, and it may hang.
+    :param look: the check itself; it may raise, and it may hang. None where there is nothing to look at.
     :param seconds: after which it is given up.
     :param alone: whether it is run while nothing else is, because it measures.
     :param stuck: the finding when it was given up.
@@ -23,7 +25,7 @@ class Check:
 
     name: str
     explains: str
-    look: Callable[[World], Finding]
+    look: Look
     seconds: float = 15.0
     alone: bool = False
     stuck: Finding | None = None

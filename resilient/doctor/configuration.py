@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from resilient.doctor.check import Check
+from resilient.doctor.check import Check, Look
 from resilient.doctor.finding import Finding, note, ok, problem
 from resilient.doctor.subject import Subject
 from resilient.doctor.world import World
@@ -19,10 +19,10 @@ from resilient.supervisor.start import find_entry_point
 _REMOTE_SECONDS = 40.0
 
 
-def _of_subject(look: Callable[[Subject, World], Finding]) -> Callable[[World], Finding]:
-    def looked(world: World) -> Finding:
+def _of_subject(look: Callable[[Subject, World], Finding | None]) -> Look:
+    def looked(world: World) -> Finding | None:
         if world.subject is None:
-            return note("there is no configuration to look at", "" if world.fault else "add conf=NAME")
+            return None
         try:
             return look(world.subject, world)
         except ResilientError as error:
@@ -44,9 +44,9 @@ def _script(subject: Subject, world: World) -> Finding:
     return ok(f"{subject.worker.script or subject.worker.module} exists")
 
 
-def _remote(subject: Subject, _world: World) -> Finding:
+def _remote(subject: Subject, _world: World) -> Finding | None:
     if not subject.remote.enabled:
-        return ok("there is no remote tier")
+        return None
     bucket = open_bucket(replace(subject.remote, attempts=2), subject.paths.run_id)
     count = len(bucket.sizes())
     return ok(f"{subject.remote.url} can be listed: {count} objects of this run lie there")

@@ -26,8 +26,10 @@ _LONGEST = 1 << 20  # bytes of an answer
 
 
 def examine(checks: Sequence[Check], world: World) -> list[Result]:
-    """Carry out the checks; the results are in their order. Takes about as long as the slowest."""
-    findings: dict[str, Finding] = {}
+    """Carry out the checks; the results are in their order, without those that had nothing to look at. Takes about as
+    long as the slowest.
+    """
+    findings: dict[str, Finding | None] = {}
     try:
         for check in checks:
             if check.alone:
@@ -35,11 +37,11 @@ def examine(checks: Sequence[Check], world: World) -> list[Result]:
         findings |= _all_at_once([check for check in checks if not check.alone], world)
     finally:
         swept = _all_at_once([_SWEEP], world)[_SWEEP.name]
-    results = [Result(check, findings[check.name]) for check in checks]
-    return results if swept.level is Level.OK else [*results, Result(_SWEEP, swept)]
+    found = [(check, findings[check.name]) for check in checks] + [(_SWEEP, swept)]
+    return [Result(check, finding) for check, finding in found if finding is not None]
 
 
-def _all_at_once(checks: Sequence[Check], world: World) -> dict[str, Finding]:
+def _all_at_once(checks: Sequence[Check], world: World) -> dict[str, Finding | None]:
     running: dict[int, _Running] = {}
     try:
         for check in checks:
@@ -51,8 +53,8 @@ def _all_at_once(checks: Sequence[Check], world: World) -> dict[str, Finding]:
             each.end()
 
 
-def _gather(running: dict[int, _Running]) -> dict[str, Finding]:
-    findings: dict[str, Finding] = {}
+def _gather(running: dict[int, _Running]) -> dict[str, Finding | None]:
+    findings: dict[str, Finding | None] = {}
     waiting = dict(running)
     while waiting:
         until = min(each.deadline for each in waiting.values())
@@ -99,10 +101,10 @@ class _Running:
         self.heard += piece
         return not piece or len(self.heard) > _LONGEST
 
-    def finding(self) -> Finding:
+    def finding(self) -> Finding | None:
         try:
-            level, sentence, next_step = json.loads(self.heard)
-            return Finding(Level(level), sentence, next_step)
+            heard = json.loads(self.heard)
+            return None if heard is None else Finding(Level(heard[0]), heard[1], heard[2])
         except ValueError:
             return warning("the check ended without an answer", "please report it; it is a bug, or it was killed")
 
@@ -123,18 +125,18 @@ def _carry_out(check: Check, world: World, writing: int, parent: int) -> NoRetur
     try:
         os.setsid()
         die_with_parent(parent)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no check could wait for what it has started
         silence = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(silence, descriptor)
         found = look(check, world)
-        os.write(writing, json.dumps([found.level.value, found.sentence, found.next_step]).encode())
+        told = None if found is None else [found.level.value, found.sentence, found.next_step]
+        os.write(writing, json.dumps(told).encode())
         code = 0
     finally:
         os._exit(code)
 
 
-def look(check: Check, world: World) -> Finding:
+def look(check: Check, world: World) -> Finding | None:
     """The finding of one check, whatever it raises."""
     try:
         return check.look(world)
@@ -144,10 +146,10 @@ def look(check: Check, world: World) -> Finding:
         return warning(f"the check failed: {type(error).__name__}: {error}", "please report it, if it is not explained")
 
 
-def _swept(world: World) -> Finding:
+def _swept(world: World) -> Finding | None:
     left = world.sweep()
     if not left:
-        return Finding(Level.OK, "nothing is left behind")
+        return None
     return warning(f"left behind: {', '.join(map(str, left))}", "remove it when the filesystem answers again")
 
 

@@ -66,10 +66,10 @@ def judge_driver(gpus: Sequence[nvidia.Gpu], ranks: int) -> Finding:
     return ok(told)
 
 
-def _health(world: World) -> Finding:
+def _health(world: World) -> Finding | None:
     found = _list(world)
     if isinstance(found, Finding):
-        return note("there is no GPU whose errors could be looked at")
+        return None
     log = KernelLog(world.kernel_log, whole=True)
     try:
         return judge_health(found, log.lines())
@@ -88,10 +88,10 @@ def judge_health(gpus: Sequence[nvidia.Gpu], kernel: Sequence[str]) -> Finding:
     return ok("no memory errors (ECC) and no GPU faults (Xid) are known")
 
 
-def _visible(world: World) -> Finding:
+def _visible(world: World) -> Finding | None:
     found = _list(world)
     if isinstance(found, Finding):
-        return note("there is no GPU that could be hidden")
+        return None
     set_to = world.environment.get("CUDA_VISIBLE_DEVICES")
     if world.subject is not None:
         set_to = world.subject.worker.env.get("CUDA_VISIBLE_DEVICES", set_to)

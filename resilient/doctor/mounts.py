@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resilient.doctor.finding import Finding, note, ok, warning
 
-_NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "orangefs", "panfs", "wekafs"}
+NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "orangefs", "panfs", "wekafs"}
 _OBJECTS = re.compile(r"fuse\.(s3fs|gcsfuse|goofys|rclone|blobfuse2?|geesefs|juicefs|mountpoint-s3)|fuseblk\.s3")
 
 
@@ -61,7 +61,7 @@ def judge(mount: Mount, place: Path) -> Finding:
         )
     if mount.kind in {"nfs", "nfs4"}:
         return _judge_nfs(mount, told)
-    if mount.kind in _NETWORK:
+    if mount.kind in NETWORK:
         return note(f"{told}, a network filesystem: it is shared between nodes, and as slow as the network at times")
     if mount.kind.startswith("fuse") or mount.kind in {"9p", "virtiofs"}:
         return note(f"{told}, which is as fast and as durable as what is behind it")

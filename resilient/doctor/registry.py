@@ -14,6 +14,7 @@ from resilient.doctor import (
     python,
     semantics,
     signals,
+    slurm,
 )
 from resilient.doctor.check import Check
 
@@ -29,4 +30,5 @@ CHECKS: tuple[Check, ...] = (
     *clock.CHECKS,
     *network.CHECKS,
     *evidence.CHECKS,
+    *slurm.CHECKS,
 )

@@ -9,6 +9,7 @@ from resilient.policy.state import StopSettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.slurm.settings import SlurmSettings
 from resilient.snapshot.inventory import State, inventory
 from resilient.supervisor.settings import RunSettings, WorkerSettings
 
@@ -34,6 +35,9 @@ class Configured(Protocol):
     @property
     def stop(self) -> StopSettings: ...
 
+    @property
+    def slurm(self) -> SlurmSettings: ...
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -45,11 +49,12 @@ class Subject:
     retention: RetentionSettings
     remote: RemoteSettings
     stop: StopSettings
+    slurm: SlurmSettings
 
     @classmethod
     def of(cls, config: Configured) -> Subject:
         paths = RunPaths.of(config.run.dir, config.run.id)
-        return cls(paths, config.worker, config.snapshot, config.retention, config.remote, config.stop)
+        return cls(paths, config.worker, config.snapshot, config.retention, config.remote, config.stop, config.slurm)
 
     def state_bytes(self) -> int | None:
         """Bytes of the newest snapshot's images on this machine; None before there is one."""

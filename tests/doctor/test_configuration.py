@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from resilient.doctor.finding import Level
+from resilient.doctor.examination import examine
+from resilient.doctor.finding import Level, problem
+from resilient.doctor.registry import CHECKS
 from resilient.doctor.world import World
 from resilient.protocol.lock import RunLock
 from resilient.protocol.paths import hostname
@@ -21,9 +23,11 @@ REMOTE = check("configuration.remote")
 
 
 def test_without_a_configuration_there_is_nothing_to_say() -> None:
-    assert look(REMOTE, World()).level is Level.NOTE
-    assert look(check("configuration.script"), World(fault=("bad", "mend it"))).level is Level.NOTE
-    assert look(check("configuration.loads"), World(fault=("bad", "mend it"))).level is Level.PROBLEM
+    checks = [each for each in CHECKS if each.group == "configuration"]
+    (result,) = examine(checks, World())
+    assert (result.check.name, result.finding.level) == ("configuration.loads", Level.NOTE)
+    (result,) = examine(checks, World(fault=("bad", "mend it")))
+    assert result.finding == problem("bad", "mend it")
 
 
 def test_a_module_that_does_not_exist(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_a_run_of_other_ranks(tmp_path: Path) -> None:
 
 
 def test_a_remote_tier_that_is_there(tmp_path: Path, s3_endpoint: str) -> None:
-    assert look(REMOTE, World(subject(tmp_path))).level is Level.OK
+    assert examine([REMOTE], World(subject(tmp_path))) == []
     assert look(REMOTE, World(subject(tmp_path, remote=make_s3(s3_endpoint)))).level is Level.OK
 
 

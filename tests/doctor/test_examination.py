@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from resilient.doctor.finding import Finding, Level, ok, problem
 from resilient.doctor.registry import CHECKS
 from resilient.doctor.world import World
 from resilient.supervisor.processes import content
-from tests.doctor.worlds import look
+from tests.doctor.worlds import look, subject
+from tests.mounts import frozen
 
 GOOD = Check("test.good", "", lambda _world: ok("good"))
 
@@ -101,6 +103,14 @@ def test_a_check_that_raises_or_dies_is_a_warning(tmp_path: Path) -> None:
 def test_what_a_check_prints_is_not_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     look(Check("test.loud", "", lambda _world: ok(f"printed {os.write(1, b'noise')}")), World(directory=tmp_path))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_filesystem_that_hangs_does_not_hang_the_doctor(tmp_path: Path) -> None:
+    with frozen(tmp_path) as place:
+        checks = [replace(each, seconds=1.0) for each in CHECKS if each.name in {"disk.writable", "disk.rename"}]
+        results = examine([*checks, GOOD], World(subject(place)))
+    assert [result.finding.level for result in results[:3]] == [Level.PROBLEM, Level.PROBLEM, Level.OK]
+    assert all("does not answer" in result.finding.sentence for result in results[:2])
 
 
 def test_names_and_groups_choose_checks() -> None:

@@ -19,6 +19,7 @@ from resilient.policy.state import StopSettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.slurm.settings import SlurmSettings
 from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.settings import WorkerSettings
@@ -27,9 +28,11 @@ from resilient.supervisor.settings import WorkerSettings
 def subject(
     directory: Path,
     worker: WorkerSettings | None = None,
+    *,
     snapshot: SnapshotSettings | None = None,
     remote: RemoteSettings | None = None,
     stop: StopSettings | None = None,
+    slurm: SlurmSettings | None = None,
 ) -> Subject:
     return Subject(
         RunPaths.of(directory, "run"),
@@ -38,6 +41,7 @@ def subject(
         RetentionSettings(),
         remote or RemoteSettings(),
         stop or StopSettings(),
+        slurm or SlurmSettings(),
     )
 
 
@@ -55,8 +59,8 @@ def check(name: str) -> Check:
 
 def look(check: Check, world: World) -> Finding:
     """The finding of a check, in a process of its own."""
-    (result, *more) = examine([check], world)
-    assert not more, "something is left behind"
+    (result,) = examine([check], world)
+    assert result.check is check
     return result.finding
 
 
