@@ -128,5 +128,5 @@ def ask(world: World, seconds: float = SECONDS) -> Cluster:
 def _said(commands: Commands, command: tuple[str, ...]) -> str:
     answer = commands.call(*command)
     if answer.problem:
-        raise Unasked(answer.problem)
+        raise Unasked(f"scontrol fails: {answer.problem.rpartition('scontrol: ')[2]}")
     return answer.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from resilient.doctor import mounts
 from resilient.doctor.ancestors import Line, above
@@ -15,7 +16,7 @@ from resilient.doctor.words import duration
 from resilient.doctor.world import World
 from resilient.errors import ExitCode
 from resilient.policy.state import StopSettings
-from resilient.slurm.settings import Requeue
+from resilient.slurm.settings import Requeue, SlurmSettings
 
 _LITTLE = 10  # seconds; less is hardly a step and a flush
 _TO_SCRIPT = (signal.SIGTERM, signal.SIGUSR1)
@@ -64,7 +65,22 @@ def judge_requeue(cluster: Cluster, *, wanted: bool, in_job: bool) -> Finding:
     return ok(told)
 
 
-def judge_preemption(cluster: Cluster, stop: StopSettings) -> Finding:
+@dataclass(frozen=True)
+class Counted:
+    """The grace that a run counts on, where it does not ask SLURM: the value of a setting, in seconds."""
+
+    setting: str
+    seconds: float
+
+    @classmethod
+    def of(cls, stop: StopSettings, slurm: SlurmSettings, *, in_job: bool) -> Counted | None:
+        """None where SLURM's own account is what counts: inside a job that can ask it."""
+        if slurm.grace_seconds > 0:
+            return cls("slurm.grace_seconds", slurm.grace_seconds)
+        return None if in_job else cls("stop.grace_seconds", stop.grace_seconds)
+
+
+def judge_preemption(cluster: Cluster, counted: Counted | None) -> Finding:
     """How a preemption goes, and whether the grace is what the configuration thinks it is."""
     mode, name = cluster.preempt_mode, cluster.partition.get("PartitionName", "the default one")
     told = f"a job in partition {name} that is preempted"
@@ -80,8 +96,8 @@ def judge_preemption(cluster: Cluster, stop: StopSettings) -> Finding:
             f"{told} has {has:g} s before it is killed, too little to count on a snapshot",
             "make durable ones more often (snapshot.every_seconds), or ask for a longer GraceTime",
         )
-    if has < stop.grace_seconds:
-        return _longer_than(f"{told} has {has:g} s before it is killed", has, stop)
+    if counted is not None and has < counted.seconds:
+        return _longer_than(f"{told} has {has:g} s before it is killed", has, counted)
     if mode == "CANCEL":
         return warning(
             f"{told} has {has:g} s for that", "ask for PreemptMode=REQUEUE; see that scontrol can be reached"
@@ -89,22 +105,22 @@ def judge_preemption(cluster: Cluster, stop: StopSettings) -> Finding:
     return ok(f"{told} has {has:g} s before it is killed, and is requeued")
 
 
-def judge_kill_wait(cluster: Cluster, stop: StopSettings) -> Finding:
+def judge_kill_wait(cluster: Cluster, counted: Counted | None) -> Finding:
     """The time limit, without an advance warning."""
     has = cluster.kill_wait
     if has is None:
         return note("it is not known how long a job has at its time limit (KillWait)")
     told = f"at its time limit a job has {has:g} s before it is killed (KillWait)"
-    if has < stop.grace_seconds:
-        return _longer_than(told, has, stop)
+    if counted is not None and has < counted.seconds:
+        return _longer_than(told, has, counted)
     return ok(told)
 
 
-def _longer_than(told: str, has: float, stop: StopSettings) -> Finding:
+def _longer_than(told: str, has: float, counted: Counted) -> Finding:
+    where = "" if counted.setting.startswith("slurm") else "where resilient cannot ask SLURM inside the job, "
     return warning(
-        f"{told}, and stop.grace_seconds is {stop.grace_seconds:g}: where resilient cannot ask SLURM itself, it is "
-        "killed before its snapshot is durable",
-        f"set stop.grace_seconds={max(1, has - 5):g}",
+        f"{told}, and {counted.setting} is {counted.seconds:g}: {where}it is killed before its snapshot is durable",
+        f"set {counted.setting}={max(1, has - 5):g}",
     )
 
 
@@ -142,7 +158,7 @@ def judge_signals(line: Line) -> Finding:
         )
     return warning(
         f"this process was started by the batch script ({script.name}) without srun: SIGTERM of a preemption goes to "
-        "steps of srun, --signal=B:… to the script, and neither comes here",
+        "steps of srun, and --signal=B:… to the script: it is noticed late, by asking SLURM, or not at all",
         _SRUN,
     )
 
@@ -220,6 +236,11 @@ def _stop(world: World) -> StopSettings:
     return world.subject.stop if world.subject is not None else StopSettings()
 
 
+def _counted(world: World) -> Counted | None:
+    slurm = world.subject.slurm if world.subject is not None else SlurmSettings()
+    return Counted.of(_stop(world), slurm, in_job=_in_job(world))
+
+
 def _reachable(world: World) -> Finding | None:
     if not is_here(world):
         return None
@@ -266,12 +287,12 @@ CHECKS = (
     _check(
         "preemption",
         "what a preemption does, and how soon",
-        _asked(lambda cluster, world: judge_preemption(cluster, _stop(world))),
+        _asked(lambda cluster, world: judge_preemption(cluster, _counted(world))),
     ),
     _check(
         "kill_wait",
         "how long a job has at its time limit",
-        _asked(lambda cluster, world: judge_kill_wait(cluster, _stop(world))),
+        _asked(lambda cluster, world: judge_kill_wait(cluster, _counted(world))),
     ),
     _check(
         "time",

@@ -25,6 +25,7 @@ from resilient.doctor.examination import examine
 from resilient.doctor.finding import Level
 from resilient.doctor.mounts import Mount
 from resilient.doctor.slurm import (
+    Counted,
     judge_bad_exit,
     judge_kill_wait,
     judge_orphans,
@@ -37,6 +38,7 @@ from resilient.doctor.slurm import (
 )
 from resilient.doctor.world import World
 from resilient.policy.state import StopSettings
+from resilient.slurm.settings import SlurmSettings
 from tests.doctor.worlds import check, look
 
 SETTINGS = """\
@@ -63,6 +65,7 @@ PartitionName=high AllowGroups=ALL Default=NO GraceTime=0 MaxTime=2-00:00:00 Pre
 """
 JOB = "JobId=41 JobName=my job UserId=me JobState=RUNNING Requeue=1 Restarts=2 RunTime=00:30:00 TimeLimit=01:00:00\n"
 STOP = StopSettings()
+COUNTED = Counted("stop.grace_seconds", 25.0)
 
 
 @pytest.fixture
@@ -151,19 +154,28 @@ def test_a_cluster_that_requeues_nothing_unasked_or_holds(cluster: Cluster) -> N
     ],
 )
 def test_a_preemption(cluster: Cluster, mode: str, grace: str, level: Level, word: str) -> None:
-    finding = judge_preemption(with_partition(cluster, PreemptMode=mode, GraceTime=grace), STOP)
+    finding = judge_preemption(with_partition(cluster, PreemptMode=mode, GraceTime=grace), COUNTED)
     assert (finding.level, word in finding.sentence) == (level, True), finding.sentence
 
 
 def test_without_a_plugin_nothing_is_preempted(cluster: Cluster) -> None:
-    assert judge_preemption(with_settings(cluster, PreemptType="preempt/none"), STOP).level is Level.OK
+    assert judge_preemption(with_settings(cluster, PreemptType="preempt/none"), COUNTED).level is Level.OK
 
 
 def test_the_time_from_sigterm_to_sigkill(cluster: Cluster) -> None:
-    assert judge_kill_wait(cluster, STOP).level is Level.OK
-    finding = judge_kill_wait(with_settings(cluster, KillWait="15 sec"), STOP)
+    assert judge_kill_wait(cluster, COUNTED).level is Level.OK
+    finding = judge_kill_wait(with_settings(cluster, KillWait="15 sec"), COUNTED)
     assert (finding.level, finding.next_step) == (Level.WARNING, "set stop.grace_seconds=10")
-    assert judge_kill_wait(Cluster(), STOP).level is Level.NOTE
+    assert judge_kill_wait(Cluster(), COUNTED).level is Level.NOTE
+
+
+def test_inside_a_job_it_is_slurm_that_counts(cluster: Cluster) -> None:
+    short = with_settings(cluster, KillWait="15 sec")
+    assert Counted.of(STOP, SlurmSettings(), in_job=True) is None
+    assert judge_kill_wait(short, None).level is Level.OK
+    assert Counted.of(STOP, SlurmSettings(), in_job=False) == COUNTED
+    wished = Counted.of(STOP, SlurmSettings(grace_seconds=60), in_job=True)
+    assert judge_kill_wait(short, wished).next_step == "set slurm.grace_seconds=10"
 
 
 @pytest.mark.parametrize(
