@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, submit_cli, verify_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
+from resilient.doctor import command as doctor
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     snapshots_cli.add_parsers(commands)
     rollback_cli.add_parser(commands)
     drill.add_parser(commands)
+    doctor.add_parser(commands)
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
@@ -224,6 +226,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "submit": lambda options: submit_cli.run(options, *_conf_of(options.overrides)),
     "drill": lambda options: drill.run(options, lambda conf, overrides: load(conf, overrides).tree),
+    "doctor": lambda options: doctor.run(options, lambda conf, overrides: load(conf, overrides).config),
     "replay": replay_cli.run,
     "verify": verify_cli.run,
     "rollback": rollback_cli.run,

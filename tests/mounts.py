@@ -25,6 +25,29 @@ def mounted(path: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+@contextmanager
+def frozen(directory: Path) -> Iterator[Path]:
+    """A filesystem that does not answer to whoever changes something in it, as that of a dead file server."""
+    image, place = directory / "image", directory / "frozen"
+    place.mkdir()
+    with image.open("wb") as stream:
+        stream.truncate(16 << 20)
+    commands = (["mkfs.ext4", "-q", str(image)], ["mount", "-o", "loop", str(image), str(place)])
+    for command in commands:
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"needs a loop device and the right to mount it: {error}")
+    try:
+        subprocess.run(["fsfreeze", "--freeze", str(place)], check=True)
+        try:
+            yield place
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def free_bytes(path: Path) -> int:
     stats = os.statvfs(path)
     return stats.f_bavail * stats.f_frsize

@@ -32,6 +32,7 @@ RANKS = {
     "verify": 5,
     "entry": 5,
     "config": 6,
+    "doctor": 6,  # it looks at all of them
     "incidents_cli": 6,
     "snapshots_cli": 6,
     "verify_cli": 6,

@@ -16,12 +16,17 @@ _LONGEST = 8192  # bytes of a record, as the kernel writes them
 class KernelLog:
     """``/dev/kmsg``: each read gives one record, ``priority,sequence,microseconds,flags;message``."""
 
-    def __init__(self, path: Path = Path("/dev/kmsg")) -> None:
+    def __init__(self, path: Path = Path("/dev/kmsg"), *, whole: bool = False) -> None:
+        """Open it.
+
+        :param whole: what was said before now is of interest too.
+        """
         self._descriptor: int | None = None
         self._kept: deque[str] = deque(maxlen=_MOST_LINES)
         with suppress(OSError):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            self.forget()
+            if not whole:
+                self.forget()
 
     @property
     def readable(self) -> bool:
