@@ -11,7 +11,7 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints/c
 .PHONY: help setup demo test chaos lint format benchmarks clean
 
 help:
-	@echo "make demo        train twice, once through kills, a preemption and a corrupt snapshot, and compare bit for bit"
+	@echo "make demo        train in peace, through kills, a preemption and a corrupt snapshot, and on damaged data, and compare"
 	@echo "make test        ruff, mypy and every test this machine can run; lists what was skipped and why"
 	@echo "make chaos N=100 so many campaigns of random faults; SEED=123 for the first seed, KEEP_GOING=1 to go on after a failure"
 	@echo "make benchmarks  the figures of benchmarks/README.md"
@@ -48,6 +48,7 @@ benchmarks: setup
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.snapshot
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.divergence_runs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
