@@ -155,7 +155,7 @@ def main() -> None:
         bad = frozenset(index for step in steps for index in json.loads(order.read_text())[str(step)])
     data = Samples(ByteWindows(train, BLOCK), bad, DATA.get(settings.fault, _random_bytes))
     loader = DataLoader(data, batch_size=settings.batch_size, shuffle=True, drop_last=True)
-    model = GPT(GPTConfig(block_size=BLOCK, layers=2, heads=2, width=64, dropout=0.0))
+    model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.1)
     run = resilient.attach(model=model, optimizer=optimizer, data=loader)
     seen: dict[int, list[int]] = {}
@@ -176,6 +176,10 @@ def main() -> None:
             order.write_text(json.dumps(seen))
         result = {"val_loss": evaluate(model, val)}
         (Path(settings.folder) / "final.json").write_text(json.dumps(result))
+
+
+def build() -> GPT:
+    return GPT(GPTConfig(block_size=BLOCK, layers=2, heads=2, width=64, dropout=0.0))
 
 
 def loss_of(model: GPT, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
