@@ -208,12 +208,12 @@ class SlurmJob:
             return None
         number, at = self._signalled or (signal.SIGTERM, self._wall())
         self._signalled = None
-        account = grace.account(job, self._environment, self._site, at)
+        account = grace.account(job, self._environment, self._site, at, self._partition_grace)
         left = None if account.ends is None else account.ends - self._wall()
         if account.fate is Fate.RUNNING:  # a signal that somebody has sent, and nobody follows it up
             enough = self._enough(needed)
             left = enough if left is None else min(left, enough)
-        seconds = self._without_margin(max(left or 0.0, 0.0))
+        seconds = self._without_margin(max(0.0, left or 0.0))
         reason = f"the job is {_TOLD[account.fate]}: {seconds:.0f} s to leave"
         self._note("slurm grace", fate=account.fate.value, seconds=round(seconds, 3))
         return Notice(kind_of(number, self._stop), seconds, reason)
