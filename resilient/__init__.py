@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilient.protocol.settings import FingerprintSettings as FingerprintSettings
     from resilient.protocol.settings import RetentionSettings as RetentionSettings
     from resilient.protocol.settings import SnapshotSettings as SnapshotSettings
     from resilient.worker.attach import attach as attach
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from resilient.worker.run import Run as Run
 
 __version__ = "0.1.0"
-__all__ = ["RetentionSettings", "Run", "SnapshotSettings", "__version__", "attach", "config"]
+__all__ = ["FingerprintSettings", "RetentionSettings", "Run", "SnapshotSettings", "__version__", "attach", "config"]
 
 _HOME = {
     "attach": "resilient.worker.attach",
     "config": "resilient.worker.attach",
     "Run": "resilient.worker.run",
+    "FingerprintSettings": "resilient.protocol.settings",
     "RetentionSettings": "resilient.protocol.settings",
     "SnapshotSettings": "resilient.protocol.settings",
 }

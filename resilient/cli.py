@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, snapshots_cli
+from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, verify_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
+from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.slurm.excluding import distrusted_hosts
@@ -19,7 +20,7 @@ from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.start import supervise
+from resilient.supervisor.start import find_entry_point, supervise
 from resilient.supervisor.status import Status
 
 _TRAIN_HELP = """\
@@ -31,6 +32,9 @@ Train under supervision: relaunch after crashes, stop in time when preempted, re
   resilient train conf=mine --cfg job                        print the configuration and stop
   resilient train conf=mine --multirun train.lr=1e-3,1e-4    one run for each value
   resilient train conf=script script=train.py -- --epochs 3  any script, unchanged; its arguments after --
+
+  resilient train conf=mine run.id=b from=mine:good          a new run that begins with a snapshot of another one:
+                                                             from=RUN:120, RUN:latest, RUN:best, or a snapshot's path
 
 The same command started again resumes the run. Overrides are Hydra's:
 https://hydra.cc/docs/advanced/override_grammar/basic
@@ -57,9 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
     snapshots_cli.add_parsers(commands)
+    rollback_cli.add_parser(commands)
     drill.add_parser(commands)
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
+    verify_cli.add_parser(commands)
     return parser
 
 
@@ -83,11 +89,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(
-    conf: str, overrides: Sequence[str], *, multirun: bool, show: bool, arguments: Sequence[str] = ()
+    conf: str,
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    show: bool,
+    arguments: Sequence[str] = (),
+    origin: str | None = None,
 ) -> ExitCode:
     """Compose the configuration, or several, and supervise its run, or theirs one after the other.
 
     :param arguments: of the script, beside those in the configuration.
+    :param origin: the snapshot of another run that it begins with.
     """
     jobs = list(expand_sweep(overrides)) if multirun else [("", list(overrides))]
     # all are checked before the first one starts
@@ -97,10 +110,26 @@ def train(
             print(item.to_yaml(), end="")
         return ExitCode.FINISHED
     for item in composed:
+        if origin is not None:
+            _begin_fork(origin, item, lambda: _run_of(conf, overrides, arguments))
         exit_code = _train_one(item)
         if exit_code is not ExitCode.FINISHED:
             return exit_code
     return ExitCode.FINISHED
+
+
+def _begin_fork(origin: str, composed: Composed, own: Callable[[], str]) -> None:
+    """Make the run a fork, if it is none yet; what else would end it at once is looked at before."""
+    config = composed.config
+    find_entry_point(config.worker, Path.cwd())
+    config.remote.require_filesystem()
+    paths = RunPaths.of(config.run.dir, config.run.id)
+    print(f"resilient: run {paths.run_id} {begin_fork(origin, paths, config.worker.ranks, own)}", file=sys.stderr)
+
+
+def _run_of(conf: str, overrides: Sequence[str], arguments: Sequence[str]) -> str:
+    """The run that the configuration names by itself."""
+    return load(conf, [text for text in overrides if not text.startswith("run.id=")], arguments=arguments).config.run.id
 
 
 def _train_one(composed: Composed) -> ExitCode:
@@ -116,7 +145,7 @@ def _train_one(composed: Composed) -> ExitCode:
             console.say("the configuration has changed: " + "; ".join(changed))
             journal.write("note", "configuration drift", 0.0, changed=changed)
             _keep_old(paths.config)
-        if changed or not paths.config.exists():
+        if changed or not _says(paths.config, composed.to_yaml()):
             fresh = paths.config.with_suffix(".new")
             fresh.write_text(composed.to_yaml())
             fresh.replace(paths.config)
@@ -134,17 +163,25 @@ def _train_one(composed: Composed) -> ExitCode:
             hang=config.hang,
             stop=config.stop,
             stragglers=config.stragglers,
+            divergence=config.divergence,
         ),
+        fingerprint=config.fingerprint,
         logs=config.logs,
         console=config.console,
         train=config.train,
         directory=Path.cwd(),
+        trust_node=config.run.trust_node,
+        stop_after=config.run.stop_after or None,
     )
-    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths.distrusted, hostname()))
+    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()))
     try:
         return supervise(spec, record_config, console, job)
     finally:
         console.flush()
+
+
+def _says(config: Path, text: str) -> bool:
+    return config.exists() and config.read_text() == text
 
 
 def _keep_old(config: Path) -> None:
@@ -155,10 +192,31 @@ def _keep_old(config: Path) -> None:
 
 
 def _conf_of(overrides: Sequence[str]) -> tuple[str, list[str]]:
-    named = [text.removeprefix("conf=") for text in overrides if text.startswith("conf=")]
+    named, rest = _taken("conf", overrides)
     if len(named) != 1 or not named[0]:
         raise UsageError("exactly one conf=NAME is needed", "for example: resilient train conf=demo")
-    return named[0], [text for text in overrides if not text.startswith("conf=")]
+    return named[0], rest
+
+
+def _taken(key: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of a key that is no part of the configuration, and all other overrides."""
+    given = [text.removeprefix(f"{key}=") for text in overrides if text.startswith(f"{key}=")]
+    return given, [text for text in overrides if not text.startswith(f"{key}=")]
+
+
+def _train(options: argparse.Namespace) -> ExitCode:
+    conf, overrides = _conf_of(options.overrides)
+    origins, overrides = _taken("from", overrides)
+    if len(origins) > 1:
+        raise UsageError("from= is given more than once", "a run begins with one snapshot")
+    return train(
+        conf,
+        overrides,
+        multirun=options.multirun,
+        show=options.cfg is not None,
+        arguments=options.arguments,
+        origin=origins[0] if origins else None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,13 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(drill.run(options, lambda conf, overrides: load(conf, overrides).tree))
         if options.command == "replay":
             return int(replay_cli.run(options))
+        if options.command == "verify":
+            return int(verify_cli.run(options))
+        if options.command == "rollback":
+            return int(rollback_cli.run(options))
         if options.command == "incidents":
             return int(incidents_cli.run(options))
         if options.command != "train":
             return int(snapshots_cli.run(options))
-        conf, overrides = _conf_of(options.overrides)
-        show = options.cfg is not None
-        return int(train(conf, overrides, multirun=options.multirun, show=show, arguments=options.arguments))
+        return int(_train(options))
     except UsageError as error:
         print(f"resilient: {error}", file=sys.stderr)
         return int(ExitCode.USAGE)

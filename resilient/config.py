@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resilient import entry
 from resilient.errors import ConfigurationDrift, ConfigurationError
+from resilient.policy.divergence import DivergenceSettings
 from resilient.policy.hang import HangSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.slurm.settings import SlurmSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
 
@@ -42,10 +44,12 @@ _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
 _FREE_KEYS = frozenset(
     {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options", "slurm.extra"}
-    | {"restarts.per_class", "restarts.class_waits"}
+    | {"restarts.per_class", "restarts.class_waits", "divergence.metrics"}
 )
-# These say where and how this launch is to be done and shown, not what is trained.
-_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs|slurm)\..*")
+# These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
+# after a false alarm, or after one that came too late, changes how it is watched and nothing else.
+_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|slurm|divergence|fingerprint)\..*")
+_NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Config:
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
+    divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
@@ -196,14 +202,40 @@ def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.register_new_resolver("builtin", lambda name: str(builtin_directory(name)))
     places = [path.parent, Path.cwd() / "conf", builtin_directory("conf")]
     search = ",".join(f"file://{place}" for place in places[1:] if place.is_dir() and place != path.parent)
-    GlobalHydra.instance().clear()
+    overrides = [f"hydra.searchpath=[{search}]", *map(_metrics_merged, overrides)]
     try:
-        with initialize_config_dir(str(path.parent), version_base="1.3", job_name="resilient"):
-            return compose(_PRIMARY, overrides=[f"hydra.searchpath=[{search}]", *overrides])
+        return _composed(path.parent, overrides)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name} is no valid YAML: {' '.join(str(error).split())}") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explained(error, path) from error
+
+
+def _composed(directory: Path, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of it. A preset of ``divergence`` may be named on the command line whether or not the
+    configuration names one too.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(directory), version_base="1.3", job_name="resilient"):
+        try:
+            return compose(_PRIMARY, overrides=list(overrides))
+        except HydraException as error:
+            if not str(error).startswith(_NO_PRESET):
+                raise
+        added = [f"+{text}" if text.startswith("divergence=") else text for text in overrides]
+        return compose(_PRIMARY, overrides=added)
+
+
+def _metrics_merged(override: str) -> str:
+    """``+divergence.metrics.val_loss.drift.held=3`` as ``+divergence.metrics={val_loss:{drift:{held:3}}}``: only by
+    merging does a new metric get the defaults of all that is not said of it.
+    """
+    key, _, value = override.partition("=")
+    if not re.fullmatch(r"\+{1,2}divergence\.metrics\..+", key):
+        return override
+    for part in reversed(key.split(".")[2:]):
+        value = f"{{{part}:{value}}}"
+    return f"+divergence.metrics={value}"
 
 
 def _explained(error: Exception, path: Path) -> ConfigurationError:
@@ -214,7 +246,7 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
     key = str(getattr(cause, "full_key", "") or "")
     text = _first_line(cause)
     if not key:
-        return ConfigurationError(f"{path.name}: {_first_line(error)}")
+        return _preset_error(error) or ConfigurationError(f"{path.name}: {_first_line(error)}")
     if "is not in struct" in text or "not in '" in text:
         parent, _, name = key.rpartition(".")
         known = _known_keys(parent, path)
@@ -225,8 +257,20 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
     return ConfigurationError(f"{key}: {text}")
 
 
+def _preset_error(error: Exception) -> ConfigurationError | None:
+    """What is wrong with a preset's name, if that is what is wrong."""
+    if missing := re.search(r"Could not find '(\w+)/(.*)'", str(error)):
+        group, name = missing.groups()
+        known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
+        return ConfigurationError(f"{group}={name}: there is no such preset", _nearest(name, known, prefix=f"{group}="))
+    if "in defaults : bool" in str(error):
+        return ConfigurationError("a name in the defaults list is a truth value in YAML", "quote it: 'off'")
+    return None
+
+
 def _known_keys(parent: str, path: Path) -> list[str]:
     node: Any = OmegaConf.merge(OmegaConf.structured(_thawed(Config)), {"train": _train_section(path)})
+    parent = re.sub(r"^divergence\.metrics\.[^.]+", "divergence.metrics.loss", parent)  # all have the same keys
     for part in filter(None, parent.split(".")):
         node = node.get(part) if isinstance(node, DictConfig) else None
     return [str(key) for key in node] if isinstance(node, DictConfig) else []
@@ -286,6 +330,10 @@ def _thawed(frozen: type[Any]) -> type[Any]:
         if dataclasses.is_dataclass(kind):
             twin = _thawed(typing.cast("type[Any]", kind))
             fields.append((item.name, twin, field(default_factory=twin)))
+        elif (item_kind := _item_kind(kind)) is not None and item.default_factory is not dataclasses.MISSING:
+            twin = _thawed(item_kind)
+            made = functools.partial(_each, tuple(item.default_factory()), twin)
+            fields.append((item.name, dict[str, twin], field(default_factory=made)))  # type: ignore[valid-type]
         elif item.default_factory is not dataclasses.MISSING:
             fields.append((item.name, kind, field(default_factory=item.default_factory)))
         else:
@@ -293,10 +341,27 @@ def _thawed(frozen: type[Any]) -> type[Any]:
     return make_dataclass(frozen.__name__, fields)
 
 
-def _freeze(frozen: type[Any], tree: Mapping[str, Any]) -> Any:
-    types = typing.get_type_hints(frozen)
-    values = {
-        key: _freeze(types[key], value) if dataclasses.is_dataclass(types[key]) else value
-        for key, value in tree.items()
-    }
-    return frozen(**values)
+def _each(names: Iterable[str], make: Callable[[], Any]) -> dict[str, Any]:
+    return {name: make() for name in names}
+
+
+def _item_kind(kind: Any) -> Any:
+    """``S`` where ``kind`` is ``dict[str, S]`` of a settings class; else None."""
+    items = typing.get_args(kind)[1:] if typing.get_origin(kind) is dict else ()
+    return items[0] if items and dataclasses.is_dataclass(items[0]) else None
+
+
+def _freeze(kind: Any, tree: Any, path: str = "") -> Any:
+    """``tree`` as an instance of ``kind``, checked.
+
+    :raises ConfigurationError: a value cannot be used, or a key that was added is not known.
+    """
+    if (item_kind := _item_kind(kind)) is not None:
+        return {name: _freeze(item_kind, item, f"{path}{name}.") for name, item in tree.items()}
+    if not dataclasses.is_dataclass(kind):
+        return tree
+    types = typing.get_type_hints(kind)
+    for key in tree.keys() - types.keys():
+        raise ConfigurationError(f"{path}{key} is not a known key", _nearest(key, list(types), prefix=path))
+    make = typing.cast("type[Any]", kind)
+    return make(**{key: _freeze(types[key], value, f"{path}{key}.") for key, value in tree.items()})

@@ -21,8 +21,9 @@ class ExitCode(IntEnum):
         return member
 
     FINISHED = 0, "the run is finished: every step was done and its last snapshot is durable"
-    DIFFERENT = 1, "replay: today's policy decides otherwise somewhere"
+    DIFFERENT = 1, "replay: today's policy decides otherwise somewhere; verify: the hardware computed wrong"
     USAGE = 2, "the command line could not be understood"
+    UNDECIDED = 3, "verify: replays differ among themselves, or nothing could be concluded"
     UNREADABLE = 65, "the journal cannot be read, or holds nothing that could be replayed"
     NO_ENTRY_POINT = 66, "the script or module to train does not exist"
     NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded, or the one asked for is corrupt"
@@ -89,6 +90,12 @@ class RunDirectoryNotWritable(ResilientError):
     exit_code = ExitCode.NOT_WRITABLE
 
 
+class LineageUnreadable(ResilientError):
+    """What is known of a run's rollbacks cannot be read; to go on without it would bring back what was discarded."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
 class TargetNotWritable(ResilientError):
     """What is to be exported cannot be written where it is to be, or something is there already."""
 
@@ -105,6 +112,12 @@ class RequeuesSpent(ResilientError):
     """A job has come back from the queue as often as it may, or without making progress."""
 
     exit_code = ExitCode.BUDGET_SPENT
+
+
+class UntrustedNode(ResilientError):
+    """The run is kept off this machine, which computed wrong results."""
+
+    exit_code = ExitCode.UNTRUSTED_NODE
 
 
 class StateError(ResilientError):

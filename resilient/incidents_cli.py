@@ -17,6 +17,7 @@ from rich.console import Console
 from resilient.errors import ExitCode, RunNotFound, UsageError
 from resilient.protocol.paths import RunPaths
 from resilient.report.incidents import IncidentReport, incident_reports, incident_table
+from resilient.runs import JOURNAL, find_run, latest_run
 
 _TAIL_LINES = 20
 _KEYS = ("run", "dir", "n")
@@ -136,19 +137,5 @@ def _target(words: Sequence[str]) -> tuple[RunPaths, int | None]:
     named = pairs.get("run", "") or (plain.pop(0) if plain else "")
     if plain:
         raise UsageError(f"{plain[0]} is one word too many", "for example: resilient incidents demo 3")
-    return _find(directory, named), int(number) if number else None
-
-
-def _find(directory: Path, named: str) -> RunPaths:
-    known = {path.parent.name: path for path in directory.glob("*/journal")} if directory.is_dir() else {}
-    if named and "/" in named:
-        directory, named = Path(named).parent, Path(named).name
-        known = {named: directory / named / "journal"} if (directory / named / "journal").is_dir() else {}
-    if not named and known:
-        named = max(known, key=lambda name: known[name].stat().st_mtime)
-    if named in known:
-        return RunPaths.of(directory, named)
-    close = difflib.get_close_matches(named, known, 1)
-    there = f"there are: {', '.join(sorted(known)[:20])}" if known else "there are no runs; name their directory: dir=…"
-    hint = f"did you mean {close[0]}?" if close else there
-    raise RunNotFound(f"there is no run {named or 'at all'} in {directory}", hint)
+    paths = find_run(named, directory, JOURNAL) if named else latest_run(directory)
+    return paths, int(number) if number else None

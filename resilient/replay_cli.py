@@ -20,6 +20,7 @@ from resilient.protocol.paths import RunPaths
 from resilient.report.decoding import NotDecodable, decode
 from resilient.report.replay import Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
+from resilient.runs import JOURNAL, find_run
 from resilient.supervisor.journal import plain
 
 _HELP = """\
@@ -90,10 +91,10 @@ def _journals(target: str, overrides: Sequence[str]) -> list[Path]:
     path = Path(target)
     if path.is_file():
         return [path]
-    root = path if (path / "journal").is_dir() else RunPaths.of(given.get("dir", "runs"), path.name or target).root
-    found = sorted((root / "journal").glob("*.jsonl"))
+    paths = RunPaths(path) if (path / "journal").is_dir() else find_run(target, Path(given.get("dir", "runs")), JOURNAL)
+    found = sorted((paths.root / "journal").glob("*.jsonl"))
     if not found:
-        raise RunNotFound(f"there is no journal in {root}", "name a run of ./runs, its directory, or a journal's file")
+        raise RunNotFound(f"there is no journal in {paths.root}", "name a run of ./runs, its directory, or a journal")
     return found
 
 

@@ -68,11 +68,19 @@ def bare(settings: RemoteSettings, run_id: str = "demo") -> Bucket:
     return _open(settings, run_id)
 
 
-def make_snapshot(directory: Path, step: int, *images: bytes, metrics: Mapping[str, float] | None = None) -> Manifest:
+def make_snapshot(
+    directory: Path,
+    step: int,
+    *images: bytes,
+    metrics: Mapping[str, float] | None = None,
+    round_number: int = 0,
+    divergence: Mapping[str, Any] | None = None,
+) -> Manifest:
     """A committed snapshot with one image for each rank."""
     directory.mkdir(parents=True, exist_ok=True)
     ranks = {rank: memoryview(image) for rank, image in enumerate(images or (os.urandom(3000),))}
-    return commit(Storage(), directory, Draft("demo", step, 0, ranks, metrics=metrics or {}))
+    draft = Draft("demo", step, round_number, ranks, metrics=metrics or {}, divergence=divergence or {})
+    return commit(Storage(), directory, draft)
 
 
 class Cut(Exception):  # noqa: N818  named by condition

@@ -27,12 +27,17 @@ RANKS = {
     "drill": 5,
     "integrations": 5,
     "report": 5,
+    "runs": 5,
     "slurm": 5,
+    "verify": 5,
     "entry": 5,
     "config": 6,
     "incidents_cli": 6,
     "snapshots_cli": 6,
+    "verify_cli": 6,
+    "fork": 7,
     "replay_cli": 7,
+    "rollback_cli": 7,
     "cli": 8,  # above `config`, and the two together are the outermost layer
     "__main__": 9,
 }
@@ -120,6 +125,7 @@ def _modules_after(statement: str) -> set[str]:
         "import resilient",
         "import resilient.supervisor.start, resilient.cli",
         "import resilient.supervisor.drain_process",
+        "import resilient.verify.__main__",
     ],
 )
 def test_torch_is_not_imported_by(statement: str) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +20,7 @@ from resilient.drill.request import Request, check_ranks, length_override
 from resilient.drill.session import Session
 from resilient.drill.verdict import Outcome, all_passed, as_json
 from resilient.errors import ConfigurationError, ExitCode
+from resilient.protocol.interruption import stopped_by_signals
 
 Compose = Callable[[str, Sequence[str]], Mapping[str, Any]]
 """From ``conf`` and overrides to the composed and checked configuration."""
@@ -81,7 +79,7 @@ def run(options: argparse.Namespace, compose: Compose) -> ExitCode:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     session = _session(options, request, compose, lambda text: console.print(f"drill │ {text}", markup=False))
     try:
-        with _stopped_by_signals():
+        with stopped_by_signals():
             return _carry_out(session, options)
     except KeyboardInterrupt:
         console.print("drill │ stopped by request; nothing is left of it")
@@ -144,23 +142,3 @@ def _print(outcomes: Sequence[Outcome], session: Session, options: argparse.Name
 def _out() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=180)  # a log has room for a table
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM is answered as Ctrl-C is: what was started is ended, and what was made is removed. The first one is; who
-    presses again does not interrupt that.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

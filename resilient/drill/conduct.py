@@ -56,7 +56,7 @@ class Drill:
 
     def conduct(self, reference: RunPaths) -> Outcome:
         """Do it, and compare with the run that nothing was done to."""
-        outcome = Outcome(self.fault.name, str(self.moment), self.fault.keeps_state)
+        outcome = Outcome(self.fault.name, str(self.moment), self.fault.keeps_state, expected=int(self.fault.expects))
         deadline = self.clock() + self.timeout
         target = self.run.start()
         try:

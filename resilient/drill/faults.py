@@ -63,6 +63,11 @@ class Fault:
     again_after: ClassVar[Collection[int]] = frozenset({ExitCode.REQUEUE})
     keeps_state: ClassVar[bool] = True
 
+    @property
+    def expects(self) -> ExitCode:
+        """With which exit code the run is to end for good."""
+        return ExitCode.FINISHED
+
     def prepare(self, target: Target) -> None:
         """Wait for what the fault needs to be there."""
 

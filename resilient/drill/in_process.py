@@ -8,7 +8,10 @@ from typing import ClassVar
 from resilient.drill.faults import Fault, Lift
 from resilient.drill.memory_group import MemoryGroup
 from resilient.drill.target import Target
+from resilient.errors import ConfigurationError, ExitCode
 from resilient.protocol.drill import Order, Record
+
+FLIPPED = ("weight", "gradient", "batch", "loss")
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,39 @@ class Spike(OrderedFault):
 
     def order(self) -> Order:
         return Order(self.name, self.at, self.rank, steps=self.steps, factor=self.factor)
+
+
+@dataclass(frozen=True)
+class Flip(OrderedFault):
+    """A bit flips, and nobody says so: the loss is wrong in one step, or everything is from there on.
+
+    :param what: in a ``weight``, a ``gradient``, a ``batch`` or the ``loss``.
+    :param bit: from the lowest of 32; 30 is the highest of a float's exponent, 0 its last digit.
+    :param persistent: the device always errs in that step, also when it is done again; another one does not.
+    :raises ConfigurationError: there is no such thing, or no such bit.
+    """
+
+    what: str = "weight"
+    bit: int = 30
+    persistent: bool = False
+    name = "flip"
+    explains = (
+        "a bit flips in a weight, a gradient, a batch or the loss, once or (persistent=true) whenever it is done again"
+    )
+    keeps_state = False
+
+    def __post_init__(self) -> None:
+        if self.what not in FLIPPED:
+            raise ConfigurationError(f"what={self.what} is nothing to flip a bit of", f"one of {', '.join(FLIPPED)}")
+        if not 0 <= self.bit < 32:
+            raise ConfigurationError(
+                f"bit={self.bit} is no bit of a float", "from 0, the last digit's, to 31, the sign"
+            )
+
+    @property
+    def expects(self) -> ExitCode:
+        """A machine that always errs is left for another one."""
+        return ExitCode.UNTRUSTED_NODE if self.persistent else ExitCode.FINISHED
+
+    def order(self) -> Order:
+        return Order(self.name, self.at, self.rank, what=self.what, bit=self.bit, persistent=self.persistent)

@@ -17,7 +17,7 @@ from resilient.drill.faults import (
     StallDisk,
     StopWorker,
 )
-from resilient.drill.in_process import Abort, Hang, NotANumber, OutOfMemory, Segv, Spike
+from resilient.drill.in_process import Abort, Flip, Hang, NotANumber, OutOfMemory, Segv, Spike
 from resilient.drill.storage import CorruptRestore, FillDisk
 from resilient.errors import ConfigurationError
 
@@ -37,6 +37,7 @@ FAULTS: Mapping[str, type[Fault]] = {
         SlowWorker,
         NotANumber,
         Spike,
+        Flip,
         KillSupervisor,
         KillDrain,
         KillForkserver,
@@ -45,7 +46,7 @@ FAULTS: Mapping[str, type[Fault]] = {
 """In the order in which ``fault=all`` goes through them."""
 
 _NOT_FOR_USERS = frozenset({"at", "number", "group"})
-_LEAST: Mapping[str, float] = {"rank": 0, "steps": 1, "factor": 1.0, "seconds": 0.0, "place": 0.0}
+_LEAST: Mapping[str, float] = {"rank": 0, "steps": 1, "factor": 1.0, "seconds": 0.0, "place": 0.0, "bit": 0}
 
 
 def parameters(fault: type[Fault]) -> dict[str, object]:
@@ -86,7 +87,13 @@ def make(kinds: Collection[type[Fault]], given: Mapping[str, str]) -> list[Fault
     ]
 
 
-def _value(key: str, text: str, default: object) -> int | float:
+def _value(key: str, text: str, default: object) -> int | float | str:
+    if isinstance(default, bool):
+        if text not in {"true", "false"}:
+            raise ConfigurationError(f"{key}={text} must be true or false")
+        return text == "true"
+    if isinstance(default, str):
+        return text
     try:
         value = int(text) if isinstance(default, int) else float(text)
     except ValueError:

@@ -19,6 +19,7 @@ class Outcome:
     :param injected: what was done, in words; empty if it could not be.
     :param refused: why it could not.
     :param exit_codes: of the supervisor, for each time it was started.
+    :param expected: the exit code that the run was to end with.
     :param diagnosis: what the run said at its end.
     :param timed_out: it did not end in the time that it had.
     """
@@ -29,6 +30,7 @@ class Outcome:
     injected: str = ""
     refused: str = ""
     exit_codes: tuple[int, ...] = ()
+    expected: int = 0
     diagnosis: str = ""
     timed_out: bool = False
     timeline: Timeline = field(default_factory=Timeline)
@@ -36,7 +38,8 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        return self.exit_codes[-1:] == (0,)
+        """For good, as it was to."""
+        return self.exit_codes[-1:] == (self.expected,)
 
 
 @dataclass(frozen=True)

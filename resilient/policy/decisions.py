@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resilient.errors import ExitCode
-from resilient.policy.events import Incident, StopKind, Tier
+from resilient.policy.divergence.verdicts import Finding
+from resilient.policy.events import Incident, RollbackRequested, StopKind, Tier
 from resilient.policy.failed_rounds import FailedRound
 from resilient.policy.lineage import Lineage
 from resilient.policy.stragglers import Straggler
@@ -80,6 +81,24 @@ class ReportStraggler(Decision):
     """Say that a rank holds the others up, or does not any more."""
 
     straggler: Straggler
+
+
+@dataclass(frozen=True)
+class ReportFinding(Decision):
+    """Say what the detectors have seen. What follows from it, if anything does, is another decision."""
+
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class RefuseRollback(Decision):
+    """Tell whoever asked for a rollback that there will be none.
+
+    :param why: one sentence, and what can be done instead.
+    """
+
+    request: RollbackRequested
+    why: str
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,42 @@ from __future__ import annotations
 from resilient.errors import ExitCode
 from resilient.policy.decisions import EndRun
 from resilient.policy.events import FlushEnded, Incident, RestoreFailed, SnapshotsListed, StopKind, StopRequested, Tier
+from resilient.policy.lineage import Rollback, RollbackCause
 from resilient.policy.restarts import Verdict
 from resilient.policy.state import RunState
 from resilient.policy.treatments import treatment
+from resilient.policy.verdict import Verdict as VerdictOnReplay
+
+_MOST_TOLD = 12  # sentences, or rollbacks, of a kind
 
 _PROMISES_DURABILITY = frozenset({ExitCode.FINISHED, ExitCode.REQUEUE, ExitCode.TERMINATED})
 
 
 def finished(state: RunState) -> EndRun:
     """Every rank has said that the run is finished."""
-    return EndRun(ExitCode.FINISHED, f"Finished at step {state.step}.")
+    return EndRun(ExitCode.FINISHED, f"Finished at step {state.step}.{_open_alarm(state)}")
 
 
 def stopped(state: RunState, stop: StopRequested) -> EndRun:
     """It was asked to stop, and has."""
     requeue = stop.kind is StopKind.PREEMPTION
     why = "Preempted" if requeue else "Stopped by request"
-    return EndRun(_stop_code(stop), f"{why} at step {state.step}; start the same command again to carry on.")
+    lineage, again = state.lineage, "start the same command again to carry on"
+    if lineage.pending:
+        again = f"{again}. It rolls back {lineage.rollbacks[-1].told}: {lineage.rollbacks[-1].reason}"
+    return EndRun(_stop_code(stop), f"{why} at step {state.step}; {again}.{_open_alarm(state)}")
+
+
+def _open_alarm(state: RunState) -> str:
+    """A run may end before it is known whether it would have recovered."""
+    known = state.lineage.known
+    if known.onset is None:
+        return ""
+    good = known.newest_good()
+    newest = (
+        "No snapshot is known to be good" if good is None else f"The newest that is known to be good is step {good}"
+    )
+    return f" An alarm is open: what was trained since step {known.onset} may have diverged. {newest}."
 
 
 def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
@@ -32,8 +51,7 @@ def given_up(state: RunState, incident: Incident, verdict: Verdict) -> EndRun:
         f"Stopped after step {state.step}: {verdict.reason}. {_began(incident)}, class: "
         f"{incident.failure.failure_class.value}{where}. {_tried(state)} "
         f"{treatment(incident.failure.failure_class).advice} "
-        f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
-        f"{incident.number}.",
+        f"{_evidence(state, incident)}",
     )
 
 
@@ -53,6 +71,69 @@ def _tried(state: RunState) -> str:
         f", always on rank {since[-1].rank}" if state.settings.ranks > 1 and len(since) > 1 and len(ranks) == 1 else ""
     )
     return f"Tried: {again}; {without} without progress{same}."
+
+
+def diverged(state: RunState, incident: Incident, why: str) -> EndRun:
+    """The loss diverged, and no rollback is left that could help."""
+    lineage = state.lineage
+    again = "No snapshot is older than that; a new run.id starts from the beginning."
+    tried = lineage.rollbacks
+    if lineage.pending:
+        again = f"The same command goes on {_from(lineage.rollbacks[-1])}, before it."
+        tried = tried[:-1]
+    return EndRun(
+        ExitCode.DIVERGED,
+        f"Stopped after step {state.step}: {why}. {_seen(incident)} {_rollbacks(tried)} {again} "
+        f"{treatment(incident.failure.failure_class).advice} {_evidence(state, incident)}",
+    )
+
+
+def untrusted(state: RunState, incident: Incident, verdict: VerdictOnReplay) -> EndRun:
+    """The same steps give another result on other hardware, or once more on this."""
+    lineage = state.lineage
+    where = f" at step {verdict.step}" if verdict.step is not None else ""
+    return EndRun(
+        ExitCode.UNTRUSTED_NODE,
+        f"Stopped after step {state.step}: this machine computes wrong{where}: {verdict.reason}. {_seen(incident)} "
+        f"{_rollbacks(lineage.rollbacks[:-1])} The run does not go on here. Start the same command on another machine: "
+        f"it goes on {_from(lineage.rollbacks[-1])}, with all of the data. Take this one out of service and have its "
+        f"devices tested. {_evidence(state, incident)}",
+    )
+
+
+def target_lost(rollback: Rollback) -> EndRun:
+    """A rollback is pending, and neither its target nor anything before it can be loaded."""
+    return EndRun(
+        ExitCode.NO_SNAPSHOT,
+        f"The run is to be rolled back {rollback.told} ({rollback.reason}), and no snapshot of that step or before it "
+        "can be loaded. What came after it is set aside and not deleted. Choose a new run.id to start from the "
+        "beginning.",
+    )
+
+
+def _from(rollback: Rollback) -> str:
+    return f"from step {rollback.target}" if rollback.target else "from the beginning"
+
+
+def _seen(incident: Incident) -> str:
+    seen = incident.failure.evidence or (incident.failure.headline,)
+    return f"Seen: {'; '.join(seen[:_MOST_TOLD])}{incident.followed}."
+
+
+def _rollbacks(tried: tuple[Rollback, ...]) -> str:
+    """What was done about it before: of the last ones where, without which data and how fast."""
+    told = [rollback.told for rollback in tried if rollback.cause is not RollbackCause.REQUEST]
+    if not told:
+        return "Tried: nothing yet."
+    more = f"{len(told) - _MOST_TOLD} rollbacks, then " if len(told) > _MOST_TOLD else ""
+    return f"Tried: {more}{'; '.join(told[-_MOST_TOLD:])}."
+
+
+def _evidence(state: RunState, incident: Incident) -> str:
+    return (
+        f"The evidence is in incidents/{incident.number:04d}: resilient incidents {state.settings.seed or 'RUN'} "
+        f"{incident.number}."
+    )
 
 
 def remote_unknown(problem: str) -> EndRun:

@@ -75,6 +75,13 @@ class Rollback:
     cause: RollbackCause = RollbackCause.DIVERGENCE
     reason: str = ""
 
+    @property
+    def told(self) -> str:
+        """What was done, as the end of a sentence."""
+        where = f"to step {self.target}" if self.target else "to the beginning"
+        left_out = f", leaving out the data of steps {self.skip[0]} to {self.skip[1]}" if self.skip else ""
+        return where + left_out + (f", learning rate × {self.lr_factor:g}" if self.lr_factor != 1 else "")
+
     def to_json(self) -> dict[str, Any]:
         return {
             "target": self.target,
@@ -171,6 +178,20 @@ class Lineage:
         """The run goes on from an earlier step."""
         known = self.known.rolled_back(rollback.target)
         return replace(self, rollbacks=(*self.rollbacks, rollback), pending=True, known=known)
+
+    def retargeted(self, step: int) -> Lineage:
+        """The target cannot be loaded: the run goes on from ``step``, before it. What lies between is discarded too."""
+        if self.target is None or step >= self.target:
+            return self
+        last, targets = self.rollbacks[-1], self.ladder.targets
+        if last.cause is RollbackCause.DIVERGENCE and targets and targets[-1] == last.target:
+            targets = (*targets[:-1], step)
+        return replace(
+            self,
+            rollbacks=(*self.rollbacks[:-1], replace(last, target=step)),
+            known=self.known.rolled_back(step),
+            ladder=replace(self.ladder, targets=targets),
+        )
 
     def resolved(self, skip: Skip) -> Lineage:
         """A worker has found out which data the last rollback leaves out."""

@@ -16,6 +16,10 @@ that its row lists, which is checked at every step and from which the diagram in
 * ``→ CLEARING`` when one worker is lost: the rest of the group is killed at once. When all are gone, the root is chosen
   among all ranks' failures and recorded as the incident whose number was reserved at the first notice, and the stop
   rules decide between a relaunch (``CHOOSING``, or ``WAITING`` first) and an end.
+* ``→ CLEARING`` likewise when training has diverged, or a person wants it to go on from an earlier step. The rollback
+  is written down first, so that it is carried out whatever happens meanwhile. When all are gone, ``→ REPLAYING`` where
+  the steps before it can be run again to find out whether the hardware erred; then what is discarded is set aside, and
+  ``→ CHOOSING`` finds the target of the rollback, or what lies before it.
 * ``→ STOPPING`` on request: ask on the board, then SIGTERM, then SIGKILL of the tree, each at its time.
 * ``→ FLUSHING`` when no worker is left, or SIGKILL does not end it, and the run will not go on here: what is in memory
   is made durable first.
@@ -35,9 +39,14 @@ from resilient.policy.events import (
     FlushEnded,
     GraceKnown,
     LaunchFailed,
+    MetricsJudged,
     OwnTimesSeen,
+    ReplayEnded,
     RestoreFailed,
+    RollbackRequested,
     RunOpened,
+    SkipResolved,
+    SnapshotDurable,
     SnapshotRejected,
     SnapshotRestored,
     SnapshotsListed,
@@ -47,7 +56,7 @@ from resilient.policy.events import (
     WorkerExited,
     WorkerProgressed,
 )
-from resilient.policy.rules import choosing, hanging, losing, pieces, running, stopping
+from resilient.policy.rules import choosing, diverging, hanging, losing, pieces, running, stopping, undoing
 from resilient.policy.rules.pieces import Outcome
 from resilient.policy.state import Phase, RunState
 
@@ -84,20 +93,38 @@ def _row(rule: Callable[..., Outcome], *targets: Phase) -> Row:
     return Row(rule, frozenset(targets))
 
 
-_AFTER_LOSS = (Phase.CHOOSING, Phase.WAITING, Phase.FLUSHING)
+def _beside(phase: Phase, request: Callable[..., Outcome], *after_request: Phase) -> dict[type[Event], Row]:
+    """What may come at any time: from the detectors, from the disk, from a person, and late from who was given up.
+
+    :param request: what a rollback that a person wants leads to.
+    """
+    return {
+        MetricsJudged: _row(diverging.late, phase),
+        SnapshotDurable: _row(diverging.durable, phase),
+        SkipResolved: _row(diverging.resolved, phase),
+        ReplayEnded: _row(pieces.ignore, phase),
+        RollbackRequested: _row(request, phase, *after_request),
+    }
+
+
+_AFTER_LOSS = (Phase.CHOOSING, Phase.WAITING, Phase.REPLAYING, Phase.FLUSHING)
 
 TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     Phase.NEW: {
+        **_beside(Phase.NEW, diverging.refuse),
+        SnapshotDurable: _row(pieces.ignore, Phase.NEW),
         RunOpened: _row(choosing.open_run, Phase.CHOOSING),
         StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
         Tick: _row(pieces.ignore, Phase.NEW),
     },
     Phase.CHOOSING: {
+        **_beside(Phase.CHOOSING, diverging.requested),
         SnapshotsListed: _row(choosing.choose, Phase.STARTING, Phase.RESTORING, Phase.ENDED),
         StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
         Tick: _row(pieces.ignore, Phase.CHOOSING),
     },
     Phase.RESTORING: {
+        **_beside(Phase.RESTORING, diverging.requested, Phase.CHOOSING),
         SnapshotRestored: _row(choosing.restored, Phase.STARTING),
         SnapshotRejected: _row(choosing.rejected, Phase.CHOOSING),
         RestoreFailed: _row(choosing.restore_failed, Phase.CHOOSING, Phase.ENDED),
@@ -105,6 +132,8 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(choosing.watch_restore, Phase.RESTORING, Phase.CHOOSING, Phase.ENDED),
     },
     Phase.STARTING: {
+        **_beside(Phase.STARTING, diverging.requested, Phase.CLEARING),
+        MetricsJudged: _row(diverging.judged, Phase.STARTING, Phase.CLEARING),
         WorkerProgressed: _row(running.progressed, Phase.STARTING, Phase.RUNNING),
         WorkerExited: _row(running.exited, Phase.STARTING, Phase.CLEARING, *_AFTER_LOSS),
         LaunchFailed: _row(losing.launch_failed, *_AFTER_LOSS),
@@ -112,6 +141,8 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(hanging.watch, Phase.STARTING, Phase.DUMPING, Phase.CLEARING),
     },
     Phase.RUNNING: {
+        **_beside(Phase.RUNNING, diverging.requested, Phase.CLEARING),
+        MetricsJudged: _row(diverging.judged, Phase.RUNNING, Phase.CLEARING),
         WorkerProgressed: _row(running.progressed, Phase.RUNNING),
         OwnTimesSeen: _row(running.compare, Phase.RUNNING),
         WorkerExited: _row(running.exited, Phase.RUNNING, Phase.CLEARING, *_AFTER_LOSS),
@@ -119,6 +150,8 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(hanging.watch, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING),
     },
     Phase.DUMPING: {
+        **_beside(Phase.DUMPING, diverging.requested, Phase.CLEARING),
+        MetricsJudged: _row(diverging.judged, Phase.DUMPING, Phase.CLEARING),
         WorkerProgressed: _row(hanging.moved_on, Phase.DUMPING),
         WorkerExited: _row(running.exited, Phase.DUMPING, Phase.CLEARING, *_AFTER_LOSS),
         StacksDumped: _row(hanging.stacks_dumped, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
@@ -126,17 +159,28 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(hanging.watch_dump, Phase.DUMPING, Phase.CLEARING, Phase.STARTING, Phase.RUNNING),
     },
     Phase.CLEARING: {
+        **_beside(Phase.CLEARING, diverging.requested),
+        MetricsJudged: _row(diverging.judged, Phase.CLEARING),
         WorkerProgressed: _row(running.progressed, Phase.CLEARING),
         WorkerExited: _row(losing.cleared, Phase.CLEARING, *_AFTER_LOSS),
         StopRequested: _row(stopping.stop_while_clearing, Phase.CLEARING),
         GraceKnown: _row(stopping.take_grace, Phase.CLEARING),
         Tick: _row(losing.wait_for_the_killed, Phase.CLEARING, Phase.FLUSHING),
     },
+    Phase.REPLAYING: {
+        **_beside(Phase.REPLAYING, diverging.requested),
+        ReplayEnded: _row(undoing.replay_ended, Phase.CHOOSING, Phase.FLUSHING),
+        StopRequested: _row(undoing.stop_while_replaying, Phase.FLUSHING),
+        Tick: _row(undoing.watch_replay, Phase.REPLAYING, Phase.CHOOSING),
+    },
     Phase.WAITING: {
+        **_beside(Phase.WAITING, diverging.requested),
         Tick: _row(losing.wait, Phase.WAITING, Phase.CHOOSING),
         StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
     },
     Phase.STOPPING: {
+        **_beside(Phase.STOPPING, diverging.requested, Phase.CLEARING),
+        MetricsJudged: _row(diverging.judged, Phase.STOPPING, Phase.CLEARING),
         WorkerProgressed: _row(running.progressed, Phase.STOPPING),
         WorkerExited: _row(stopping.exited_while_stopping, Phase.STOPPING, Phase.FLUSHING),
         StopRequested: _row(stopping.stop_again, Phase.STOPPING),
@@ -144,6 +188,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(stopping.escalate, Phase.STOPPING, Phase.FLUSHING),
     },
     Phase.FLUSHING: {
+        **_beside(Phase.FLUSHING, diverging.refuse),
         FlushEnded: _row(stopping.flushed, Phase.ENDED),
         StopRequested: _row(stopping.hurry, Phase.FLUSHING),
         GraceKnown: _row(stopping.take_grace, Phase.FLUSHING),
@@ -154,6 +199,8 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
         Tick: _row(pieces.ignore, Phase.FLUSHING),
     },
     Phase.ENDED: {
+        **_beside(Phase.ENDED, diverging.refuse),
+        SnapshotDurable: _row(pieces.ignore, Phase.ENDED),
         StopRequested: _row(pieces.ignore, Phase.ENDED),
         GraceKnown: _row(pieces.ignore, Phase.ENDED),
         Tick: _row(pieces.ignore, Phase.ENDED),

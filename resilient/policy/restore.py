@@ -19,14 +19,24 @@ class Source:
 _NEAREST_FIRST = tuple(Tier)
 
 
-def choose_source(listed: SnapshotsListed, rejected: Collection[Source] = ()) -> Source | None:
+def choose_source(
+    listed: SnapshotsListed, rejected: Collection[Source] = (), not_after: int | None = None
+) -> Source | None:
     """The newest snapshot; at equal steps the nearest tier. None when there is nothing to resume from.
 
     :param rejected: copies that have failed verification, and are not tried a second time.
+    :param not_after: snapshots of later steps are off the lineage.
     """
-    candidates = [Source(step, Tier.LOCAL) for step in listed.durable_steps]
-    candidates += [Source(step, Tier.REMOTE) for step in listed.remote_steps]
+    candidates = durable_sources(listed)
     if listed.memory_step is not None:
         candidates.append(Source(listed.memory_step, Tier.MEMORY))
-    sound = [source for source in candidates if source not in rejected]
+    sound = [
+        source for source in candidates if source not in rejected and (not_after is None or source.step <= not_after)
+    ]
     return max(sound, key=lambda source: (source.step, -_NEAREST_FIRST.index(source.tier)), default=None)
+
+
+def durable_sources(listed: SnapshotsListed) -> list[Source]:
+    """All that is committed, in whichever tier."""
+    local = [Source(step, Tier.LOCAL) for step in listed.durable_steps]
+    return local + [Source(step, Tier.REMOTE) for step in listed.remote_steps]

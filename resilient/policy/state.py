@@ -8,9 +8,10 @@ from enum import Enum
 
 from resilient.errors import ConfigurationError
 from resilient.policy.decisions import EndRun, RestoreSnapshot
-from resilient.policy.divergence import DivergenceSettings
+from resilient.policy.divergence import Divergence, DivergenceSettings
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
 from resilient.policy.hang import HangSettings, HangWatch, durations_of
+from resilient.policy.lineage import Lineage
 from resilient.policy.restarts import History, RestartSettings
 from resilient.policy.roots import Loss
 from resilient.policy.stragglers import StragglerSettings, StragglerWatch
@@ -26,6 +27,7 @@ class Phase(str, Enum):
     RUNNING = "running"
     DUMPING = "dumping"
     CLEARING = "clearing"
+    REPLAYING = "replaying"
     WAITING = "waiting"
     STOPPING = "stopping"
     FLUSHING = "flushing"
@@ -66,6 +68,8 @@ class PolicySettings:
     """Everything the decision core can be told.
 
     :param seed: the run's id; waits before a relaunch differ by it.
+    :param rolls_back: the run can go on from an earlier snapshot than its last: its script attaches. Where it keeps its
+        checkpoints itself, a divergence is only told.
     """
 
     ranks: int = 1
@@ -75,6 +79,7 @@ class PolicySettings:
     stragglers: StragglerSettings = field(default_factory=StragglerSettings)
     divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
     seed: str = ""
+    rolls_back: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,22 @@ class Dumping:
     since: float
     hung: tuple[int, ...]
     resume: Phase
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """A rollback that is decided and written down, while its workers are not gone yet or a replay is running.
+
+    :param found: what was seen; None where a person asked.
+    :param before: the lineage as it was without it.
+    :param given_up: why the run does not go on from there; empty where it does.
+    :param replay_by: when the replay has to be over; None while there is none.
+    """
+
+    found: Divergence | None
+    before: Lineage
+    given_up: str = ""
+    replay_by: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,10 @@ class RunState:
     :param failure: what was noticed first in this round. Its number is that of the incident which is recorded when the
         group is gone, and until then its evidence may be gathered under it.
     :param losses: what is known of each rank that failed in this round.
+    :param lineage: rollbacks and known good snapshots; the same as was written down last.
+    :param reaction: the rollback that is under way, until no worker is left and it is acted on.
+    :param watched: the last divergence that was written down and about which nothing was done, by its step.
+    :param stop_noted: the incident of the preemption is written down.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -134,6 +159,10 @@ class RunState:
     restore_failures: int = 0
     rejected: tuple[SnapshotRejected, ...] = ()
     ending: EndRun | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+    reaction: Reaction | None = None
+    watched: int | None = None
+    stop_noted: bool = False
 
     @property
     def durations(self) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class VerdictKind(str, Enum):
@@ -34,3 +35,17 @@ class Verdict:
     reason: str
     step: int | None = None
     evidence: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind.value, "reason": self.reason, "step": self.step, "evidence": list(self.evidence)}
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Verdict:
+        """What :meth:`to_json` made; raises ValueError if it is anything else."""
+        try:
+            step = saved["step"]
+            evidence = tuple(map(str, saved["evidence"]))
+            kind = VerdictKind(saved["kind"])
+            return cls(kind, str(saved["reason"]), None if step is None else int(step), evidence)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"not a verdict: {error!r}") from error

@@ -19,7 +19,9 @@ from pathlib import Path
 
 _MAGIC = 0x31_44_52_42_4C_53_45_52  # "RESLBRD1"
 _PAGE = 4096
-_NAMES = 64  # distinct metric names of a run
+OURS_BEGIN = "resilient."  # the names of metrics that are not the script's
+_NAMES = 64  # distinct metric names of a script
+_OURS = 4  # and of ours
 _NAME_BYTES = 64
 _RECORDS = 4096  # unread metric records that fit
 _VALUES = 14  # metrics in one record
@@ -30,7 +32,7 @@ PHASE_NAME_BYTES = 8 * _PHASE_NAME_WORDS
 assert _RECORD.size <= _RECORD_BYTES  # noqa: S101  a layout that contradicts itself must not load
 
 _NAMES_AT = _PAGE
-_RING_AT = _NAMES_AT + _NAMES * _NAME_BYTES
+_RING_AT = _NAMES_AT + (_NAMES + _OURS) * _NAME_BYTES
 SIZE = _RING_AT + _RECORDS * _RECORD_BYTES
 
 
@@ -93,6 +95,7 @@ class Flag(IntEnum):
     ATTACHED = 1
     FINISHED = 2
     LEFT_EARLY = 4  # took its last snapshot and ended the loop because it was asked to
+    STOPPED_AFTER = 16  # ended the loop after the step that its plan named
     ASKED = 8  # of a script that does not attach: a handler of its own has seen SIGTERM
 
 
@@ -214,7 +217,8 @@ class Board:
         index, encoded = self._words[Word.NAMES], name.encode()
         if len(encoded) > _NAME_BYTES:
             raise ValueError(f"the metric name {name!r} is longer than {_NAME_BYTES} bytes")
-        if index >= _NAMES:
+        ours = sum(known.startswith(OURS_BEGIN) for known in self._index)
+        if ours >= _OURS if name.startswith(OURS_BEGIN) else index - ours >= _NAMES:
             raise ValueError(f"more than {_NAMES} different metric names in one run; {name!r} is one too many")
         start = _NAMES_AT + index * _NAME_BYTES
         self._memory[start : start + _NAME_BYTES] = encoded.ljust(_NAME_BYTES, b"\0")

@@ -37,6 +37,9 @@ class Order:
     :param seconds: how long it lasts; 0 for ever.
     :param usage: file that tells the memory which the run's control group uses.
     :param limit: file that takes its limit; empty where there is no such group.
+    :param what: in what a bit is flipped: ``weight``, ``gradient``, ``batch`` or ``loss``.
+    :param bit: which one, from the lowest of 32.
+    :param persistent: the device always errs so: in every pass of step ``at``, but for one on another device.
     :param id: tells this order from others for the same fault.
     """
 
@@ -48,6 +51,9 @@ class Order:
     seconds: float = 0.0
     usage: str = ""
     limit: str = ""
+    what: str = ""
+    bit: int = 0
+    persistent: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, paths: RunPaths) -> None:

@@ -10,6 +10,12 @@ from pathlib import Path
 PLAN = "RESILIENT_PLAN"
 """Path of the round's plan; set in every supervised worker and nowhere else."""
 
+PLACE = "RESILIENT_PLACE"
+"""Set in replays alone: ``here``, or ``elsewhere`` for one on another device than the run's."""
+
+DETERMINISTIC = "RESILIENT_DETERMINISTIC"
+"""Set in replays alone: have torch say which operations it has no deterministic algorithm for."""
+
 _ROLE = "default"  # torchrun's name for the role of all workers where nobody gives them others
 
 
@@ -78,6 +84,11 @@ class WorkerEnvironment:
             "TORCHELASTIC_MAX_RESTARTS": str(rendezvous.most_restarts),
             "TORCHELASTIC_USE_AGENT_STORE": "False",
         }
+
+
+def is_elsewhere(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process replays steps on another device than the run's."""
+    return environ.get(PLACE) == "elsewhere"
 
 
 def launched_elsewhere(environ: Mapping[str, str] = os.environ) -> int:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resilient.protocol.append import AppendOnly
-from resilient.protocol.board import Metrics
+from resilient.protocol.board import OURS_BEGIN, Metrics
 
 RESERVED = frozenset({"round", "rank", "step", "time"})
 """Keys of a line that no metric can have."""
-OURS = "resilient."
+OURS = OURS_BEGIN
 """How the names of what resilient itself reports begin; no metric of a script's can."""
 PHASE_CHANGE = f"{OURS}phase_change"
 """Reported, as 1, with the step from which on metrics may stand anywhere."""

@@ -67,6 +67,11 @@ class RunPaths:
         return self.root / "rollback-request.json"
 
     @property
+    def rollback_answer(self) -> Path:
+        """What has become of the last such request."""
+        return self.root / "rollback-answer.json"
+
+    @property
     def distrusted(self) -> Path:
         """Machines that compute wrong results, on which the run is not started again."""
         return self.root / "distrusted.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.policy.lineage import Skip
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, SnapshotSettings
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class RoundPlan:
     :param skip_steps: first and last step whose data is to be left out as well, counted on from the step that the round
         resumes from; rank 0 says on its board which data that is.
     :param lr_factor: what the learning rate is multiplied by while an optimizer steps.
-    :param stop_after: leave after this step without finishing; for replays.
+    :param stop_after: leave after this step without finishing, and without a snapshot of it; for replays.
+    :param fingerprint: hashes that are reported.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class RoundPlan:
     skip_steps: tuple[int, int] | None = None
     lr_factor: float = 1.0
     stop_after: int | None = None
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps({**asdict(self), "skips": [skip.to_json() for skip in self.skips]}))
@@ -55,6 +57,7 @@ class RoundPlan:
     def read(cls, path: Path) -> RoundPlan:
         body = json.loads(path.read_text())
         body["snapshot"] = SnapshotSettings(**body["snapshot"])
+        body["fingerprint"] = FingerprintSettings(**body["fingerprint"])
         body["skips"] = tuple(map(Skip.from_json, body["skips"]))
         if body["skip_steps"] is not None:
             first, last = body["skip_steps"]

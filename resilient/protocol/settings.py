@@ -25,6 +25,7 @@ _SNAPSHOT_LEAST = (
 class SnapshotSettings:
     """When snapshots are taken, and where they lie in memory; the section ``snapshot`` of the configuration.
 
+    :param memory: whether any snapshot is taken at all. Without, a run cannot be resumed; for replays of a few steps.
     :param memory_every_steps: take a memory snapshot after every so many steps; a crash loses no more than these. 0
         takes them as often as ``overhead`` allows, measured while training.
     :param overhead: what memory snapshots may cost then, as a fraction of the step time.
@@ -49,6 +50,7 @@ class SnapshotSettings:
     :param allow_pickle: state that has no other form may be pickled. A pickle can run code when it is loaded.
     """
 
+    memory: bool = True
     memory_every_steps: int = 1
     overhead: float = 0.01
     every_steps: int = 100
@@ -85,6 +87,20 @@ class SnapshotSettings:
                 f"snapshot.memory_every_steps={self.memory_every_steps}, so some durable ones would never be taken",
                 "make snapshot.every_steps a multiple of snapshot.memory_every_steps",
             )
+
+
+@dataclass(frozen=True)
+class FingerprintSettings:
+    """Which hashes of each step are reported beside the metrics; the section ``fingerprint`` of the configuration.
+
+    :param batch: of the batch, as the script gets it. It costs microseconds where batches are small.
+    :param gradients: of the gradients that the optimizer steps with; it reads all of them once more.
+    :param parameters: of the parameters after the step; likewise.
+    """
+
+    batch: bool = True
+    gradients: bool = False
+    parameters: bool = False
 
 
 class BestMode(str, Enum):

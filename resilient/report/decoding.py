@@ -43,13 +43,25 @@ def decode(kind: Any, value: Any, name: str = "") -> Any:
 def _dataclass(kind: type[Any], value: Any, name: str) -> Any:
     if not isinstance(value, Mapping):
         raise NotDecodable(f"{name or kind.__name__}: {value!r} is no {kind.__name__}")
+    kind = _variant(kind, value)
     hints, found = typing.get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
+        if not field.init:
+            continue
         if field.name in value:
             found[field.name] = decode(hints[field.name], value[field.name], f"{name}.{field.name}".lstrip("."))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise NotDecodable(f"{name or kind.__name__}: {field.name} is missing")
     return kind(**found)
+
+
+def _variant(kind: type[Any], value: Mapping[str, Any]) -> type[Any]:
+    """The subclass of ``kind`` that says in a field which nobody sets what ``value`` says there; else ``kind``."""
+    for child in kind.__subclasses__():
+        own = {field.name: field.default for field in dataclasses.fields(child) if not field.init}
+        if own and all(value.get(name) == default for name, default in own.items()):
+            return child
+    return kind
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from resilient.errors import JournalUnreadable
+from resilient.errors import ConfigurationError, JournalUnreadable
 from resilient.policy import events
 from resilient.policy.decisions import Decision
 from resilient.policy.machine import decide
@@ -159,7 +159,7 @@ class _Core:
         settings = PolicySettings()
         try:
             settings = decode(PolicySettings, entry.get("settings", {}))
-        except (NotDecodable, ValueError) as error:
+        except (NotDecodable, ValueError, ConfigurationError) as error:
             self.problems.append(f"line {line}: the settings cannot be read, today's defaults are assumed: {error}")
         if line and "settings" not in entry:
             self.problems.append(f"line {line}: the settings are not recorded, today's defaults are assumed")

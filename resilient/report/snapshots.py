@@ -15,9 +15,12 @@ from rich.text import Text
 from resilient.snapshot.inventory import Item, State
 from resilient.snapshot.remote import RemoteItem
 from resilient.snapshot.retention import Verdict
+from resilient.snapshot.standing import Standing
 
 _WIDE = 160  # where nobody looks at a terminal, nothing is cut to fit one
-_STYLES = {"committed": "green", "corrupt": "red"}
+_STYLES = {"committed": "green", "corrupt": "red", "discarded": "yellow"}
+_GRADES = {"good": "green", "probation": "", "suspect": "red"}
+_UNKNOWN = Standing()
 _SECONDS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -34,13 +37,19 @@ class RemoteView:
 
 
 def as_json(
-    items: Sequence[Item], verdict: Verdict, *, now: float, remote: RemoteView | None = None
+    items: Sequence[Item],
+    verdict: Verdict,
+    *,
+    now: float,
+    remote: RemoteView | None = None,
+    standing: Standing = _UNKNOWN,
 ) -> list[dict[str, Any]]:
     """One object for each snapshot, all with the same keys; what is not known is null.
 
     One that lies here and in the remote tier is one object, told by its identity.
 
     :param now: seconds since the epoch.
+    :param standing: what the run's lineage says of them.
     """
     there = {item.manifest.identity: item for item in remote.items if item.manifest} if remote else {}
     steps = {item.manifest.identity: item.step for item in items if item.manifest is not None}
@@ -49,14 +58,23 @@ def as_json(
     for item in items:
         copy = there.get(item.manifest.identity) if item.manifest is not None else None
         matched.add(copy.name if copy is not None else "")
-        rows.append({**_row(item, verdict, steps, now), **_tiers("local", copy, remote)})
+        rows.append({**_row(item, verdict, steps, now, standing), **_tiers("local", copy, remote)})
     for other in remote.items if remote else ():
         if other.name not in matched:
-            alone = Item(other.step, Path(other.name), _state(other), other.manifest, problem=other.problem)
             assert remote is not None  # noqa: S101  that is where it lies
-            row = {**_row(alone, remote.verdict, steps, now), "path": f"{remote.place}/{other.name}"}
+            row = {
+                **_row(_alone(other, standing), remote.verdict, steps, now, standing),
+                "path": f"{remote.place}/{other.name}",
+            }
             rows.append({**row, **_tiers(None, other, remote)})
     return sorted(rows, key=lambda row: int(row["step"]))
+
+
+def _alone(other: RemoteItem, standing: Standing) -> Item:
+    """A snapshot that lies in the remote tier only."""
+    if other.loadable and other.manifest is not None and not standing.lineage.holds(other.step, other.manifest.round):
+        return Item(other.step, Path(other.name), State.DISCARDED, other.manifest, problem="discarded by a rollback")
+    return Item(other.step, Path(other.name), _state(other), other.manifest, problem=other.problem)
 
 
 def _state(item: RemoteItem) -> State:
@@ -76,13 +94,16 @@ def _tiers(here: str | None, copy: RemoteItem | None, remote: RemoteView | None)
     return {"tiers": [tier for tier in (here, "remote" if there else None) if tier], "remote": there}
 
 
-def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float) -> dict[str, Any]:
-    manifest = item.manifest
+def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float, standing: Standing) -> dict[str, Any]:
+    manifest, fork = item.manifest, standing.lineage.forked_from
     judged = not item.problem
+    parent = manifest.parent if manifest else None
+    forked = fork if fork is not None and parent == fork.identity else None
     return {
         "step": item.step,
         "state": item.state.value,
         "problem": item.problem,
+        "grade": standing.grade(item.step) if judged else None,
         "bytes": item.bytes if manifest else None,
         "created": manifest.created if manifest else None,
         "age_seconds": round(max(0.0, now - manifest.created), 3) if manifest else None,
@@ -93,8 +114,9 @@ def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float) -> 
         "round": manifest.round if manifest else None,
         "world_size": manifest.world_size if manifest else None,
         "identity": manifest.identity if manifest else None,
-        "parent": manifest.parent if manifest else None,
-        "parent_step": steps.get(manifest.parent) if manifest and manifest.parent else None,
+        "parent": parent,
+        "parent_run": forked.run if forked else None,
+        "parent_step": forked.step if forked else steps.get(parent) if parent else None,
         "versions": dict(manifest.versions) if manifest else {},
         "path": str(item.path),
     }
@@ -120,7 +142,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("step", "size", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("tier", "state", "metrics", "pinned", "kept for", "parent"):
+    for name in ("tier", "state", "grade", "metrics", "pinned", "kept for", "parent"):
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row))
@@ -134,6 +156,7 @@ def _cells(row: Mapping[str, Any]) -> list[str | Text]:
         _age(row["age_seconds"]),
         "+".join(row["tiers"]),
         Text(row["state"], _STYLES[row["state"]]),
+        Text(row["grade"] or "", _GRADES.get(row["grade"], "")),
         _metrics(row["metrics"]),
         "yes" if row["pinned"] else "",
         row["problem"] or ", ".join(row["kept"]) or "nothing: may go",
@@ -154,7 +177,7 @@ def _details(row: Mapping[str, Any]) -> Table:
         "remote": _remote(row["remote"]),
     }
     for name, value in shown.items():
-        if name not in {"age_seconds", "created", "parent_step"} and value not in (None, ""):
+        if name not in {"age_seconds", "created", "parent_step", "parent_run"} and value not in (None, ""):
             table.add_row(name, str(value))
     return table
 
@@ -172,7 +195,9 @@ def _remote(copy: Mapping[str, Any] | None) -> str:
 def _parent(row: Mapping[str, Any]) -> str:
     if row["parent"] is None:
         return ""
-    return str(row["parent_step"]) if row["parent_step"] is not None else f"{row['parent'][:8]} (gone)"
+    if row["parent_step"] is None:
+        return f"{row['parent'][:8]} (gone)"
+    return f"{row['parent_run']}:{row['parent_step']}" if row["parent_run"] else str(row["parent_step"])
 
 
 def _size(size: int | None) -> str:

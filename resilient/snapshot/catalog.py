@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from resilient.errors import SnapshotCorrupt
+from resilient.policy.lineage import Lineage
 from resilient.protocol import names
 from resilient.protocol.append import AWAY
 from resilient.snapshot import manifest as manifests
@@ -23,6 +24,8 @@ from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.storage import Storage
 
 CORRUPT = ".corrupt"
+DISCARDED = ".discarded-"
+"""Before the number of the rollback that a snapshot was set aside for."""
 
 _OF_THE_MOMENT = AWAY | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Why a file cannot be read that may be sound; a bad sector (``EIO``) is not among them."""
@@ -123,6 +126,50 @@ def verify(snapshot: Path) -> Manifest:
         if found != file.checksum:
             raise SnapshotCorrupt(f"{snapshot.name}/{file.name}: checksum mismatch")
     return manifest
+
+
+def steps_on(directory: Path, lineage: Lineage) -> tuple[int, ...]:
+    """Steps of the committed snapshots on the lineage, ascending. One whose round cannot be read counts as one of them:
+    whoever loads it will find it corrupt.
+    """
+    return tuple(step for step in committed_steps(directory) if _is_on(directory, step, lineage))
+
+
+def _is_on(directory: Path, step: int, lineage: Lineage) -> bool:
+    if all(step <= rollback.target for rollback in lineage.rollbacks):
+        return True  # and nothing need be read
+    try:
+        return lineage.holds(step, read_manifest(directory / names.snapshot_name(step)).round)
+    except SnapshotCorrupt:
+        return True
+
+
+def set_aside(storage: Storage, directory: Path, lineage: Lineage) -> list[int]:
+    """Rename the committed snapshots that are not on the lineage, each to ``step-….discarded-R`` with the number of the
+    last rollback: they are evidence, and no snapshots any more. Returns their steps.
+    """
+    on, number = steps_on(directory, lineage), len(lineage.rollbacks)
+    off = [step for step in committed_steps(directory) if step not in on]
+    for step in off:
+        snapshot = directory / names.snapshot_name(step)
+        target, copy = snapshot.with_name(f"{snapshot.name}{DISCARDED}{number}"), 1
+        while target.exists():
+            copy += 1
+            target = snapshot.with_name(f"{snapshot.name}{DISCARDED}{number}-{copy}")
+        storage.rename(snapshot, target)
+    if off:
+        if on and (directory / "latest").is_symlink():
+            storage.point(directory / "latest", names.snapshot_name(on[-1]))
+        storage.sync_directory(directory)
+    return off
+
+
+def discarded(directory: Path) -> list[Path]:
+    """Snapshots that a rollback has set aside."""
+    if not directory.is_dir():
+        return []
+    found = directory.glob(f"*{DISCARDED}*")
+    return sorted(path for path in found if names.snapshot_step(path.name.partition(DISCARDED)[0]) is not None)
 
 
 def count_quarantined(directory: Path) -> int:

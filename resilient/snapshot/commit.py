@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from resilient.errors import StorageFull
 from resilient.protocol import names
+from resilient.snapshot import catalog
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
-from resilient.snapshot.manifest import ImageFile, Manifest
+from resilient.snapshot.manifest import ImageFile, Manifest, bounded
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
@@ -48,6 +50,7 @@ class Draft:
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     durations: Mapping[str, float] = field(default_factory=dict)
+    divergence: Mapping[str, Any] = field(default_factory=dict)
     ready: Callable[[int, int], None] = _final
     settle: Callable[[], Mapping[str, float]] | None = None
 
@@ -101,6 +104,7 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
         metrics=metrics,
         versions={"python": platform.python_version(), **draft.versions},
         durations=draft.durations,
+        divergence=bounded(draft.divergence),
     )
     encoded = memoryview(manifest.to_bytes())
     storage.write(temporary / manifests.NAME, lambda append: append(encoded))
@@ -137,6 +141,14 @@ def retire(storage: Storage, snapshot: Path) -> None:
     doomed = snapshot.with_name(f"{TEMPORARY}{snapshot.name}-retired-{uuid.uuid4().hex[:8]}")
     storage.rename(snapshot, doomed)
     storage.remove_tree(doomed)
+
+
+def remove_discarded(storage: Storage, directory: Path) -> list[str]:
+    """Delete what rollbacks have set aside; returns the names."""
+    found = catalog.discarded(directory)
+    for snapshot in found:
+        retire(storage, snapshot)
+    return [snapshot.name for snapshot in found]
 
 
 def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:

@@ -12,6 +12,7 @@ from resilient.protocol import names
 from resilient.snapshot import catalog, pins
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.retention import Candidate
+from resilient.snapshot.standing import Standing
 
 
 class State(str, Enum):
@@ -19,6 +20,10 @@ class State(str, Enum):
 
     COMMITTED = "committed"
     CORRUPT = "corrupt"  # its manifest cannot be read, an image has not its size, or it has been set aside
+    DISCARDED = "discarded"  # a rollback has discarded it; it is kept as evidence for a while
+
+
+_STATES = {catalog.CORRUPT: State.CORRUPT, catalog.DISCARDED: State.DISCARDED}
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,22 @@ class Item:
 
     @property
     def quarantined(self) -> bool:
-        return names.snapshot_step(self.path.name) is None
+        return catalog.CORRUPT in self.path.name
 
     @property
     def bytes(self) -> int:
         return self.manifest.size if self.manifest is not None else 0
 
 
-def inventory(directory: Path) -> tuple[Item, ...]:
-    """All snapshots in ``directory``, oldest first. What disappears while this looks is left out."""
+def inventory(directory: Path, standing: Standing | None = None) -> tuple[Item, ...]:
+    """All snapshots in ``directory``, oldest first. What disappears while this looks is left out.
+
+    :param standing: what the run's lineage says; read from the run directory if it is not given.
+    """
     if not directory.is_dir():
         return ()
-    found = (_item(directory, path) for path in sorted(directory.iterdir()))
+    standing = standing if standing is not None else Standing.read(directory)
+    found = (_item(directory, path, standing) for path in sorted(directory.iterdir()))
     return tuple(sorted((item for item in found if item is not None), key=lambda item: (item.step, item.path.name)))
 
 
@@ -62,21 +71,40 @@ def candidates(items: Sequence[Item]) -> tuple[Candidate, ...]:
     )
 
 
-def _item(directory: Path, path: Path) -> Item | None:
-    step = names.snapshot_step(path.name.split(catalog.CORRUPT)[0])
+def _item(directory: Path, path: Path, standing: Standing) -> Item | None:
+    name, mark = _parted(path.name)
+    step = names.snapshot_step(name)
     if step is None or path.is_symlink() or not path.is_dir():
         return None
-    pinned, quarantined = pins.is_pinned(directory, step), catalog.CORRUPT in path.name
+    pinned = pins.is_pinned(directory, step)
     try:
         manifest = catalog.read_manifest(path)
     except SnapshotCorrupt as error:
         if not path.exists():
             return None
-        return Item(step, path, State.CORRUPT, None, pinned, error.problem)
-    problem = "set aside after a failed verification" if quarantined else _size_problem(path, manifest)
+        return Item(step, path, _STATES.get(mark, State.CORRUPT), None, pinned, error.problem)
+    problem = _set_aside(path, mark) or _size_problem(path, manifest)
     if problem and not path.exists():
         return None
-    return Item(step, path, State.CORRUPT if problem else State.COMMITTED, manifest, pinned, problem)
+    if not mark and not standing.lineage.holds(step, manifest.round):
+        return Item(step, path, State.DISCARDED, manifest, pinned, "discarded by a rollback")
+    state = _STATES.get(mark, State.CORRUPT) if problem else State.COMMITTED
+    return Item(step, path, state, manifest, pinned, problem)
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The name of a snapshot directory without what it was set aside with, and that mark."""
+    for mark in _STATES:
+        if mark in name:
+            return name.partition(mark)[0], mark
+    return name, ""
+
+
+def _set_aside(path: Path, mark: str) -> str:
+    """Why a snapshot was set aside, in words."""
+    if mark == catalog.DISCARDED:
+        return f"discarded by rollback {path.name.partition(mark)[2].partition('-')[0]}"
+    return "set aside after a failed verification" if mark else ""
 
 
 def _size_problem(path: Path, manifest: Manifest) -> str:

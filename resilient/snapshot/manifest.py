@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ NAME = "manifest.json"
 FORMAT = "resilient-snapshot"
 VERSION = 1
 _MAX_BYTES = 64 << 20
+MOST_DIVERGENCE = 96 << 10
+"""Bytes, as JSON, of what a manifest says of divergence; more is left out, for it goes through messages as well."""
 _FILE = re.compile(r"rank-\d{5,}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{32}")
 
@@ -43,6 +46,8 @@ class Manifest:
     :param created: seconds since the epoch.
     :param metrics: last values reported before the snapshot was taken.
     :param durations: seconds that each phase of the run was known to take, so that a hang is known for one elsewhere.
+    :param divergence: ``detector``, the state of the detectors after this step, and ``lineage``, that of the run when
+        this was made; what is not known is missing. For a machine that has nothing but this snapshot.
     """
 
     run_id: str
@@ -56,6 +61,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     durations: Mapping[str, float] = field(default_factory=dict)
+    divergence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -91,11 +97,28 @@ class Manifest:
             files = tuple(_file(entry) for entry in body.pop("files"))
             metrics = {name: float(value) for name, value in body.pop("metrics").items()}
             durations = {name: float(value) for name, value in body.pop("durations", {}).items()}
+            body["divergence"] = dict(body.get("divergence", {}))
             known = {entry.name for entry in fields(cls)}  # a later release may have something to add
             body = {name: value for name, value in body.items() if name in known}
             return replace(cls(**body, files=files), metrics=metrics, durations=durations)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SnapshotCorrupt(f"the manifest is malformed: {error!r}") from error
+
+
+def bounded(divergence: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of ``divergence`` a manifest takes: the parts that are plain JSON and, the smallest first, not too large
+    together.
+    """
+    parts: dict[str, str] = {}
+    for name, part in divergence.items():
+        with suppress(ValueError, TypeError, RecursionError):
+            parts[name] = json.dumps(part, allow_nan=False)
+    taken, size = {}, 0
+    for name in sorted(parts, key=lambda name: len(parts[name])):
+        size += len(parts[name])
+        if size <= MOST_DIVERGENCE:
+            taken[name] = divergence[name]
+    return taken
 
 
 def _dump(body: Any) -> bytes:

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilient.errors import RemoteUnavailable, SnapshotCorrupt
+from resilient.policy.lineage import Lineage
 from resilient.protocol import names
 from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.bucket import Bucket
 from resilient.snapshot.copies import RemoteCopy
 from resilient.snapshot.manifest import Manifest
-from resilient.snapshot.retention import Candidate, Verdict, judge
+from resilient.snapshot.retention import Candidate, Reason, Verdict, judge
+from resilient.snapshot.standing import MARGIN, Standing
 
 MARK = "corrupt.json"
 _NAME = re.compile(r"(step-\d{9,18})\.([0-9a-f]{8})")
@@ -111,25 +113,65 @@ class RemoteTier:
         if rest := [key for key in keys if key != marker]:
             self.bucket.delete(rest)
 
-    def review(self, items: Sequence[RemoteItem], settings: RetentionSettings, pinned: Collection[int] = ()) -> Verdict:
-        """What retention says of those that may be loaded."""
+    def review(
+        self,
+        items: Sequence[RemoteItem],
+        settings: RetentionSettings,
+        pinned: Collection[int] = (),
+        *,
+        standing: Standing | None = None,
+        margin: int | None = MARGIN,
+    ) -> Verdict:
+        """What retention says of those that may be loaded and are on the lineage.
+
+        :param standing: what the run's lineage says; by default what the newest snapshot here says of it.
+        :param margin: the setting ``divergence.margin``; None where nobody watches the run.
+        """
+        standing = standing if standing is not None else _standing(items)
         candidates = [
             Candidate(item.step, item.manifest.created, item.manifest.metrics, item.step in pinned)
-            for item in current(items).values()
+            for item in current(_on(items, standing)).values()
             if item.manifest is not None
         ]
+        if standing.problem:
+            return Verdict((), {candidate.step: (Reason.UNKNOWN,) for candidate in candidates})
         latest = max(
             candidates, key=lambda candidate: candidate.created, default=None
         )  # after a rollback not the highest
-        return judge(candidates, settings, in_use=() if latest is None else (latest.step,))
+        good = standing.to_keep([candidate.step for candidate in candidates], margin)
+        return judge(candidates, settings, in_use=() if latest is None else (latest.step,), good=good)
 
-    def prune(self, settings: RetentionSettings, is_pinned: Callable[[int], bool] = lambda _step: False) -> list[int]:
+    def delete_off(self, lineage: Lineage) -> list[str]:
+        """Delete snapshots that are not on the lineage; returns their names."""
+        if not lineage.rollbacks:
+            return []
+        off = [
+            item.name
+            for item in self.items()
+            if item.manifest is not None and not lineage.holds(item.step, item.manifest.round)
+        ]
+        for name in off:
+            self.delete(name)
+        return off
+
+    def prune(
+        self,
+        settings: RetentionSettings,
+        is_pinned: Callable[[int], bool] = lambda _step: False,
+        *,
+        standing: Standing | None = None,
+        margin: int | None = MARGIN,
+    ) -> list[int]:
         """Delete what retention does not want, and those that a newer one of the same step has replaced; returns the
-        steps that are gone. What is damaged is left alone.
+        steps that are gone. What is damaged or off the lineage is left alone. The last two parameters are those of
+        :meth:`review`.
         """
-        items = self.items()
+        every = self.items()
+        standing = standing if standing is not None else _standing(every)
+        items = _on(every, standing)
         pinned = {item.step for item in items if is_pinned(item.step)}
-        newest, removable = current(items), set(self.review(items, settings, pinned).removable)
+        found = self.review(items, settings, pinned, standing=standing, margin=margin)
+        newest, removable = current(items), set(found.removable)
         for item in items:
             if item.loadable and (item.step in removable or newest[item.step] is not item):
                 self.delete(item.name)
@@ -202,6 +244,21 @@ class RemoteTier:
 def current(items: Sequence[RemoteItem]) -> Mapping[int, RemoteItem]:
     """Of each step, the snapshot that would be loaded: the newest that is not known to be damaged."""
     return {item.step: item for item in items if item.loadable}  # items of one step are in the order of their making
+
+
+def _on(items: Sequence[RemoteItem], standing: Standing) -> list[RemoteItem]:
+    """Those on the lineage, as far as their manifests can be read."""
+    holds = standing.lineage.holds
+    return [item for item in items if item.manifest is None or holds(item.step, item.manifest.round)]
+
+
+def _standing(items: Sequence[RemoteItem]) -> Standing:
+    """What the snapshot that was made last says of the lineage."""
+    newest = max((item.manifest for item in items if item.manifest), key=lambda found: found.created, default=None)
+    try:
+        return Standing(Lineage.from_json(newest.divergence["lineage"]) if newest is not None else Lineage())
+    except (ValueError, KeyError):
+        return Standing()
 
 
 def _size_problem(manifest: Manifest, sizes: Mapping[str, int]) -> str:

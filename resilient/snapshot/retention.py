@@ -26,6 +26,7 @@ class Reason(str, Enum):
     EVERY_SECONDS = "every-seconds"
     PINNED = "pinned"
     IN_USE = "in-use"
+    UNKNOWN = "lineage-unreadable"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,21 @@ class Verdict:
     kept: Mapping[int, tuple[Reason, ...]]
 
 
-def judge(candidates: Collection[Candidate], settings: RetentionSettings, *, in_use: Collection[int] = ()) -> Verdict:
+def judge(
+    candidates: Collection[Candidate],
+    settings: RetentionSettings,
+    *,
+    in_use: Collection[int] = (),
+    good: Collection[int] = (),
+) -> Verdict:
     """Decide which of ``candidates`` may be deleted; never the newest, so never the only one, nor the newest good one.
 
     :param in_use: steps that stay whatever the settings say, such as the one committed last after a rollback.
+    :param good: likewise, those that a rollback may need.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.step)
     wanted = {reason: frozenset(rule(ordered, settings)) for reason, rule in _RULES.items()}
+    wanted[Reason.GOOD] |= frozenset(good)
     kept: dict[int, tuple[Reason, ...]] = {}
     for candidate in ordered:
         reasons = tuple(reason for reason, steps in wanted.items() if candidate.step in steps)

@@ -14,7 +14,7 @@ _Command = Callable[[Target, argparse.Namespace], ExitCode]
 _ACTIONS: dict[str, tuple[_Command, str]] = {
     "list": (
         looking.list_all,
-        "all snapshots of a run: tier, state, size, age, metrics, and why retention keeps each",
+        "all snapshots of a run: tier, state, grade, size, age, metrics, and why retention keeps each",
     ),
     "show": (looking.show_one, "one snapshot in detail (step=latest by default)"),
     "verify": (looking.verify, "read every byte and compare it with the manifest; exit code 67 if anything differs"),
@@ -26,7 +26,9 @@ _ACTIONS: dict[str, tuple[_Command, str]] = {
         "copy a snapshot to the directory to=PATH, or the tensors of object=model into the file to=FILE.safetensors",
     ),
 }
-_KEYS = "run=ID, dir=runs, step=50|latest|best, tier=local|remote, and retention.…=… or remote.…=… instead of its own"
+_KEYS = (
+    "run=ID, dir=runs, step=50|latest|best|good, tier=local|remote, and retention.…=… or remote.…=… instead of its own"
+)
 
 
 def add_parsers(commands: Any) -> None:
@@ -43,10 +45,13 @@ def add_parsers(commands: Any) -> None:
         parser.set_defaults(handler=handler)
         if name in {"list", "show"}:
             parser.add_argument("--local", action="store_true", help="do not ask the remote tier")
+        if name == "list":
+            parser.add_argument("--all", action="store_true", help="those too that a rollback has discarded")
         if name == "verify":
             parser.add_argument("--quarantine", action="store_true", help="set aside what is corrupt")
         if name == "prune":
             parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+            parser.add_argument("--discarded", action="store_true", help="delete what rollbacks have discarded as well")
         if name == "export":
             parser.add_argument("--force", action="store_true", help="replace what was exported there before")
 

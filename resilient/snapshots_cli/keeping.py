@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 
 from resilient.errors import ExitCode, SnapshotCorrupt, SnapshotNotFound, UsageError
 from resilient.protocol.lock import kept_idle
-from resilient.snapshot import pins
+from resilient.snapshot import catalog, pins
+from resilient.snapshot.commit import remove_discarded
 from resilient.snapshot.inventory import State
 from resilient.snapshot.prune import prune as prune_directory
 from resilient.snapshot.prune import review
@@ -51,18 +54,31 @@ def prune(target: Target, options: argparse.Namespace) -> ExitCode:
         raise UsageError(
             f"the run {target.paths.run_id} has no configuration that says what to keep", "say it: retention.last=3"
         )
+    standing = target.standing()
+    if standing.problem:
+        print(f"resilient: WARNING: every snapshot is kept: {standing.problem}", file=sys.stderr)
     with kept_idle(target.paths.locks()):
         steps = _prune_remote(target, options) if target.tier == "remote" else _prune_local(target, options)
+        discarded = _prune_discarded(target, options) if options.discarded else []
     verb = "would be deleted" if options.dry_run else "deleted"
-    listed = f"{verb}: {', '.join(map(str, steps))}" if steps else "retention keeps every snapshot"
-    tell(options, listed, {"removed": steps, "dry_run": options.dry_run})
+    gone = [*map(str, steps), *discarded]
+    listed = f"{verb}: {', '.join(gone)}" if gone else "retention keeps every snapshot"
+    tell(options, listed, {"removed": steps, "discarded": discarded, "dry_run": options.dry_run})
     return ExitCode.FINISHED
 
 
 def _prune_local(target: Target, options: argparse.Namespace) -> list[int]:
     if options.dry_run:
-        return list(review(target.paths.snapshots, target.items(), target.retention).removable)
-    return prune_directory(Storage(), target.paths.snapshots, target.retention)
+        found = review(target.paths.snapshots, target.items(), target.retention, margin=target.margin)
+        return list(found.removable)
+    return prune_directory(Storage(), target.paths.snapshots, target.retention, margin=target.margin)
+
+
+def _prune_discarded(target: Target, options: argparse.Namespace) -> list[str]:
+    """What rollbacks have set aside; returns the names."""
+    if not options.dry_run:
+        return remove_discarded(Storage(), target.paths.snapshots)
+    return [path.name for path in catalog.discarded(target.paths.snapshots)]
 
 
 def _prune_remote(target: Target, options: argparse.Namespace) -> list[int]:
@@ -71,5 +87,7 @@ def _prune_remote(target: Target, options: argparse.Namespace) -> list[int]:
     if options.dry_run:
         items = tier.items()
         pinned = [item.step for item in items if pins.is_pinned(target.paths.snapshots, item.step)]
-        return list(tier.review(items, settings, pinned).removable)
-    return tier.prune(settings, lambda step: pins.is_pinned(target.paths.snapshots, step))
+        found = tier.review(items, settings, pinned, standing=target.known_standing(), margin=target.margin)
+        return list(found.removable)
+    is_pinned = functools.partial(pins.is_pinned, target.paths.snapshots)
+    return tier.prune(settings, is_pinned, standing=target.known_standing(), margin=target.margin)

@@ -31,19 +31,26 @@ def show_one(target: Target, options: argparse.Namespace) -> ExitCode:
 
 
 def _show(target: Target, options: argparse.Namespace, default: str | None) -> ExitCode:
-    items, (view, problem) = target.items(), _remote_view(target, options)
-    verdict = review(target.paths.snapshots, items, target.retention)
-    rows = as_json(items, verdict, now=time.time(), remote=view)
+    items, standing = target.items(discarded=True), target.standing()
+    view, problem = _remote_view(target, options)
+    verdict = review(target.paths.snapshots, items, target.retention, standing=standing, margin=target.margin)
+    rows = as_json(items, verdict, now=time.time(), remote=view, standing=standing)
     if default is not None:
         step = target.chosen_step(everywhere(items, view.items if view else ()), [row["step"] for row in rows], default)
         rows = sorted((row for row in rows if row["step"] == step), key=lambda row: bool(row["problem"]))[:1]
-    if problem:
-        print(f"resilient: WARNING: only what is on this machine is shown: {problem}", file=sys.stderr)
+    for text in filter(None, (standing.problem, problem and f"only what is on this machine is shown: {problem}")):
+        print(f"resilient: WARNING: {text}", file=sys.stderr)
+    fork = standing.lineage.forked_from
     if options.json:
-        body: dict[str, Any] = {"run": target.paths.run_id, "snapshots": rows}
-        print_json({**body, "remote_problem": problem} if problem else body)
-    else:
-        render(rows, sys.stdout, detailed=default is not None)
+        body = {"run": target.paths.run_id, "forked_from": fork.to_json() if fork is not None else None}
+        print_json({**body, "snapshots": rows, **({"remote_problem": problem} if problem else {})})
+        return ExitCode.FINISHED
+    if fork is not None:
+        print(f"forked from step {fork.step} of the run {fork.run}, snapshot {fork.identity[:8]}")
+    shown = rows if default is not None or options.all else [row for row in rows if row["state"] != "discarded"]
+    render(shown, sys.stdout, detailed=default is not None)
+    if hidden := len(rows) - len(shown):
+        print(f"and {hidden} that a rollback has discarded, shown with --all")
     return ExitCode.FINISHED
 
 
@@ -54,8 +61,10 @@ def _remote_view(target: Target, options: argparse.Namespace) -> tuple[RemoteVie
     try:
         tier = target.remote_tier()
         items = tier.items()
+        settings = target.remote.retention
+        verdict = tier.review(items, settings, standing=target.known_standing(), margin=target.margin)
         place = f"{target.remote.url.rstrip('/')}/{target.paths.run_id}"
-        return RemoteView(place, items, tier.review(items, target.remote.retention)), ""
+        return RemoteView(place, items, verdict), ""
     except ResilientError as error:
         if not isinstance(error, RemoteUnavailable) or not target.paths.snapshots.is_dir():
             raise

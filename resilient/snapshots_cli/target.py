@@ -9,17 +9,20 @@ from typing import Any
 
 import yaml
 
-from resilient.errors import ConfigurationError, RunNotFound, SnapshotNotFound, UsageError
+from resilient.errors import ConfigurationError, SnapshotNotFound, UsageError
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings
-from resilient.snapshot.inventory import Item, candidates, inventory
+from resilient.runs import no_such_run
+from resilient.snapshot.inventory import Item, State, candidates, inventory
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
 from resilient.snapshot.retention import Candidate, best_first
+from resilient.snapshot.standing import MARGIN, Standing
 
 _KEYS = ("run", "dir", "step", "tier", "to", "object")
 _SECTIONS = ("retention", "remote")
 TIERS = ("local", "remote")
+_STEPS = "step=50, step=latest, step=best or step=good"
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,30 @@ class Target:
         section = self.configured.get(name)
         return dict(section) if isinstance(section, Mapping) else {}
 
-    def items(self) -> tuple[Item, ...]:
-        return inventory(self.paths.snapshots)
+    @property
+    def margin(self) -> int | None:
+        """The setting ``divergence.margin``; None where the run is not watched."""
+        section = self._section("divergence")
+        margin = section.get("margin", MARGIN)
+        if section.get("enabled") is False:
+            return None
+        return margin if type(margin) is int else MARGIN
+
+    def standing(self) -> Standing:
+        """What the run's lineage says, now."""
+        return Standing.read(self.paths.snapshots)
+
+    def known_standing(self) -> Standing | None:
+        """The same, or None where nothing on this machine says anything: then the remote tier may."""
+        return self.standing() if self.paths.lineage.exists() else None
+
+    def items(self, *, discarded: bool = False) -> tuple[Item, ...]:
+        """The snapshots on this machine.
+
+        :param discarded: those too that a rollback has discarded.
+        """
+        found = inventory(self.paths.snapshots, self.standing())
+        return tuple(item for item in found if discarded or item.state is not State.DISCARDED)
 
     def remote_tier(self) -> RemoteTier:
         """The run's remote tier.
@@ -96,13 +121,13 @@ class Target:
     def named(self) -> Item:
         """The snapshot on this machine that ``step=`` means, which must have been said."""
         if not self.step:
-            raise UsageError("which snapshot?", "add step=50, step=latest or step=best")
+            raise UsageError("which snapshot?", f"add {_STEPS}")
         return self.chosen()
 
     def chosen_step(self, loadable: Sequence[Candidate], steps: Sequence[int], default: str = "") -> int:
         """The step that ``step=`` means.
 
-        :param loadable: what ``latest`` and ``best`` are taken from.
+        :param loadable: what ``latest``, ``best`` and ``good`` are taken from.
         :param steps: all steps there are.
         :raises SnapshotNotFound: there is none.
         """
@@ -111,10 +136,12 @@ class Target:
             found = [candidate.step for candidate in loadable][-1:]
         elif wanted == "best":
             found = self._best(loadable)
+        elif wanted == "good":
+            found = [self._good(loadable)]
         elif wanted.isdecimal():
             found = [int(wanted)]
         else:
-            raise UsageError(f"step={wanted} is no step", "use step=50, step=latest or step=best")
+            raise UsageError(f"step={wanted} is no step", f"use {_STEPS}")
         if not found or found[0] not in steps:
             raise self._missing(wanted, sorted(set(steps)))
         return found[0]
@@ -124,6 +151,14 @@ class Target:
         if not settings.best_metric:
             raise UsageError("step=best: best by which metric?", "add retention.best_metric=NAME, and best_mode if max")
         return best_first(loadable, settings.best_metric, settings.best_mode)[:1]
+
+    def _good(self, loadable: Sequence[Candidate]) -> int:
+        standing = self.standing()
+        found = standing.newest_good([candidate.step for candidate in loadable])
+        if found is None:
+            why = standing.problem or "no snapshot has been long enough without an alarm"
+            raise SnapshotNotFound(f"the run {self.paths.run_id} has no snapshot that is known to be good: {why}")
+        return found
 
     def _missing(self, wanted: str, steps: Sequence[int]) -> SnapshotNotFound:
         there = ", ".join(map(str, steps[-10:])) if steps else "there are none"
@@ -142,24 +177,27 @@ def everywhere(items: Sequence[Item], remote: Sequence[RemoteItem]) -> list[Cand
     return [candidate for _, candidate in sorted({**there, **here}.items())]
 
 
-def find_target(overrides: Sequence[str]) -> Target:
+def find_target(
+    overrides: Sequence[str], keys: Sequence[str] = _KEYS, example: str = "resilient snapshots list run=demo"
+) -> Target:
     """Read ``run=… dir=… step=… retention.…=… remote.…=…``.
 
+    :param keys: what may be said beside the sections; ``run`` and ``dir`` are among them.
     :raises UsageError: a key is not known, or no run is named.
     :raises RunNotFound: there is no such run.
     """
     pairs = dict(text.split("=", 1) for text in overrides)
     plain = {key: value for key, value in pairs.items() if key.partition(".")[0] not in _SECTIONS}
-    for key in plain.keys() - set(_KEYS):
-        close = difflib.get_close_matches(key, _KEYS, 1)
-        hint = f"did you mean {close[0]}=?" if close else f"known are {', '.join(_KEYS)}, retention.… and remote.…"
+    for key in plain.keys() - set(keys):
+        close = difflib.get_close_matches(key, keys, 1)
+        hint = f"did you mean {close[0]}=?" if close else f"known are {', '.join(keys)}, retention.… and remote.…"
         raise UsageError(f"{key}= is not known here", hint)
     if not plain.get("run"):
-        raise UsageError("run=ID is needed", "for example: resilient snapshots list run=demo")
+        raise UsageError("run=ID is needed", f"for example: {example}")
     paths = RunPaths.of(plain.get("dir", "runs"), plain["run"])
     sections = _nested({key: value for key, value in pairs.items() if key not in plain})
     if not paths.snapshots.is_dir() and not sections.get("remote", {}).get("url"):
-        raise _no_run(paths)
+        raise no_such_run(paths.run_id, paths.root.parent)
     return Target(paths, plain, _saved_configuration(paths), sections)
 
 
@@ -182,16 +220,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         known = merged.get(key)
         merged[key] = _merged(known, value) if isinstance(value, Mapping) and isinstance(known, Mapping) else value
     return merged
-
-
-def _no_run(paths: RunPaths) -> RunNotFound:
-    parent = paths.root.parent
-    known = sorted(path.parent.name for path in parent.glob("*/snapshots")) if parent.is_dir() else []
-    close = difflib.get_close_matches(paths.run_id, known, 1)
-    if close:
-        return RunNotFound(f"there is no run {paths.run_id} in {parent}", f"did you mean run={close[0]}?")
-    there = f"there are: {', '.join(known[:20])}" if known else "there are no runs; name their directory with dir=…"
-    return RunNotFound(f"there is no run {paths.run_id} in {parent}", there)
 
 
 def _saved_configuration(paths: RunPaths) -> Mapping[str, Any]:

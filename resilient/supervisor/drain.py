@@ -50,12 +50,14 @@ class Restored:
     """A snapshot was verified and lies in the slots.
 
     :param durations: what the run's phases were known to take when it was taken, in seconds.
+    :param divergence: what its manifest says of that.
     """
 
     step: int
     identity: str
     seconds: float
     durations: Mapping[str, float] = field(default_factory=dict)
+    divergence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,39 @@ class RestoreFailed:
     problem: str
 
 
-Answer = Persisted | PersistFailed | Unfinished | Restored | Rejected | RestoreFailed
+@dataclass(frozen=True)
+class SetAside:
+    """Snapshots that are not on the lineage are none any more."""
+
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DiscardedDeleted:
+    """What had been set aside is deleted."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TidyFailed:
+    """Discarded snapshots are where they were. They count for nothing all the same, for the lineage says so."""
+
+    problem: str
+
+
+Answer = (
+    Persisted
+    | PersistFailed
+    | Unfinished
+    | Restored
+    | Rejected
+    | RestoreFailed
+    | SetAside
+    | DiscardedDeleted
+    | TidyFailed
+)
+_TIDYING = frozenset({"set_aside", "delete_discarded"})
 
 
 class Drain(HelperQueue[Answer]):
@@ -141,7 +175,7 @@ class Drain(HelperQueue[Answer]):
     def forget(self, keep: Collection[int]) -> None:
         """Drop what waits to be made durable, but for the steps in ``keep``."""
         current, *waiting = self._queue or [None]
-        wanted = [request for request in waiting if request and request["step"] in keep]
+        wanted = [request for request in waiting if request and (request["step"] in keep or request["op"] in _TIDYING)]
         self._queue = deque([current, *wanted] if current else [])
 
     def abandon(self) -> None:
@@ -149,10 +183,31 @@ class Drain(HelperQueue[Answer]):
 
         A snapshot that is cut off does not exist: its temporary directory goes when the drain is started again.
         """
-        if not self._queue:
+        if not self._queue or self._queue[0]["op"] in _TIDYING:
             return
         self._stop()
         self._next()
+
+    def discard_after(self, step: int, lineage: Mapping[str, Any]) -> None:
+        """The run goes on from ``step``: forget what of later ones waits to be made durable, cut off one that is being
+        written, and set aside those that are.
+
+        :param lineage: as JSON; it says which.
+        """
+        current, *waiting = self._queue or [None]
+        wanted = [request for request in waiting if request and not _is_later(request, step)]
+        self._queue = deque([current, *wanted] if current else [])
+        if current is not None and _is_later(current, step):
+            self.abandon()
+        self.set_aside(lineage)
+
+    def set_aside(self, lineage: Mapping[str, Any]) -> None:
+        """Ask for snapshots that are not on the lineage to be renamed."""
+        self._ask({"op": "set_aside", "step": 0, "lineage": dict(lineage)})
+
+    def delete_discarded(self) -> None:
+        """Ask for what was renamed so to be deleted."""
+        self._ask({"op": "delete_discarded", "step": 0})
 
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         """Ask for a durable snapshot of the images in ``slots`` (by rank), which are held until the answer is here.
@@ -197,18 +252,19 @@ class Drain(HelperQueue[Answer]):
         if message["event"] == "unfinished":
             return Unfinished(message["step"])
         if message["event"] == "restored":
-            return Restored(message["step"], message["identity"], message["seconds"], message["durations"])
+            known = {name: message[name] for name in ("durations", "divergence")}
+            return Restored(message["step"], message["identity"], message["seconds"], **known)
         if message["event"] == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
-        if message.get("op") == "restore":
-            return RestoreFailed(message["step"], message["problem"])
-        return PersistFailed(message["step"], message["problem"])
+        if message["event"] == "set_aside":
+            return SetAside(tuple(message["steps"]))
+        if message["event"] == "discarded_deleted":
+            return DiscardedDeleted(tuple(message["names"]))
+        return _failed(message.get("op", "persist"), message["step"], message["problem"])
 
     def _given_up(self, request: dict[str, Any], words: str) -> Answer:
         problem = f"the drain died {MAX_DEATHS} times over it: {words}"
-        if request["op"] == "restore":
-            return RestoreFailed(request["step"], problem)
-        return PersistFailed(request["step"], problem)
+        return _failed(request["op"], request["step"], problem)
 
     def _send_oldest(self) -> None:
         self._writing = None
@@ -222,6 +278,16 @@ class Drain(HelperQueue[Answer]):
     def close(self) -> None:
         if self._up:
             self._helper.close()
+
+
+def _is_later(request: Mapping[str, Any], step: int) -> bool:
+    return request["op"] == "persist" and int(request["step"]) > step
+
+
+def _failed(operation: str, step: int, problem: str) -> Answer:
+    if operation in _TIDYING:
+        return TidyFailed(problem)
+    return RestoreFailed(step, problem) if operation == "restore" else PersistFailed(step, problem)
 
 
 def _paths(slots: Mapping[int, Slot]) -> dict[str, str]:

@@ -8,11 +8,12 @@ any moment and started again. Run as ``python -m resilient.supervisor.drain_proc
 from __future__ import annotations
 
 import errno
+import functools
 import select
 import socket
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import tenacity
 
 from resilient.errors import SnapshotCorrupt, SnapshotError, StorageFull
+from resilient.policy.lineage import Lineage
 from resilient.protocol import job_signals, names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.drill import full_disk, is_drilled
@@ -28,7 +30,7 @@ from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings
 from resilient.protocol.spill import Spill
 from resilient.snapshot import catalog
-from resilient.snapshot.commit import Draft, commit, remove_leftovers
+from resilient.snapshot.commit import Draft, commit, remove_discarded, remove_leftovers
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
@@ -45,6 +47,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     """
     began, step = time.monotonic(), int(request["step"])
     retention, in_use = RetentionSettings.of(request["retention"]), tuple(request.get("in_use", ()))
+    tidy = functools.partial(prune, storage, directory, retention, in_use, margin=request.get("margin"))
     answer: wire.Message = {"event": "persist_failed", "step": step}
     try:
         with ExitStack() as stack:
@@ -59,10 +62,11 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
                 parent=request["parent"],
                 versions=request["versions"],
                 durations=request.get("durations", {}),
+                divergence=request.get("divergence", {}),
                 ready=images.ready,
                 settle=images.settle,
             )
-            manifest = _commit(storage, directory, draft, retention, in_use)
+            manifest = _commit(storage, directory, draft, tidy)
     except Unfinished:
         if request["growing"]:
             return {"event": "unfinished", "step": step}
@@ -70,7 +74,7 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     except (SnapshotError, StorageFull, OSError) as error:
         return {**answer, "problem": str(getattr(error, "problem", error))}
     try:
-        removed = prune(storage, directory, retention, in_use)
+        removed = tidy()
     except OSError as error:  # the new one is durable all the same
         removed = []
         print(f"old snapshots could not be deleted: {error}", file=sys.stderr, flush=True)
@@ -85,21 +89,22 @@ def persist(storage: MeteredStorage, directory: Path, request: Mapping[str, Any]
     }
 
 
-def _commit(
-    storage: Storage, directory: Path, draft: Draft, retention: RetentionSettings, in_use: Collection[int]
-) -> Manifest:
+def _commit(storage: Storage, directory: Path, draft: Draft, tidy: Callable[[], Sequence[int]]) -> Manifest:
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in _TRANSIENT),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
         stop=tenacity.stop_after_attempt(5),
         reraise=True,
     )
-    try:
-        return retry(commit, storage, directory, draft)
-    except StorageFull:
-        if not prune(storage, directory, retention, in_use):
-            raise
-        return retry(commit, storage, directory, draft)
+    ways_to_make_room: Iterator[Callable[[], Sequence[object]]] = iter(
+        (lambda: remove_discarded(storage, directory), tidy)
+    )
+    while True:
+        try:
+            return retry(commit, storage, directory, draft)
+        except StorageFull:
+            if not any(make_room() for make_room in ways_to_make_room):  # each is tried once
+                raise
 
 
 def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
@@ -133,7 +138,19 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
         "identity": manifest.identity,
         "seconds": round(time.monotonic() - began, 6),
         "durations": dict(manifest.durations),
+        "divergence": dict(manifest.divergence),
     }
+
+
+def set_aside(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wire.Message:
+    """Rename what is not on the lineage, so that nobody takes it for a snapshot."""
+    steps = catalog.set_aside(storage, directory, Lineage.from_json(request["lineage"]))
+    return {"event": "set_aside", "steps": steps}
+
+
+def delete_discarded(storage: Storage, directory: Path, _request: Mapping[str, Any]) -> wire.Message:
+    """Delete what was renamed so."""
+    return {"event": "discarded_deleted", "names": remove_discarded(storage, directory)}
 
 
 def _open(stack: ExitStack, path: str, directory: Path) -> Slot:
@@ -151,7 +168,12 @@ def main(arguments: list[str]) -> int:
     storage = metered(connection, RunPaths(directory.parent))
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(storage, directory)
-    answers = {"persist": persist, "restore": restore}
+    answers = {
+        "persist": persist,
+        "restore": restore,
+        "set_aside": set_aside,
+        "delete_discarded": delete_discarded,
+    }
     while (request := wire.receive(connection)) is not None:
         if request["op"] == "hurry":
             continue  # what was to hurry is done

@@ -64,7 +64,8 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
         time = float(entry.get("time", last))
         if name == "RunOpened":
             history, began = replace(history, up=history.up + max(0.0, last - began)), time
-            undecided, unsafe = unsafe, True
+            # the images of a rollback that was not finished are not lost, they are discarded
+            undecided, unsafe = unsafe and not (data.get("lineage") or {}).get("pending"), True
         elif name == "FlushEnded":
             unsafe = bool(data.get("late"))
         elif name == "LaunchRound":

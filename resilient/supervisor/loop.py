@@ -9,7 +9,7 @@ from __future__ import annotations
 import selectors
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,26 +20,28 @@ from resilient.policy import events as on
 from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Word
-from resilient.protocol.metrics_log import MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.supervisor.board_watch import BoardWatch
 from resilient.supervisor.console import Console
+from resilient.supervisor.divergence_sensor import DivergenceSensor, JudgedMetrics
+from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.drain import Drain
+from resilient.supervisor.dumping import StackDumps
 from resilient.supervisor.exits import Ends
-from resilient.supervisor.history import RunHistory, read_history
-from resilient.supervisor.journal import Journal, read_journal
+from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.opening import Opening
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
+from resilient.supervisor.replaying import Replay
 from resilient.supervisor.round_logs import delete_old_rounds
 from resilient.supervisor.round_output import RoundOutput
-from resilient.supervisor.rounds import Rounds
+from resilient.supervisor.rounds import Rounds, in_words
 from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.stacks import StackDump, Suspect, find_py_spy
 from resilient.supervisor.status import Status
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
@@ -66,7 +68,12 @@ class Supervisor:
         console: Console,
         clock: Callable[[], float],
         scheduler: Scheduler | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Nothing is done yet.
+
+        :param environment: marks what we start as ours.
+        """
         self._spec = spec
         self._scheduler = scheduler or Unscheduled(spec.policy.stop)
         self._memory = memory
@@ -78,7 +85,8 @@ class Supervisor:
         self._journal = journal
         self._console = console
         self._clock = clock
-        self._metrics = MetricsLog(spec.paths.metrics)
+        self._sensor = DivergenceSensor(spec.policy.divergence)
+        self._metrics = JudgedMetrics(spec.paths.metrics, self._sensor)
         self._script = UnmodifiedScript(spec, self._metrics, console.say)
         self._ends = Ends(self._script, witness)
         self._state = RunState(settings=spec.policy)
@@ -86,25 +94,37 @@ class Supervisor:
         self._events: deque[on.Event] = deque()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
-        self._history = RunHistory()
-        self._opened = clock()
+        self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
         self._rounds = Rounds(spec, memory)
-        self._dump: StackDump | None = None
         self._ending: do.EndRun | None = None
-        remote = None
+        self._dumps = StackDumps(spec.paths, console, clock)
+        self._remote = None
         if uploads is not None:
-            remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
+            self._remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
         self._persistence = Persistence(
             spec,
             memory=memory,
             drain=drain,
-            remote=remote,
+            remote=self._remote,
             journal=journal,
             console=console,
             clock=clock,
             durations=lambda: self._state.durations,
+            divergence=self._divergence_at,
+        )
+        self._diverging = Diverging(
+            spec,
+            memory=memory,
+            persistence=self._persistence,
+            sensor=self._sensor,
+            console=console,
+            clock=clock,
+            feed=self._feed,
+            start_replay=lambda window: Replay(
+                spec.paths, window, now=clock(), environment=environment or {}, kill_orphans=self._kill_orphans
+            ),
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: self._list_snapshots,
@@ -114,12 +134,13 @@ class Supervisor:
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
-            do.ReportStraggler: self._report_straggler,
+            do.ReportStraggler: lambda decision: console.say(str(decision.straggler)),
             do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: self._discard_memory,
             do.RecordIncident: self._record_incident,
             do.EndRun: self._end_run,
+            **self._diverging.handlers,
         }
 
     @property
@@ -129,36 +150,27 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._boards.collect_metrics(self._state.round)  # what a killed predecessor's workers had reported
+        self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
         self._persistence.adopt()
-        self._history = read_history(read_journal(self._spec.paths.journal))
-        newest = max(self._memory.newest_step() or 0, self._persistence.durable or 0)
-        incidents = max(self._history.incidents, self._spec.paths.last_incident())
-        # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
-        # there of rounds that are in other nodes' journals.
-        last_round = max(self._spec.paths.last_round(), self._history.last_round)
-        self._feed(
-            on.RunOpened(
-                self._spec.takeover,
-                last_round,
-                incidents,
-                newest,
-                history=self._history.failed.on_clock(self._clock()),
-                durations=self._history.durations,
-            )
-        )
+        self._open()
         while self._state.phase is not Phase.ENDED:
-            for key, _ in self._watch().select(_POLL_SECONDS if self._dump is None else _DUMP_POLL_SECONDS):
+            for key, _ in self._watch().select(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS):
                 if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
                     key.data()
             self._poll()
         self._selector.close()
+        self._diverging.close()
         self._rounds.close()
         assert self._ending is not None  # noqa: S101  the phase ENDED is only entered with one
         self._metrics.close()
         self._output.close()
         self._script.close()
         return self._ending.exit_code
+
+    def _open(self) -> None:
+        opened = self._opening.event(self._memory, self._persistence, self._remote, self._diverging)
+        if opened is not None:
+            self._feed(opened)
 
     def _watch(self) -> selectors.BaseSelector:
         """The selector over signals and helpers.
@@ -228,8 +240,7 @@ class Supervisor:
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:  # it died, and what its workers had started is ours to end
-            helpers = {self._launcher.pid, self._drain.pid}
-            kill_orphans(helpers if self._uploads is None else helpers | {self._uploads.pid})
+            self._kill_orphans()
         for report in reports:
             if isinstance(report, Launched):
                 self._witness.launched(report.rank, report.pid)
@@ -238,6 +249,15 @@ class Supervisor:
                 self._feed(self._worker_exited(report))
             elif isinstance(report, Failed):
                 self._launch_failed(report)
+
+    def _kill_orphans(self) -> None:
+        keep = {self._launcher.pid, self._drain.pid, self._diverging.replay_pid or self._drain.pid}
+        kill_orphans(keep if self._uploads is None else keep | {self._uploads.pid})
+
+    def _divergence_at(self, step: int) -> Mapping[str, Any]:
+        """What the manifest of a snapshot of ``step`` is to say of divergence."""
+        self._boards.collect_metrics(self._state.round)  # those of the step are on the board before it is held
+        return self._diverging.told_at(step)
 
     def _launch_failed(self, report: Failed) -> None:
         kind, _, message = report.reason.partition(": ")
@@ -262,15 +282,20 @@ class Supervisor:
             self._feed(event)
 
     def _poll(self) -> None:
+        if self._state.phase is Phase.NEW:
+            self._open()
         self._boards.collect_metrics(self._state.round)
         self._heed_scheduler()
+        self._diverging.judge(self._state)
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
             self._feed(progressed)
-        self._follow_dump()
+        if (dumped := self._dumps.poll(self._state)) is not None:
+            self._feed(dumped)
         self._launcher.check()
         self._output.pass_on()
         self._poll_script()
+        self._diverging.poll(self._state)
         self._boards.pass_on_requests()
         self._boards.keep_ranks_together(self._state)
         self._boards.note_interval()
@@ -291,9 +316,6 @@ class Supervisor:
             if rank == 0 or self._script.speaks_for(boards[rank]):
                 self._feed(replace(progressed, rank=rank))
 
-    def _report_straggler(self, decision: do.ReportStraggler) -> None:
-        self._console.say(str(decision.straggler))
-
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
         self._boards.collect_metrics(self._state.round)
         self._output.ended(report.rank)
@@ -301,6 +323,7 @@ class Supervisor:
         board = self._memory.boards[report.rank]
         if report.rank == 0:
             self._script.poll(board, last=True)
+        self._diverging.judge(self._state)
         step, asked = self._script.step(board), self._state.stop is not None
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         if not asked and self._ends.asks_for_requeue(report, board):
@@ -326,14 +349,12 @@ class Supervisor:
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         start = self._script.begin_round(decision.round)
-        source = start.source or "the beginning"
-        if decision.source is not None:
-            source = f"step {decision.step} in {decision.source.value}"
-        self._console.say(f"round {decision.round}: starting from {source}")
+        self._console.say(in_words(decision, start, self._state.lineage))
         if start.source:
             self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
-        up = self._history.up + self._clock() - self._opened
-        specs = self._rounds.prepare(decision, start, replace(self._history, up=up), self._persistence.identity)
+        known = (self._opening.history, self._state.lineage, self._persistence.identity)
+        specs = self._rounds.prepare(decision, start, *known)
+        self._diverging.begin_round(decision, start.step)
         self._boards.begin_round()
         self._witness.begin_round(decision.round, range(self._spec.policy.ranks))
         self._output.follow(decision.round)
@@ -355,27 +376,7 @@ class Supervisor:
         self._launcher.signal(number)
 
     def _dump_stacks(self, decision: do.DumpStacks) -> None:
-        now, suspects = self._clock(), []
-        for rank in sorted(decision.ranks, key=lambda rank: rank not in decision.hung):
-            watch, pid = self._state.watches[rank], self._launcher.workers.get(rank)
-            headline = (
-                f"rank {rank}: nothing for {now - watch.since:.1f} s in phase {watch.phase} after step {watch.step}"
-            )
-            path = self._spec.paths.stacks(decision.number, rank)
-            suspects.append(Suspect(rank, pid or self._launcher.pid, pid is not None, headline, path))
-        self._console.say(f"{suspects[0].headline}: writing all stacks to {suspects[0].path.parent}")
-        self._dump = StackDump(suspects, by=decision.by, clock=self._clock, py_spy=find_py_spy())
-
-    def _follow_dump(self) -> None:
-        if self._dump is None:
-            return
-        accounts = self._dump.poll() if self._state.phase is Phase.DUMPING else ()
-        if accounts is None:
-            return
-        self._dump.close()
-        self._dump = None
-        if self._state.phase is Phase.DUMPING:
-            self._feed(on.StacksDumped(accounts))
+        self._dumps.begin(decision, self._state, self._launcher.workers, self._launcher.pid)
 
     def _abandon_restore(self, decision: do.AbandonRestore) -> None:
         self._persistence.abandon_restore(decision.tier)
@@ -411,8 +412,6 @@ class Supervisor:
 
     def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
         total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
-        status = Status(state, self._state.step, total, max(self._state.round, 0))
-        if ending is not None:
-            status = replace(status, exit_code=int(ending.exit_code), diagnosis=ending.diagnosis)
+        status = Status.of(self._state, state, total, ending)
         with suppress(OSError):  # a full disk must not end the run for the sake of its status
             status.write(self._spec.paths.status)

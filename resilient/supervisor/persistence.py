@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from resilient.policy import events as on
 from resilient.policy.flush import FlushPlan, Writing, plan_flush
+from resilient.policy.lineage import Lineage
 from resilient.snapshot import catalog
+from resilient.snapshot.manifest import bounded
 from resilient.supervisor.agreement import unfulfilled
 from resilient.supervisor.console import Console
-from resilient.supervisor.drain import Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.supervisor.drain import (
+    Answer,
+    Drain,
+    Persisted,
+    PersistFailed,
+    Rejected,
+    Restored,
+    RestoreFailed,
+    TidyFailed,
+)
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.remote import RemoteCopies
@@ -22,7 +34,9 @@ class Persistence:
     """Knows what is durable, what is on its way there, and what is not.
 
     :ivar identity: of the snapshot that this round resumed from, recorded as parent of the next ones.
-    :ivar durable: newest step that is durable.
+    :ivar durable: newest step that is durable, and on the lineage.
+    :ivar lineage: what the run is the continuation of; what is not on it is no snapshot.
+    :ivar restored: what the snapshot that was restored last says of divergence.
     """
 
     def __init__(
@@ -36,10 +50,12 @@ class Persistence:
         console: Console,
         clock: Callable[[], float],
         durations: Callable[[], Mapping[str, float]] = dict,
+        divergence: Callable[[int], Mapping[str, Any]] = lambda _step: {},
     ) -> None:
         """Nothing is done yet.
 
         :param durations: says what the run's phases are known to take, to be written into each snapshot.
+        :param divergence: says of a step what its manifest is to say of divergence.
         """
         self._spec = spec
         self._memory = memory
@@ -50,12 +66,15 @@ class Persistence:
         self._clock = clock
         self.identity: str | None = None
         self.durable: int | None = None
+        self.lineage = Lineage()
+        self.restored: Mapping[str, Any] = {}
         self._flushing = False
         self._hurried = False  # the run is to end, and does not keep to a limit any more
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
         self._durations = durations
+        self._divergence = divergence
 
     @property
     def memory_is_durable(self) -> bool:
@@ -70,8 +89,43 @@ class Persistence:
         if self._remote is not None:
             self._remote.open()
 
+    def adopt_lineage(self, lineage: Lineage) -> None:
+        """The lineage is known: finish what a predecessor had begun of a rollback."""
+        self.follow(lineage)
+        if lineage.target is not None:
+            self._memory.forget_newer(lineage.target)
+        if lineage.rollbacks:
+            self.set_aside()
+        self._look()
+
+    def follow(self, lineage: Lineage) -> None:
+        """From now on, what is not on this lineage is no snapshot."""
+        self.lineage = lineage
+        if self._remote is not None:
+            self._remote.lineage = lineage
+
+    def discard_after(self, step: int) -> None:
+        """The run goes on from ``step``, and no worker is up. Nothing is deleted from the disk by this."""
+        self._memory.forget_newer(step)
+        self._drain.discard_after(step, self.lineage.to_json())
+        if self._remote is not None:
+            self._remote.discard_after(step)
+        self._look()
+
+    def set_aside(self) -> None:
+        """What lies on the disk and is not on the lineage is not to be taken for a snapshot by anybody."""
+        self._drain.set_aside(self.lineage.to_json())
+
+    def delete_discarded(self) -> None:
+        """What rollbacks have set aside is no evidence any more."""
+        if catalog.discarded(self._spec.paths.snapshots):
+            self._drain.delete_discarded()
+
+    def _committed(self) -> tuple[int, ...]:
+        return catalog.steps_on(self._spec.paths.snapshots, self.lineage)
+
     def _look(self) -> None:
-        self.durable = max(catalog.committed_steps(self._spec.paths.snapshots), default=None)
+        self.durable = max(self._committed(), default=None)
 
     def list_snapshots(self) -> on.SnapshotsListed | None:
         """What could be resumed from, now; None while we wait to hear of the remote tier, and shall be asked again."""
@@ -79,7 +133,7 @@ class Persistence:
         self._memory.keep_linked()
         for step in unfulfilled(self._memory):
             self._memory.release(step)
-        durable = catalog.committed_steps(self._spec.paths.snapshots)
+        durable = self._committed()
         quarantined = catalog.count_quarantined(self._spec.paths.snapshots)
         listed = on.SnapshotsListed(self._memory.newest_step(), durable, quarantined)
         if self._remote is None:
@@ -110,9 +164,13 @@ class Persistence:
         """Have everything written to disk that the workers, or a flush, hold for that."""
         if self._remote is not None:
             self._remote.poll()
+        watched = self._spec.policy.divergence
         for step in self._memory.held_steps():
             slots = self._memory.held_slots(step)
             if slots is None or self._drain.pending(step):
+                continue
+            if not self.lineage.holds(step, round_number):
+                self._memory.release(step)  # a rollback is on its way that discards it
                 continue
             details = {
                 "run_id": self._spec.paths.run_id,
@@ -120,7 +178,9 @@ class Persistence:
                 "parent": self.identity,
                 "versions": dict(self._spec.versions),
                 "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
+                "divergence": bounded(self._divergence(step)),
                 "retention": asdict(self._spec.retention),
+                "margin": watched.margin if watched.enabled else None,
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
             }
@@ -228,7 +288,7 @@ class Persistence:
         """What the uploader has to say; returns what the policy core has to know of it."""
         event = self._remote.receive() if self._remote is not None else None
         if isinstance(event, on.SnapshotRestored) and self._remote is not None:
-            self.identity = self._remote.identity
+            self.identity, self.restored = self._remote.identity, self._remote.restored
             self._memory.keep_only(event.step)
         return event
 
@@ -237,18 +297,17 @@ class Persistence:
         answer = self._drain.receive()
         if answer is None:
             return None
-        self._journal.record("note", answer, self._clock())
+        self._note(answer)
         if isinstance(answer, Persisted):
-            self.durable = max(self.durable or 0, answer.step)
-            self._memory.release(answer.step)
-            if self._remote is not None:
-                self._remote.committed(answer.step)
+            return self._persisted(answer)
+        if isinstance(answer, TidyFailed):
+            self._console.say(f"WARNING: discarded snapshots stay where they are: {answer.problem}")
         elif isinstance(answer, PersistFailed):
             self._console.say(f"WARNING: step {answer.step} could not be made durable: {answer.problem}")
             self._unsaved = answer.problem
             self._memory.release(answer.step)
         elif isinstance(answer, Restored):
-            self.identity = answer.identity
+            self.identity, self.restored = answer.identity, answer.divergence
             self._console.say(f"step {answer.step} verified and loaded from disk in {answer.seconds:.2f} s")
             self._memory.keep_only(answer.step)
             return on.SnapshotRestored(answer.step, durations=answer.durations)
@@ -260,3 +319,17 @@ class Persistence:
             self._look()
             return on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason)
         return None
+
+    def _note(self, answer: Answer) -> None:
+        """What a snapshot says of divergence is much, and stands in its manifest."""
+        told = replace(answer, divergence={}) if isinstance(answer, Restored) else answer
+        self._journal.record("note", told, self._clock())
+
+    def _persisted(self, answer: Persisted) -> on.Event | None:
+        self._memory.release(answer.step)
+        self._look()
+        if answer.step not in self._committed():
+            return None  # a rollback has discarded it meanwhile
+        if self._remote is not None:
+            self._remote.committed(answer.step)
+        return on.SnapshotDurable(answer.step, answer.removed)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from resilient.errors import SnapshotCorrupt
 from resilient.policy import events as on
+from resilient.policy.lineage import Lineage
 from resilient.protocol.arena import Slot
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
@@ -28,6 +31,9 @@ class RemoteCopies:
     """Decides what the uploader does, and remembers what it said.
 
     :ivar identity: of the snapshot restored last.
+    :ivar restored: what that says of divergence.
+    :ivar lineage: copies that are not on it are not used; they are deleted at the next upload.
+    :ivar told: the lineage as the newest copy there has it, and the last round of all; None before the listing.
     """
 
     def __init__(
@@ -48,6 +54,9 @@ class RemoteCopies:
         self._clock = clock
         self._wall = wall
         self.identity: str | None = None
+        self.restored: Mapping[str, Any] = {}
+        self.lineage = Lineage()
+        self.told: tuple[Lineage, int] | None = None
         self._known: dict[int, Remote] = {}
         self._damaged = 0
         self._listed = False
@@ -84,17 +93,28 @@ class RemoteCopies:
 
     def complete(self, listed: on.SnapshotsListed) -> on.SnapshotsListed:
         """Add what lies in the remote tier to what could be resumed from."""
-        steps, quarantined = tuple(sorted(self._known)), listed.quarantined + self._damaged
+        steps, quarantined = tuple(sorted(self._on_lineage())), listed.quarantined + self._damaged
         problem = None if self._listed else self._problem
         return on.SnapshotsListed(listed.memory_step, listed.durable_steps, quarantined, steps, problem)
 
+    def _on_lineage(self) -> Mapping[int, Remote]:
+        return {step: remote for step, remote in self._known.items() if self.lineage.holds(step, remote.round)}
+
     def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went."""
-        self._uploads.restore(step, slots, sequence)
+        self._uploads.restore(step, slots, sequence, self.lineage.to_json())
 
     def abandon_restore(self) -> None:
         """End an uploader that does not answer."""
         self._uploads.abandon_restore()
+
+    def discard_after(self, step: int) -> None:
+        """The run goes on from ``step``: nothing later is to be uploaded any more."""
+        if self._waiting is not None and self._waiting > step:
+            self._waiting = None
+        if self._wanted is not None and self._wanted > step:
+            self._wanted = None
+        self._uploads.forget_after(step)
 
     # --- what is to be uploaded
 
@@ -120,7 +140,7 @@ class RemoteCopies:
         if self._waiting is None or self._uploads.busy or self._clock() < self._resume_at:
             return
         step, self._waiting = self._waiting, None
-        self._uploads.upload(step)
+        self._uploads.upload(step, self.lineage.to_json())
 
     def finish(self, step: int | None, by: float) -> None:
         """The run ends: the local snapshot of ``step`` is to be in the remote tier by then. Said again, only the time
@@ -148,7 +168,7 @@ class RemoteCopies:
         return True, f"there was no time to upload step {self._wanted}; what has been sent of it is kept"
 
     def _is_there(self, step: int) -> bool:
-        known = self._known.get(step)
+        known = self._on_lineage().get(step)
         if known is None:
             return False
         try:
@@ -163,7 +183,9 @@ class RemoteCopies:
         answer = self._uploads.receive()
         if answer is None:
             return None
-        if not isinstance(answer, RemoteListed):
+        if isinstance(answer, Restored):
+            self._journal.record("note", replace(answer, divergence={}), self._clock())
+        elif not isinstance(answer, RemoteListed):
             self._journal.record("note", answer, self._clock())
         event: on.Event | None = None
         if isinstance(answer, (Restored, Rejected, RestoreFailed)):
@@ -185,20 +207,20 @@ class RemoteCopies:
         self._journal.write("note", "RemoteListed", self._clock(), steps=steps, damaged=answer.damaged)
         self._listed, self._problem = True, None
         self._known, self._damaged = {**answer.snapshots, **self._known}, answer.damaged
-        if not self._known:
-            newest = -1
-        else:
-            newest = max(self._known)
-            made = max(remote.created for remote in self._known.values())
+        self.told = answer.lineage, max((remote.round for remote in self._known.values()), default=-1)
+        known = self._on_lineage()
+        newest = max(known, default=-1)
+        if known:
+            made = max(remote.created for remote in known.values())
             self._last_due = max(self._last_due, self._clock() - max(0.0, self._wall() - made))
-        local = max(catalog.committed_steps(self._paths.snapshots), default=-1)
+        local = max(catalog.steps_on(self._paths.snapshots, self.lineage), default=-1)
         if local >= max(newest, 0) and not self._is_there(local) and self._uploads.uploading != local:
             self._want(local)  # what was cut short before, or never begun
 
     def _uploaded(self, answer: Uploaded) -> None:
-        self._known[answer.step] = Remote(answer.identity, answer.created)
         for step in answer.removed:
             self._known.pop(step, None)
+        self._known[answer.step] = Remote(answer.identity, answer.created, answer.round)
         self._pause, self._resume_at, self._warned = _FIRST_PAUSE, -math.inf, ""
         if answer.problem:
             self._warn(f"what retention does not want stays there: {answer.problem}")
@@ -220,7 +242,7 @@ class RemoteCopies:
 
     def _restore_ended(self, answer: Restored | Rejected | RestoreFailed) -> on.Event:
         if isinstance(answer, Restored):
-            self.identity = answer.identity
+            self.identity, self.restored = answer.identity, answer.divergence
             self._console.say(
                 f"step {answer.step} verified and loaded from {self._settings.url} in {answer.seconds:.2f} s"
             )

@@ -78,7 +78,7 @@ def wait_for_snapshot(
     deadline = clock() + timeout
     request = SnapshotRequest(paths, memory_dir, time.time())
     while True:
-        up = _supervisor(paths) is not None
+        up = supervisor_of(paths) is not None
         if (answer := request.answer()) is not None:
             return answer
         if not up:
@@ -92,13 +92,14 @@ def wait_for_snapshot(
         sleep(_POLL_SECONDS)
 
 
-def _supervisor(paths: RunPaths) -> Owner | None:
+def supervisor_of(paths: RunPaths) -> Owner | None:
+    """Who supervises the run on this machine; None if nobody does."""
     owner = Owner.read(paths.lock)
     return owner if owner is not None and owner.is_alive(hostname()) else None
 
 
 def _require_supervisor(paths: RunPaths) -> None:
-    if _supervisor(paths) is not None:
+    if supervisor_of(paths) is not None:
         return
     others = {owner.host for owner in map(Owner.read, paths.locks()) if owner is not None} - {hostname()}
     raise RunNotUp(

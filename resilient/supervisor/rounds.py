@@ -6,10 +6,12 @@ from pathlib import Path
 
 from resilient.policy.decisions import LaunchRound
 from resilient.policy.interval import expected_failure_seconds
+from resilient.policy.lineage import Lineage
 from resilient.protocol.board import Word
 from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.plan import RoundPlan
+from resilient.supervisor.divergence_words import lineage_in_words
 from resilient.supervisor.history import RunHistory
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ports import FreshPort
@@ -17,6 +19,15 @@ from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.unmodified import Start
 
 _START_SECONDS = 10.0  # what a start on another machine takes, beside reading the snapshot
+
+
+def in_words(launch: LaunchRound, start: Start, lineage: Lineage) -> str:
+    """What a round begins with, in a line."""
+    source = start.source or "the beginning"
+    if launch.source is not None:
+        source = f"step {launch.step} in {launch.source.value}"
+    otherwise = lineage_in_words(lineage)
+    return f"round {launch.round}: starting from {source}{f', {otherwise}' if otherwise else ''}"
 
 
 class Rounds:
@@ -27,12 +38,15 @@ class Rounds:
         self._memory = memory
         self._port = FreshPort()
 
-    def prepare(self, launch: LaunchRound, start: Start, history: RunHistory, lineage: str | None) -> list[LaunchSpec]:
+    def prepare(
+        self, launch: LaunchRound, start: Start, history: RunHistory, lineage: Lineage, identity: str | None
+    ) -> list[LaunchSpec]:
         """Leave everything where the workers of the round will look for it.
 
         :param start: what a script that knows nothing of us begins with.
         :param history: of the run, up to now.
-        :param lineage: identity of the snapshot that the round resumes from.
+        :param lineage: says which data is left out, and how far the learning rate is lowered.
+        :param identity: of the snapshot that the round resumes from.
         """
         paths, spec = self._spec.paths, self._spec
         self._memory.forget_newer(launch.step)
@@ -46,11 +60,16 @@ class Rounds:
             round=launch.round,
             memory_dir=str(self._memory.directory),
             restore_step=launch.step,
-            lineage=lineage,
+            lineage=identity,
             failure_seconds=expected_failure_seconds(spec.snapshot.failure_seconds, history.up, history.losses),
             restart_seconds=_START_SECONDS + history.restore,
             snapshot=spec.snapshot,
+            fingerprint=spec.fingerprint,
             train=spec.train,
+            skips=lineage.skips,
+            skip_steps=lineage.unresolved,
+            lr_factor=lineage.lr_factor,
+            stop_after=spec.stop_after,
         )
         plan_file = self._memory.write_plan(plan)
         rendezvous = Rendezvous(

@@ -40,11 +40,19 @@ class RunSettings:
     :param dir: directory that holds the runs.
     :param allow_drift: resume although the configuration is not the one the run was started with, and record the
         difference.
+    :param trust_node: start on this machine although the run has found that it computes wrong results.
+    :param stop_after: leave after this step without finishing, for a replay of the steps before it; 0 for never.
     """
 
     id: str = ""
     dir: str = "runs"
     allow_drift: bool = False
+    trust_node: bool = False
+    stop_after: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stop_after < 0:
+            raise ConfigurationError(f"run.stop_after must be a step, or 0, not {self.stop_after}")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resilient.policy.lineage import Lineage
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import ConsoleSettings, LogSettings, WorkerSettings
 
 
@@ -19,6 +20,9 @@ class RunSpec:
     """Everything about the run that the supervisor needs to know.
 
     :param directory: working directory of the workers.
+    :param lineage: as it was written down; None where it is not.
+    :param trust_node: supervise it on this machine although it computes wrong results.
+    :param stop_after: the workers leave after this step without finishing; None for never.
     """
 
     paths: RunPaths
@@ -27,9 +31,13 @@ class RunSpec:
     policy: PolicySettings
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False
+    lineage: Lineage | None = None
+    trust_node: bool = False
+    stop_after: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -13,9 +13,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from resilient.errors import EntryPointMissing, ExitCode, RunDirectoryNotWritable, StorageFull
+from resilient.errors import EntryPointMissing, ExitCode, LineageUnreadable, RunDirectoryNotWritable, StorageFull
+from resilient.policy.lineage import Lineage
 from resilient.protocol.append import NO_ROOM
+from resilient.protocol.distrusted import require_trust
 from resilient.protocol.environment import shared_by
+from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname
@@ -104,6 +107,8 @@ def supervise(
     :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
         was begun with another number of ranks.
     :raises RequeuesSpent: the batch system has brought it back too often.
+    :raises UntrustedNode: the run is kept off this machine.
+    :raises LineageUnreadable: what was written down of its rollbacks is damaged.
     :raises RunLocked: somebody else supervises this run.
     :raises RunDirectoryNotWritable: its directory cannot be used.
     :raises StorageFull: there is no room for what no run can do without.
@@ -130,6 +135,7 @@ def _supervise(
         stack.callback(signals.close)
         stack.callback(scheduler.leave)  # its order ends us too, so everything else is done by then
         paths.create()
+        _require_trust(spec, console)
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(_strays(paths)))
         stack.callback(lock.release)
@@ -137,6 +143,7 @@ def _supervise(
         stack.callback(journal.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
         require_ranks(paths, place, spec.policy.ranks)  # before anything is recorded that says otherwise
+        spec = replace(spec, lineage=_lineage(paths))
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
@@ -152,9 +159,18 @@ def _supervise(
         entries = read_journal(paths.journal)
         scheduler.begin(entries, None if spec.worker.unmodified else durable, journal, console.say)
         spec = _warm_or_cold(spec, console)
-        policy = replace(spec.policy, seed=paths.run_id)
+        policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console, scheduler=scheduler)
+
+
+def _require_trust(spec: RunSpec, console: Console) -> None:
+    if spec.trust_node:
+        return
+    try:
+        require_trust(spec.paths)
+    except ValueError as error:  # it may name another machine, or none
+        console.say(f"WARNING: {error}; no machine is distrusted")
 
 
 def _supervise_owned(
@@ -168,16 +184,13 @@ def _supervise_owned(
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
+        ours = {MARK: mark(paths.identity(), Owner.current(hostname()))}
         launcher = Launcher(
             spec.worker.preload,
             lock=lock,
             log=logs / "forkserver.log",
             scratch=Scratch(paths.identity()),
-            environment={
-                **shared_by(spec.policy.ranks),
-                **spec.worker.env,
-                MARK: mark(paths.identity(), Owner.current(hostname())),
-            },
+            environment={**shared_by(spec.policy.ranks), **spec.worker.env, **ours},
         )
         stack.callback(launcher.close)
         drain = Drain(paths.snapshots, lock=lock, log=logs / "drain.log")
@@ -206,6 +219,7 @@ def _supervise_owned(
             console=console,
             clock=time.monotonic,
             scheduler=scheduler,
+            environment=ours,
         )
         exit_code = supervisor.run()
     if supervisor.memory_is_durable:
@@ -214,6 +228,19 @@ def _supervise_owned(
         console.say(f"the newest state is still in {memory.directory}, until this machine is switched off")
         memory.close()
     return exit_code
+
+
+def _lineage(paths: RunPaths) -> Lineage | None:
+    """What is written down of the run's rollbacks; None where nothing is."""
+    if not paths.lineage.exists():
+        return None
+    try:
+        return read_lineage(paths)
+    except (ValueError, OSError) as error:
+        raise LineageUnreadable(
+            f"{paths.lineage} cannot be read: {error}",
+            "restore the file if you can; without it the run begins with what its newest snapshot says of rollbacks",
+        ) from error
 
 
 def _strays(paths: RunPaths) -> list[int]:

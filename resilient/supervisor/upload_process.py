@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.errors import RemoteUnavailable, ResilientError, SnapshotCorrupt, SnapshotError
+from resilient.policy.lineage import Lineage
 from resilient.protocol import job_signals, names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
@@ -25,6 +26,7 @@ from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
+from resilient.snapshot.standing import Standing
 from resilient.snapshot.upload import Pace, upload
 
 _MOST_LISTED = 1000  # a message has a largest size, and nobody resumes from the thousandth newest
@@ -48,13 +50,15 @@ class Uploader:
 
     def _list(self, _request: Mapping[str, Any]) -> wire.Message:
         items = self._tier.items()
-        found = [
-            (item.step, item.manifest.identity, item.manifest.created)
-            for item in current(items).values()
-            if item.manifest is not None
-        ]
-        damaged = sum(not item.loadable for item in items)
-        return {"event": "listed", "snapshots": found[-_MOST_LISTED:], "damaged": damaged}
+        known = [item.manifest for item in current(items).values() if item.manifest is not None]
+        newest = max(known, key=lambda manifest: manifest.created, default=None)
+        found = [(each.step, each.identity, each.created, each.round) for each in known]
+        return {
+            "event": "listed",
+            "snapshots": found[-_MOST_LISTED:],
+            "damaged": sum(not item.loadable for item in items),
+            "lineage": None if newest is None else newest.divergence.get("lineage"),
+        }
 
     def _upload(self, request: Mapping[str, Any]) -> wire.Message:
         began, step = time.monotonic(), int(request["step"])
@@ -65,12 +69,13 @@ class Uploader:
             gone = not snapshot.exists()
             why = "it has been deleted here meanwhile" if gone else f"the local copy is damaged: {error.problem}"
             return failed(request, why, lost=True)
-        removed, problem = self._tidy()
+        removed, problem = self._tidy(Lineage.from_json(request["lineage"]))
         return {
             "event": "uploaded",
             "step": step,
             "identity": done.manifest.identity,
             "created": done.manifest.created,
+            "round": done.manifest.round,
             "bytes": done.manifest.size,
             "sent": done.sent,
             "seconds": round(time.monotonic() - began, 6),
@@ -78,10 +83,17 @@ class Uploader:
             "problem": problem,
         }
 
-    def _tidy(self) -> tuple[list[int], str]:
-        """Delete what retention does not want, and what uploads that nobody will take up again have left."""
+    def _tidy(self, lineage: Lineage) -> tuple[list[int], str]:
+        """Delete what rollbacks have discarded, what retention does not want, and what uploads that nobody will take up
+        again have left.
+        """
         try:
-            removed = self._tier.prune(self._settings.retention, lambda step: pins.is_pinned(self._directory, step))
+            self._tier.delete_off(lineage)
+            removed = self._tier.prune(
+                self._settings.retention,
+                lambda step: pins.is_pinned(self._directory, step),
+                standing=Standing(lineage),
+            )
             self._tier.remove_leftovers(keep=())
         except RemoteUnavailable as error:
             return [], error.problem
@@ -93,8 +105,9 @@ class Uploader:
         """
         began, step = time.monotonic(), int(request["step"])
         reasons = []
+        lineage = Lineage.from_json(request["lineage"])
         for item in sorted(self._tier.items(), key=_created, reverse=True):
-            if item.step != step or not item.loadable:
+            if item.step != step or not item.loadable or not _is_on(item, lineage):
                 continue
             try:
                 manifest = self._read_into(item, request)
@@ -102,13 +115,13 @@ class Uploader:
                 kept = "marked" if self._tier.mark(item, error.problem) else "not marked, for we may not write there"
                 reasons.append(f"{error.problem} ({kept})")
                 continue
-            seconds = round(time.monotonic() - began, 6)
             return {
                 "event": "restored",
                 "step": step,
                 "identity": manifest.identity,
-                "seconds": seconds,
+                "seconds": round(time.monotonic() - began, 6),
                 "durations": dict(manifest.durations),
+                "divergence": dict(manifest.divergence),
             }
         reason = "; ".join(reasons) or "it is no longer there, or damaged"
         return {"event": "rejected", "step": step, "reason": reason, "kept_as": "it was"}
@@ -142,6 +155,10 @@ def failed(request: Mapping[str, Any], problem: str, *, lost: bool = False) -> w
 
 def _created(item: RemoteItem) -> float:
     return item.manifest.created if item.manifest is not None else 0.0
+
+
+def _is_on(item: RemoteItem, lineage: Lineage) -> bool:
+    return item.manifest is not None and lineage.holds(item.step, item.manifest.round)
 
 
 def _open(stack: ExitStack, path: str) -> Slot:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resilient.policy.lineage import Lineage
 from resilient.protocol.arena import Slot
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.supervisor.drain import Rejected, Restored, RestoreFailed
@@ -18,10 +20,14 @@ from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 
 @dataclass(frozen=True)
 class Remote:
-    """A snapshot that may be loaded from the remote tier."""
+    """A snapshot that may be loaded from the remote tier.
+
+    :param round: that took it.
+    """
 
     identity: str
     created: float
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,12 @@ class RemoteListed:
     """What lies in the remote tier, by step.
 
     :param damaged: how many snapshots there cannot be loaded.
+    :param lineage: as the one that was made last has it.
     """
 
     snapshots: Mapping[int, Remote]
     damaged: int
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Uploaded:
     :param sent: bytes that were not there yet.
     :param removed: steps that retention there no longer wanted.
     :param problem: why what is not wanted could not be removed.
+    :param round: that took it.
     """
 
     step: int
@@ -59,6 +68,7 @@ class Uploaded:
     seconds: float
     removed: tuple[int, ...]
     problem: str = ""
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,18 +108,36 @@ class Uploads(HelperQueue[Answer]):
         """Ask what lies there."""
         self._ask({"op": "list"})
 
-    def upload(self, step: int) -> None:
-        """Ask for the local snapshot of ``step`` to be copied."""
-        self._ask({"op": "upload", "step": step})
+    def upload(self, step: int, lineage: Mapping[str, Any]) -> None:
+        """Ask for the local snapshot of ``step`` to be copied, and what is not on the lineage to be deleted there.
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
+        :param lineage: as JSON.
+        """
+        self._ask({"op": "upload", "step": step, "lineage": dict(lineage)})
+
+    def forget_after(self, step: int) -> None:
+        """Later snapshots than ``step`` are not to be uploaded any more."""
+        doomed = [request for request in self._queue if request["op"] == "upload" and request["step"] > step]
+        if not doomed:
+            return
+        if self._queue[0] in doomed:
+            self._stop()
+        first = self._queue[0]
+        self._queue = deque(request for request in self._queue if request not in doomed)
+        if first in doomed:
+            self._send_oldest()
+
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, lineage: Mapping[str, Any]) -> None:
         """Ask for a snapshot to be read into ``slots``. An upload that is under way gives way: training waits for this,
         and what has been sent of it lies there.
+
+        :param lineage: as JSON; copies that are not on it are passed over.
         """
         paths = {str(rank): str(slot.path) for rank, slot in slots.items()}
         if self._queue:
             self._stop()
-        self._queue.appendleft({"op": "restore", "step": step, "slots": paths, "sequence": sequence})
+        request = {"op": "restore", "step": step, "slots": paths, "sequence": sequence, "lineage": dict(lineage)}
+        self._queue.appendleft(request)
         self._send()
 
     def abandon(self) -> None:
@@ -127,13 +155,14 @@ class Uploads(HelperQueue[Answer]):
         self._next()
         event = message["event"]
         if event == "listed":
-            found = {step: Remote(identity, created) for step, identity, created in message["snapshots"]}
-            return RemoteListed(found, message["damaged"])
+            found = {step: Remote(*known) for step, *known in message["snapshots"]}
+            return RemoteListed(found, message["damaged"], _lineage(message["lineage"]))
         if event == "uploaded":
             body = {name: value for name, value in message.items() if name not in {"event", "removed"}}
             return Uploaded(**body, removed=tuple(message["removed"]))
         if event == "restored":
-            return Restored(message["step"], message["identity"], message["seconds"], message["durations"])
+            known = {name: message[name] for name in ("durations", "divergence")}
+            return Restored(message["step"], message["identity"], message["seconds"], **known)
         if event == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
         return _failed(message, message["problem"], lost=message["lost"])
@@ -144,6 +173,14 @@ class Uploads(HelperQueue[Answer]):
     def close(self) -> None:
         """End it at once: whatever it is doing can be taken up by the next one."""
         self._stop()
+
+
+def _lineage(saved: Any) -> Lineage:
+    """From a manifest; of an older release it has none."""
+    try:
+        return Lineage.from_json(saved)
+    except ValueError:
+        return Lineage()
 
 
 def _failed(request: Mapping[str, Any], problem: str, *, lost: bool = False) -> Answer:

@@ -18,11 +18,12 @@ from resilient.errors import ConfigurationError, UsageError
 from resilient.protocol.environment import WorkerEnvironment, launched_elsewhere
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
+from resilient.worker.positions import leave_out
 from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
@@ -41,6 +42,7 @@ def attach(
     run_id: str | None = None,
     snapshot: SnapshotSettings | None = None,
     retention: RetentionSettings | None = None,
+    fingerprint: FingerprintSettings | None = None,
     **others: Any,
 ) -> Run:
     """Make the training state part of the run, and restore it if there is something to restore.
@@ -54,6 +56,7 @@ def attach(
     :param run_id: name of the run without a supervisor; by default the script's. Under a supervisor it is set already.
     :param snapshot: when to take snapshots without a supervisor; its configuration decides otherwise.
     :param retention: which snapshots are kept without a supervisor; likewise.
+    :param fingerprint: which hashes of each step are reported without a supervisor; likewise.
     :param others: further objects, such as ``ema=`` or ``scaler=``.
     :raises StateError: an object has no state, or the snapshot does not fit the objects.
     :raises SnapshotCorrupt: snapshots exist and none can be loaded.
@@ -66,13 +69,17 @@ def attach(
     random = GlobalRandomState()
     position = positioned(data, torch.initial_seed())
     objects = flatten_objects({"model": model, "optimizer": optimizer, "scheduler": scheduler, **others})
-    host = _host(run_id, snapshot, retention)
+    host = _host(run_id, snapshot, retention, fingerprint)
     run = Run(host, {**objects, "position": position, "rng": random}, position, random)
     image = host.image()
     if image is not None:
         held = _Held()
         step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
         run.resume(step, held.state)
+        position.resumed(step)
+    left_out = leave_out(position, host.plan.skips, host.plan.skip_steps, run.step)
+    if left_out is not None:
+        host.left_out(left_out)
     if host.group is not None:
         settle_buckets(objects.values())
     host.attached(run.step)
@@ -92,7 +99,12 @@ class _Held:
         self.state = state
 
 
-def _host(run_id: str | None, snapshot: SnapshotSettings | None, retention: RetentionSettings | None) -> Host:
+def _host(
+    run_id: str | None,
+    snapshot: SnapshotSettings | None,
+    retention: RetentionSettings | None,
+    fingerprint: FingerprintSettings | None,
+) -> Host:
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("resilient.attach() must be called from the main thread")
     environment = WorkerEnvironment.read()
@@ -107,7 +119,7 @@ def _host(run_id: str | None, snapshot: SnapshotSettings | None, retention: Rete
     main = getattr(sys.modules["__main__"], "__file__", None)
     name = run_id or (Path(main).stem if main else "run")
     paths = RunPaths.of(default_run_directory(), name)
-    return StandaloneHost(paths, snapshot or SnapshotSettings(), retention or RetentionSettings())
+    return StandaloneHost(paths, snapshot or SnapshotSettings(), retention or RetentionSettings(), fingerprint)
 
 
 def config(schema: type[Settings]) -> Settings:

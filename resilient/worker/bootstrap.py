@@ -22,6 +22,7 @@ from typing import Any
 
 from resilient.protocol import job_signals
 from resilient.protocol.drill import DRILLED
+from resilient.protocol.environment import DETERMINISTIC
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.parent import die_with_parent
 from resilient.worker.log_file import open_log
@@ -60,6 +61,8 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
 def run_script(spec: LaunchSpec) -> int:
     """Run the script or module to its end and return the exit code; an exception is written to the error file."""
     try:
+        if DETERMINISTIC in os.environ:
+            importlib.import_module("resilient.worker.determinism").arm()
         if DRILLED in os.environ:
             importlib.import_module("resilient.worker.drill").arm()
         _execute(spec)

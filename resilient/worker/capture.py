@@ -18,11 +18,11 @@ from resilient.snapshot import tree
 from resilient.snapshot.image import Layout, TensorSpec, read_state
 from resilient.snapshot.skeleton import Parts
 from resilient.worker.cuda import CudaCopy, PinnedSlots
-from resilient.worker.data import Stateful
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
 from resilient.worker.loading import load, parameters_have_types_of
 from resilient.worker.overlap import Copier, Done, Piece, copy_all
 from resilient.worker.plan import Content, Plan
+from resilient.worker.positions import Stateful
 
 _PIECE = 32 << 20
 """Bytes copied at a time when the image goes to disk meanwhile: half of what the drain takes at a time."""

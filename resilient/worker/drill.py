@@ -1,7 +1,8 @@
 """Faults inside a training process, for drills and tests: imported only where the environment names this run.
 
 They act in the middle of a step: before an optimizer's step, when the gradients are there, or as the backward pass
-begins. A script in which no torch optimizer steps cannot be hit from here.
+begins; bits flip where the thing has just been made that they are flipped in (:mod:`resilient.worker.flip`). A script
+in which no torch optimizer steps cannot be hit from here.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from resilient.protocol.board import Board, Flag, Word
 from resilient.protocol.drill import Order, Record, is_drilled
-from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.environment import WorkerEnvironment, is_elsewhere
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
+from resilient.worker.flip import Flips
 
 _HEADROOM = 64 << 20
 _PIECE = 16 << 20
@@ -42,6 +44,7 @@ def arm() -> None:
     injector = Injector(
         paths, environment.rank, Board.open(Path(plan.memory_dir) / f"rank-{environment.rank:05d}.board")
     )
+    injector.flips.arm()
     disable: Callable[..., Any] = torch.compiler.disable
     register_optimizer_step_pre_hook(disable(injector.before_step))
     register_optimizer_step_post_hook(disable(injector.after_step))
@@ -59,6 +62,8 @@ class Injector:
         self._multiplying: Order | None = None
         self._until = 0
         self._rates: list[tuple[dict[str, Any], Any]] = []
+        self._asked: dict[str, int] = {}  # the last step in which each thing had the chance to be flipped
+        self.flips = Flips(self._flip_of)
 
     @property
     def step(self) -> int:
@@ -68,16 +73,19 @@ class Injector:
     def wrap_backward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
         """``torch.autograd.backward``, with losses and gradients multiplied where that is ordered."""
 
-        def wrapped(tensors: Any, grad_tensors: Any = None, *rest: Any, **named: Any) -> Any:
+        def wrapped(tensors: Any, grad_tensors: Any = None, *rest: Any, **named: Any) -> None:
             factor = self._factor()
-            if factor is None:
-                return backward(tensors, grad_tensors, *rest, **named)
             roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+            if factor is None:
+                self.flips.before_backward(roots)
+                backward(tensors, grad_tensors, *rest, **named)
+                self.flips.after_backward(roots)
+                return
             given = [grad_tensors] if isinstance(grad_tensors, torch.Tensor) else list(grad_tensors or [])
             begins = [
                 _multiplied(root, grad, factor) for root, grad in zip(roots, given or [None] * len(roots), strict=True)
             ]
-            return backward(roots, begins, *rest, **named)
+            backward(roots, begins, *rest, **named)
 
         return wrapped
 
@@ -122,6 +130,21 @@ class Injector:
         if order is None or order.rank != self._rank or self.step < order.at:
             return None
         return None if Record.read(self._paths, order.id) is not None else order
+
+    def _flip_of(self, what: str) -> Order | None:
+        """The order to flip a bit of ``what`` now: once, or in every pass of that step over this device."""
+        if self._asked.get(what) == self.step:
+            return None
+        self._asked[what] = self.step
+        order = Order.read(self._paths)
+        if order is None or order.fault != "flip" or order.what != what or order.rank != self._rank:
+            return None
+        if order.persistent and (self.step != max(order.at, 1) or is_elsewhere()):
+            return None
+        if not order.persistent and self._due() is None:
+            return None
+        self._record(order, _SAYS["flip"].format(order.bit, order.what))
+        return order
 
     def _record(self, order: Order, what: str) -> None:
         text = f"{what} in step {self.step} of rank {self._rank}"
@@ -194,6 +217,7 @@ _SAYS: Mapping[str, str] = {
     "abort": "abort() is called",
     "hang": "the training thread stands still",
     "oom": "memory is used up",
+    "flip": "bit {} flips in a {}",
     "nan": "loss and gradients become NaN",
     "spike": "loss, gradients and learning rate are multiplied by {:g} for {} steps, first",
 }

@@ -164,4 +164,4 @@ class Group:
 
 
 def _is_done(board: Board) -> bool:
-    return board.has_flag(Flag.FINISHED) or board.has_flag(Flag.LEFT_EARLY)
+    return any(map(board.has_flag, (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)))

@@ -22,6 +22,7 @@ from resilient.errors import (
     StorageFull,
     UsageError,
 )
+from resilient.policy.lineage import Skip
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
@@ -29,7 +30,7 @@ from resilient.protocol.lock import RunLock
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import RetentionSettings, SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.protocol.spill import Spill
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
@@ -37,15 +38,18 @@ from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
 from resilient.worker.group import Group
 from resilient.worker.preparation import Preparation
+from resilient.worker.reporting import users_own
 from resilient.worker.schedule import Chosen, Schedule
 from resilient.worker.signals import sigterm
 
+_UNITS = {"samples": 1, "batches": 2}  # see ``Word.SKIP_UNIT``
 _RECORD_LIMIT = 14  # values in one record of the board
 
 
 class Host(Protocol):
     """The surroundings of a run."""
 
+    plan: RoundPlan
     settings: SnapshotSettings
     arena: Arena
     preparation: Preparation
@@ -101,6 +105,14 @@ class Host(Protocol):
         """The loop ended early, as it was asked to."""
         ...
 
+    def stopped(self, step: int) -> None:
+        """The loop ended after the step that the plan names."""
+        ...
+
+    def left_out(self, skip: Skip) -> None:
+        """The steps whose data the plan leaves out turned out to be this data."""
+        ...
+
     def finished(self) -> None: ...
 
 
@@ -118,6 +130,7 @@ class SupervisedHost:
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
         self.ranks = environment.world_size
+        self._rank = environment.rank
         self._refused: set[str] = set()
         spill = Spill(RunPaths(Path(plan.run_root)).memory, lambda message: _say(f"WARNING: {message}"))
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
@@ -199,6 +212,16 @@ class SupervisedHost:
     def left(self, step: int) -> None:  # noqa: ARG002  the board has it already
         self._board.raise_flag(Flag.LEFT_EARLY)
 
+    def stopped(self, step: int) -> None:  # noqa: ARG002  likewise
+        self._board.raise_flag(Flag.STOPPED_AFTER)
+
+    def left_out(self, skip: Skip) -> None:
+        if self._rank:
+            return  # all find out the same
+        self._board[Word.SKIP_START_EPOCH], self._board[Word.SKIP_START] = skip.start
+        self._board[Word.SKIP_END_EPOCH], self._board[Word.SKIP_END] = skip.end
+        self._board[Word.SKIP_UNIT] = _UNITS[skip.unit]  # last, so that the rest is there when it is
+
     def finished(self) -> None:
         self._board.raise_flag(Flag.FINISHED)
         self._board.beat(WorkerPhase.FINISHED)  # what the script does now takes as long as it takes
@@ -211,12 +234,21 @@ class StandaloneHost:
     group: Group | None = None
     ranks = 1
 
-    def __init__(self, paths: RunPaths, settings: SnapshotSettings, retention: RetentionSettings) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        settings: SnapshotSettings,
+        retention: RetentionSettings,
+        fingerprint: FingerprintSettings | None = None,
+    ) -> None:
         paths.create()
         self._paths = paths
         self._lock = RunLock(paths.lock, hostname())
         self._storage = Storage()
         remove_leftovers(self._storage, paths.snapshots)
+        self.plan = RoundPlan(
+            paths.run_id, str(paths.root), 0, "", snapshot=settings, fingerprint=fingerprint or FingerprintSettings()
+        )
         self.settings = settings
         self._retention = retention
         self.arena = Arena.private(settings.slots)
@@ -287,7 +319,7 @@ class StandaloneHost:
     def publish(self, metrics: Iterable[Metrics]) -> None:
         entries = [Entry(0, 0, record) for record in metrics]
         for entry in entries:
-            self._latest.update(entry.metrics.values)
+            self._latest.update(users_own(entry.metrics.values))
         self._metrics.write(entries)
 
     def durable_requested(self, slot: Slot) -> None:
@@ -333,6 +365,12 @@ class StandaloneHost:
         _say(f"preempted at step {step}; start the same command again to carry on")
         sigterm.uninstall()
         atexit.register(_exit_asking_for_requeue)
+
+    def stopped(self, step: int) -> None:
+        """No plan names a step."""
+
+    def left_out(self, skip: Skip) -> None:
+        """Nobody asks."""
 
     def finished(self) -> None:
         self._wait_for_writer()

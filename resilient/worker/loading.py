@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from resilient.snapshot.image import Layout
-from resilient.worker.data import Stateful
 from resilient.worker.leaves import DTYPES
+from resilient.worker.positions import Stateful
 
 
 def load(item: Stateful, state: Any, image: memoryview, *, same_types: bool) -> None:

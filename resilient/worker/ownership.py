@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from resilient.worker.data import Stateful
 from resilient.worker.leaves import same_view
+from resilient.worker.positions import Stateful
 
 
 def owned_by_optimizers(objects: Mapping[str, Stateful]) -> dict[int, torch.Tensor]:

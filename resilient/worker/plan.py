@@ -21,9 +21,9 @@ import torch
 
 from resilient.snapshot import tree
 from resilient.snapshot.skeleton import Parts, Skeleton
-from resilient.worker.data import Stateful
 from resilient.worker.leaves import TensorCollector, as_tensor
 from resilient.worker.ownership import is_owned, owned_by_optimizers, parameters_of
+from resilient.worker.positions import Stateful
 
 _LOOSE_AFTER = 2  # a tensor that has moved so often will move again
 _COMPARABLE = frozenset({bool, int, str, type(None)})  # equal values of one of these types are the same JSON

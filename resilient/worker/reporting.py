@@ -17,7 +17,7 @@ import torch
 
 from resilient.errors import UsageError
 from resilient.protocol.board import Metrics
-from resilient.protocol.metrics_log import RESERVED
+from resilient.protocol.metrics_log import OURS, RESERVED
 
 
 @dataclass
@@ -35,8 +35,15 @@ class Reporter:
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Take values after ``step``; a name reported twice in one step keeps the last value."""
-        for name in RESERVED & values.keys():
-            raise UsageError(f"{name} is not free as the name of a metric", "report it under another name")
+        for name in values:
+            if name in RESERVED or name.startswith(OURS):
+                raise UsageError(f"{name} is not free as the name of a metric", "report it under another name")
+        self.put(step, values)
+
+    def put(self, step: int, values: Mapping[str, Any]) -> None:
+        """Likewise, whatever the names."""
+        if not values:
+            return
         if not self._pending or self._pending[-1].step != step:
             self._pending.append(_Pending(step))
         pending = self._pending[-1]
@@ -74,3 +81,8 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{name}={value!r} is not a number") from error
+
+
+def users_own(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that the script has reported."""
+    return {name: value for name, value in values.items() if not name.startswith(OURS)}

@@ -13,14 +13,16 @@ from resilient.protocol.arena import Slot
 from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
-from resilient.worker.data import Data, Stateful
 from resilient.worker.group import Group
 from resilient.worker.host import Host
+from resilient.worker.loaders import NoData
 from resilient.worker.log_file import rotate_if_large
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.own_work import OwnWork
-from resilient.worker.reporting import Reporter
+from resilient.worker.positions import Data, Stateful
+from resilient.worker.reporting import Reporter, users_own
 from resilient.worker.rng import GlobalRandomState
+from resilient.worker.step_hooks import StepHooks
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
 _RESERVED = frozenset({"startup", "step", "stopping", "finished"})  # what the run itself is in
@@ -32,6 +34,8 @@ class Run:
     :ivar step: the last completed step; 0 before the first.
     :ivar finished: all steps are done.
     :ivar left_early: the loop ended before the last step because the run is being preempted or stopped.
+    :ivar lr_factor: what the learning rate is multiplied by while an optimizer steps; 1 unless a divergence has had it
+        lowered.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Run:
         self._entered = False
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
         self._copier = Copier()
+        self.lr_factor = host.plan.lr_factor
+        self._hooks = StepHooks(host.plan, objects, self._reporter)
         self._overlap = Trust(on=host.settings.overlap)
 
     def steps(self, total: int) -> Iterator[tuple[int, Any]]:
@@ -86,16 +92,37 @@ class Run:
         self._total = total
         self._host.set_total(total)
         self._alignment.open()
+        self._hooks.open()
         batches = self._data.batches(self._restore_random)
-        while self.step < total and not self._asked_to_leave():
+        while self.step < total and not self._stops() and not self._asked_to_leave():
             batch = next(batches) if self._own_time is None else self._own_time.fetch(batches)
             self._beat(WorkerPhase.STEP)
+            self._hooks.begins(self.step + 1, batch)
             self._body, began = self.step + 1, self._clock()
             yield self._body, batch
             self._body = None
             self._complete_step(self.step + 1, total, self._clock() - began)
-        if self.step >= total:
+        if self._stops():
+            self._leave(self._host.stopped)
+        elif self.step >= total:
             self.finish()
+
+    @property
+    def batch(self) -> int:
+        """For a script that makes its own batches: the number of the current one, counted from 1 over the whole run. It
+        is the step's, until data is left out; use it in the step's place wherever a batch is chosen or made.
+
+        :raises UsageError: ``data`` was given to :func:`resilient.attach`.
+        """
+        if not isinstance(self._data, NoData):
+            raise UsageError("run.batch counts the batches of scripts that make their own", "use the batch itself")
+        return self._data.count
+
+    def phase_change(self) -> None:
+        """Say that from this step on metrics may lie elsewhere, as where the loss or the data is exchanged for another,
+        so that it is not taken for a divergence. Outside the loop's body it is from the next step on.
+        """
+        self._hooks.phase_change(self._body)
 
     def report(self, **values: Any) -> None:
         """Report metrics of the current step: numbers, or tensors of one element (read without a device sync).
@@ -149,6 +176,7 @@ class Run:
         if self.finished or self.left_early:
             return
         self._alignment.close()
+        self._hooks.close()
         self._copier.close()
         self._make_newest_durable()
         self._capture.close()
@@ -173,12 +201,13 @@ class Run:
 
     def _complete_step(self, step: int, total: int, seconds: float) -> None:
         self.step = step
+        self._hooks.ended(step)
         in_body = self._copier.take_waited()
         self._wait_for_copy()
         self._schedule.worked(max(0.0, seconds - in_body), waited=in_body + self._copier.take_waited())
         aligned = self._alignment.boundary()
         asked = self._host.command() is Command.LEAVE
-        last = step == total or (aligned and self._leaves(asked=asked))
+        last = not self._stops() and (step == total or (aligned and self._leaves(asked=asked)))
         self._see_what_is_due(step, aligned=aligned, last=last)
         due = self._memory_due or (self._durable_due and self._may_hold(last=last))
         taking = due and (aligned or last)
@@ -207,6 +236,9 @@ class Run:
         return self._leaving
 
     def _see_what_is_due(self, step: int, *, aligned: bool, last: bool) -> None:
+        if self._stops() or not self._host.settings.memory:
+            self._memory_due = self._durable_due = False
+            return
         if self._group is not None:  # rank 0's word counts, also where an image of the step before has failed
             self._memory_due, durable = self._group.due(step, aligned=aligned)
             self._durable_due = durable or last
@@ -229,21 +261,30 @@ class Run:
             if self._group is not None:
                 self._enter_step(self._group, self.step + 1)
             return False
+        self._leave(self._host.left)
+        return True
+
+    def _stops(self) -> bool:
+        """Whether the plan wants no more of the run than this."""
+        return self._host.plan.stop_after is not None and self.step >= self._host.plan.stop_after
+
+    def _leave(self, say: Callable[[int], None]) -> None:
         self.left_early = True
         self._alignment.close()
+        self._hooks.close()
         self._wait_for_copy()
         self._publish(flush=True)
-        self._make_step_durable()
+        if not self._stops():
+            self._make_step_durable()
         self._host.beat(WorkerPhase.STOPPING)
-        self._host.left(self.step)
+        say(self.step)
         if self._group is not None:
             self._group.wait_until_all_left()
-        return True
 
     def _make_step_durable(self) -> None:
         """The command may have come after the boundary's snapshot was decided on, or before the first step."""
         newest = self._host.arena.find(self.step)
-        if self._durable_step == self.step:
+        if self._durable_step == self.step or not self._host.settings.memory:
             return
         if newest is not None:
             newest.hold()
@@ -344,5 +385,5 @@ class Run:
     def _publish(self, *, flush: bool) -> None:
         ready = self._reporter.ready(before=self.step + (1 if flush else 0))
         for metrics in ready:
-            self._latest.update(metrics.values)
+            self._latest.update(users_own(metrics.values))
         self._host.publish(ready)

@@ -67,6 +67,8 @@ class Schedule:
         :param asked: how many have been asked for so far. Each change of it counts once; those asked for between two
             boundaries are the same snapshot.
         """
+        if not self._settings.memory:
+            return False
         requested, self._answered = asked != self._answered, asked
         by_step = self._settings.every_steps > 0 and step % self._settings.every_steps == 0
         return requested or by_step or self._clock() - self._last >= self._seconds()
@@ -86,6 +88,8 @@ class Schedule:
 
     def memory_due(self, step: int) -> bool:
         """Whether to take a memory snapshot of ``step``, durable or not."""
+        if not self._settings.memory:
+            return False
         if self._settings.memory_every_steps:
             return step % self._settings.memory_every_steps == 0
         return step - self._imaged >= self._pace.memory_interval(self._settings.overhead, _MOST_STEPS)

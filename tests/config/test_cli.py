@@ -40,6 +40,12 @@ def test_cfg_with_multirun_prints_every_job(tmp_path: Path) -> None:
         (["train", "conf=nothing"], ExitCode.CONFIG, "conf=nothing"),
         (["train", "conf=demo", "worker.script=nope.py"], ExitCode.NO_ENTRY_POINT, "nope.py"),
         (["train", "conf=demo", "worker.script=''", "worker.module=nope_x.y"], ExitCode.NO_ENTRY_POINT, "nope_x"),
+        (["train", "conf=demo", "from="], ExitCode.USAGE, "from=RUN:120"),
+        (["train", "conf=demo", "from=a:1", "from=a:2"], ExitCode.USAGE, "more than once"),
+        (["train", "conf=demo", "from=other:20"], ExitCode.NOT_FOUND, "no run other"),
+        (["train", "conf=demo", "from=good"], ExitCode.CONFIG, "resilient rollback run=demo step=good"),
+        (["train", "conf=demo", "from=other:20", "worker.script=nope.py"], ExitCode.NO_ENTRY_POINT, "nope.py"),
+        (["rollback", "run=demo", "to=good"], ExitCode.NOT_FOUND, "no run demo"),
         (["train", "conf=demo", "run.dir=/proc/nowhere"], ExitCode.NOT_WRITABLE, "/proc/nowhere"),
     ],
 )
@@ -51,6 +57,23 @@ def test_mistakes_end_with_their_exit_code_before_anything_is_made(
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_run_is_watched_by_is_written_down_although_it_is_no_drift(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("")
+    command = ("train", "conf=script", "script=script.py", "worker.preload=[]")
+    assert resilient(tmp_path, *command).returncode == 0
+    config = tmp_path / "runs" / "script" / "config.yaml"
+    assert yaml.safe_load(config.read_text())["divergence"]["margin"] == 10
+    again = resilient(tmp_path, *command, "divergence.margin=33")
+    assert again.returncode == 0, again.stderr
+    assert yaml.safe_load(config.read_text())["divergence"]["margin"] == 33
+    assert [path.name for path in config.parent.glob("config*")] == ["config.yaml"]
+
+
+def test_help_says_how_to_go_back_and_how_to_fork(tmp_path: Path) -> None:
+    assert "to=good" in resilient(tmp_path, "rollback", "--help").stdout
+    assert "from=mine:good" in resilient(tmp_path, "train", "--help").stdout
 
 
 def test_help_lists_the_exit_codes(tmp_path: Path) -> None:

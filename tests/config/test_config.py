@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import yaml
 
 from resilient.config import builtin_directory, check_drift, expand_sweep, load
 from resilient.errors import ConfigurationDrift, ConfigurationError, ExitCode
+from resilient.policy.divergence import DivergenceSettings, MetricSettings
+from resilient.policy.divergence.settings import DriftSettings
+from resilient.protocol.settings import FingerprintSettings
 from resilient.supervisor.settings import FinishedBy
 
 
@@ -81,6 +85,26 @@ def test_groups_of_the_user(here: Path) -> None:
         ("stop.ask_fraction=0.9", "stop.ask_fraction", "term_fraction"),
         ("restarts.crash_loop=0", "restarts.crash_loop", "at least 1"),
         ("hang.factor=0.5", "hang.factor", "at least 1"),
+        ("+snapshot.evry_steps=2", "snapshot.evry_steps is not a known key", "did you mean snapshot.every_steps?"),
+        ("divergence.margn=2", "divergence.margn is not a known key", "did you mean divergence.margin?"),
+        ("divergence.margin=-1", "divergence.margin", "between 0 and"),
+        (
+            "divergence.metrics.loss.spike.treshold=4",
+            "divergence.metrics.loss.spike.treshold is not a known key",
+            "did you mean divergence.metrics.loss.spike.threshold?",
+        ),
+        (
+            "+divergence.metrics.new.spike.treshold=4",
+            "divergence.metrics.new.spike.treshold is not a known key",
+            "did you mean divergence.metrics.new.spike.threshold?",
+        ),
+        ("divergence.metrics.los.nonfinite=4", "divergence.metrics.los is not a known key", "metrics.loss?"),
+        ("divergence.metrics.los.nonfinite=4", "divergence.metrics.los is not a known key", "write +divergence.metric"),
+        ("+divergence.metrics.new.spike.hits=often", "divergence.metrics.new.spike.hits", "converted to Integer"),
+        ("+divergence.metrics.new.spike.hits=6", "divergence.metrics.new.spike.hits", "spike.of"),
+        ("+divergence.metrics.grad_norm={}", "are the same metric", "watch it as one of the two"),
+        ("divergence=strct", "divergence=strct: there is no such preset", "did you mean divergence=strict?"),
+        ("divergence=", "there is no such preset", "divergence=off"),
         ("run.id=a/b", "a/b", "letters, digits"),
         ("hydra.run.dir=x", "hydra.run.dir", "remove it"),
         ("train.lr=1,2", "is a sweep", "--multirun"),
@@ -187,3 +211,79 @@ def test_what_is_shown_and_how_much_room_logs_take_may_change_from_launch_to_lau
     assert load("mine", ["console.ranks=[0,3]"]).config.console.ranks == [0, 3]
     assert "console.ranks" in refused("mine", "console.ranks=some")
     assert "logs.keep" in refused("mine", "logs.keep=0")
+
+
+def preset(name: str) -> DivergenceSettings:
+    return DivergenceSettings.from_mapping(
+        yaml.safe_load((builtin_directory("conf") / "divergence" / f"{name}.yaml").read_text())
+    )
+
+
+@pytest.mark.parametrize("name", ["default", "strict", "off", "watch"])
+def test_a_preset_of_the_divergence_section_on_the_command_line(here: Path, name: str) -> None:
+    assert load("mine", [f"divergence={name}"]).config.divergence == preset(name)
+
+
+def test_nothing_said_of_divergence_is_the_default_preset(here: Path) -> None:
+    assert load("mine", []).config.divergence == preset("default") == DivergenceSettings()
+
+
+def test_a_preset_in_the_users_file_with_a_value_of_its_own_and_another_on_the_command_line(here: Path) -> None:
+    text = "defaults: [{divergence: strict}, _self_]\nworker: {script: a.py}\ndivergence: {margin: 20}\n"
+    (here / "conf" / "strict.yaml").write_text(text)
+    (here / "conf" / "above.yaml").write_text("defaults: [strict, _self_]\n")
+    for name in ("strict", "above"):
+        assert load(name, []).config.divergence == replace(preset("strict"), margin=20)
+        assert load(name, ["divergence=watch"]).config.divergence == replace(preset("watch"), margin=20)
+
+
+def test_a_preset_of_the_users_own(here: Path) -> None:
+    (here / "conf" / "divergence").mkdir()
+    (here / "conf" / "divergence" / "careful.yaml").write_text("margin: 44\nmetrics: {val_loss: {nonfinite: 3}}\n")
+    found = load("mine", ["divergence=careful", "divergence.good_after=7"]).config.divergence
+    assert (found.margin, found.good_after) == (44, 7)
+    assert found.metrics == {"loss": MetricSettings(), "val_loss": MetricSettings(nonfinite=3)}
+
+
+def test_the_command_line_has_the_last_word_on_what_the_file_says(here: Path) -> None:
+    (here / "conf" / "on.yaml").write_text("worker: {script: a.py}\ndivergence: {enabled: true, margin: 3}\n")
+    found = load("on", ["divergence=off"]).config.divergence
+    assert (found.enabled, found.margin) == (False, 3)
+
+
+def test_a_preset_named_off_has_to_be_quoted_in_yaml_and_the_error_says_so(here: Path) -> None:
+    (here / "conf" / "quiet.yaml").write_text("defaults: [{divergence: off}]\nworker: {script: a.py}\n")
+    assert "quote it: 'off'" in refused("quiet")
+    (here / "conf" / "quiet.yaml").write_text("defaults: [{divergence: 'off'}]\nworker: {script: a.py}\n")
+    assert not load("quiet", []).config.divergence.enabled
+
+
+def test_a_metric_that_is_added_has_the_defaults_of_what_is_not_said(here: Path) -> None:
+    added = load("mine", ["+divergence.metrics.val_loss.drift.held=3", "+divergence.metrics.acc.higher_is_worse=false"])
+    metrics = added.config.divergence.metrics
+    assert metrics == {
+        "loss": MetricSettings(),
+        "val_loss": MetricSettings(drift=DriftSettings(held=3)),
+        "acc": MetricSettings(higher_is_worse=False),
+    }
+    assert yaml.safe_load(added.to_yaml())["divergence"]["metrics"]["val_loss"]["spike"]["threshold"] == 6.0
+    slash = load("mine", ["+divergence.metrics={val/loss:{}}"]).config.divergence.metrics
+    assert slash == {"loss": MetricSettings(), "val/loss": MetricSettings()}
+    assert load("mine", ["~divergence.metrics.loss"]).config.divergence.metrics == {}
+
+
+def test_adding_to_a_metric_that_the_file_has_keeps_what_the_file_says(here: Path) -> None:
+    (here / "conf" / "val.yaml").write_text(
+        "worker: {script: a.py}\ndivergence: {metrics: {val_loss: {drift: {held: 3}}}}\n"
+    )
+    for overrides in (["divergence.metrics.val_loss.nonfinite=2"], ["+divergence.metrics.val_loss.nonfinite=2"]):
+        found = load("val", overrides).config.divergence.metrics["val_loss"]
+        assert found == MetricSettings(nonfinite=2, drift=DriftSettings(held=3))
+
+
+def test_how_a_run_is_watched_may_change_from_launch_to_launch(here: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "config.yaml"
+    saved.write_text(load("mine", []).to_yaml())
+    changed = load("mine", ["divergence=strict", "+divergence.metrics.val_loss={}", "fingerprint.gradients=true"])
+    assert check_drift(saved, changed, allow=False) == []
+    assert changed.config.fingerprint == FingerprintSettings(batch=True, gradients=True, parameters=False)

@@ -15,7 +15,10 @@ import pytest
 from resilient.cli import main
 from resilient.drill.faults import flip_bit
 from resilient.errors import ExitCode
+from resilient.policy.divergence.known_good import KnownGood
+from resilient.policy.lineage import Fork, Lineage, Rollback
 from resilient.protocol import names
+from resilient.protocol.lineage_file import write_lineage
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.snapshot import catalog
@@ -25,7 +28,8 @@ from resilient.snapshot.storage import Storage
 LOSSES = {10: 3.0, 20: 1.0, 30: float("nan"), 40: 2.0}
 KEYS = {
     "step", "state", "problem", "bytes", "created", "age_seconds", "metrics", "pinned", "kept", "removable", "round",
-    "world_size", "identity", "parent", "parent_step", "versions", "path", "tiers", "remote",
+    "world_size", "identity", "parent", "parent_step", "versions", "path", "tiers", "remote", "grade",
+    "parent_run",
 }  # fmt: skip
 
 
@@ -79,7 +83,7 @@ def test_list_as_a_table(paths: RunPaths, capsys: pytest.CaptureFixture[str]) ->
     (paths.snapshot(10) / "manifest.json").unlink()
     assert snapshots("list", "run=demo") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["step", "size", "age", "tier", "state", "metrics", "pinned", "kept", "for", "parent"]
+    assert " ".join(lines[0].split()) == "step size age tier state grade metrics pinned kept for parent"
     assert "corrupt" in lines[1]
     assert "the manifest" in lines[1]
     assert "5 KB" in lines[2]
@@ -112,7 +116,7 @@ def test_the_best_without_a_metric_asks_for_one(paths: RunPaths, capsys: pytest.
 
 def test_a_run_without_snapshots_has_an_empty_list(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     RunPaths.of("runs", "new").create()
-    assert parsed(capsys, "list", "run=new") == {"run": "new", "snapshots": []}
+    assert parsed(capsys, "list", "run=new") == {"run": "new", "forked_from": None, "snapshots": []}
     assert snapshots("list", "run=new") == 0
     assert "no snapshots yet" in capsys.readouterr().out
 
@@ -169,7 +173,7 @@ def test_what_is_corrupt_cannot_be_pinned(paths: RunPaths, capsys: pytest.Captur
 
 
 def test_prune_and_what_it_would_do(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parsed(capsys, "prune", "run=demo", "--dry-run") == {"removed": [10, 30], "dry_run": True}
+    assert parsed(capsys, "prune", "run=demo", "--dry-run") == {"removed": [10, 30], "discarded": [], "dry_run": True}
     assert catalog.committed_steps(paths.snapshots) == (10, 20, 30, 40)
     assert snapshots("prune", "run=demo") == 0
     assert capsys.readouterr().out == "deleted: 10, 30\n"
@@ -185,6 +189,99 @@ def test_a_run_without_configuration_is_not_pruned_by_guess(
     assert snapshots("prune", "run=demo") == ExitCode.USAGE
     assert "retention.last=3" in capsys.readouterr().err
     assert parsed(capsys, "prune", "run=demo", "retention.last=3")["removed"] == [10]
+
+
+# --- the lineage
+
+
+@pytest.fixture
+def rolled_back(paths: RunPaths) -> Lineage:
+    """The run has gone back from step 40 to 20, and 20 is known to be good."""
+    known = KnownGood().taken(10, 0).taken(20, 0).alarmed(35, 0).recovered(38).taken(30, 0).advanced(40, 20)
+    lineage = Lineage(known=known).rolled_back(Rollback(20, 45, 0))
+    write_lineage(paths, lineage)
+    return lineage
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_a_rollback_has_discarded_is_in_the_json_and_in_the_list_of_all(
+    paths: RunPaths, rolled_back: Lineage, capsys: pytest.CaptureFixture[str], aside: bool
+) -> None:
+    if aside:
+        catalog.set_aside(Storage(), paths.snapshots, rolled_back)
+    rows = parsed(capsys, "list", "run=demo")["snapshots"]
+    assert [(row["step"], row["state"], row["grade"]) for row in rows] == [
+        (10, "committed", "good"),
+        (20, "committed", "good"),
+        (30, "discarded", None),
+        (40, "discarded", None),
+    ]
+    assert [row["kept"] for row in rows] == [["newest-good"], ["newest", "newest-good", "last", "best"], [], []]
+    assert snapshots("list", "run=demo") == 0
+    shown = capsys.readouterr().out
+    assert "good" in shown.splitlines()[1]
+    assert "discarded by" not in shown
+    assert "and 2 that a rollback has discarded" in shown
+    assert snapshots("list", "run=demo", "--all") == 0
+    assert capsys.readouterr().out.count("discarded by") == 2
+
+
+def test_the_newest_good_one_is_chosen_by_that_word(
+    paths: RunPaths, rolled_back: Lineage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [row["step"] for row in parsed(capsys, "show", "run=demo", "step=good")["snapshots"]] == [20]
+    assert parsed(capsys, "verify", "run=demo", "step=good")["snapshots"][0]["step"] == 20
+    assert [row["step"] for row in parsed(capsys, "show", "run=demo")["snapshots"]] == [20]
+    assert snapshots("pin", "run=demo", "step=30") == ExitCode.NOT_FOUND
+    write_lineage(paths, Lineage())
+    assert snapshots("show", "run=demo", "step=good") == ExitCode.NOT_FOUND
+    assert "known to be good" in capsys.readouterr().err
+
+
+def test_a_suspect_one_and_one_on_probation_are_told_apart(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lineage(paths, Lineage(known=KnownGood().taken(20, 0).taken(30, 0).alarmed(25, 0)))
+    rows = parsed(capsys, "list", "run=demo")["snapshots"]
+    assert [row["grade"] for row in rows] == [None, "probation", "suspect", None]
+
+
+def test_what_is_discarded_is_deleted_on_request(
+    paths: RunPaths, rolled_back: Lineage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog.set_aside(Storage(), paths.snapshots, rolled_back)
+    assert parsed(capsys, "prune", "run=demo") == {"removed": [], "discarded": [], "dry_run": False}
+    aside = [f"{names.snapshot_name(step)}.discarded-1" for step in (30, 40)]
+    for dry_run in (True, False):
+        options = ["--dry-run"] if dry_run else []
+        found = parsed(capsys, "prune", "run=demo", "--discarded", *options)
+        assert found == {"removed": [], "discarded": aside, "dry_run": dry_run}
+    assert catalog.discarded(paths.snapshots) == []
+    assert catalog.committed_steps(paths.snapshots) == (10, 20)
+
+
+def test_where_the_lineage_cannot_be_read_it_is_said_and_nothing_is_deleted(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths.lineage.write_text("{}")
+    assert snapshots("prune", "run=demo") == 0
+    assert "every snapshot is kept: what is known of rollbacks cannot be read" in capsys.readouterr().err
+    assert catalog.committed_steps(paths.snapshots) == (10, 20, 30, 40)
+    assert snapshots("list", "run=demo") == 0
+    captured = capsys.readouterr()
+    assert "cannot be read" in captured.err
+    assert "lineage-unreadable" in captured.out
+
+
+def test_a_fork_says_what_it_came_from(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = "0a1b2c3d" * 4
+    write_lineage(paths, Lineage(forked_from=Fork("other", 5, identity)))
+    commit(Storage(), paths.snapshots, Draft("demo", 5, 0, {0: memoryview(bytes(100))}, parent=identity))
+    found = parsed(capsys, "list", "run=demo")
+    assert found["forked_from"] == ["other", 5, identity]
+    assert [(row["parent_run"], row["parent_step"]) for row in found["snapshots"][:2]] == [("other", 5), (None, None)]
+    assert snapshots("list", "run=demo") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "forked from step 5 of the run other, snapshot 0a1b2c3d"
+    assert lines[2].rstrip().endswith("other:5")
 
 
 # --- a run that is up
@@ -238,7 +335,7 @@ def test_a_request_that_nobody_answers_ends_in_time(
     [
         (("list",), ExitCode.USAGE, "run=ID is needed"),
         (("list", "run=demo", "stp=3"), ExitCode.USAGE, "did you mean step=?"),
-        (("list", "run=dmeo"), ExitCode.NOT_FOUND, "did you mean run=demo?"),
+        (("list", "run=dmeo"), ExitCode.NOT_FOUND, "did you mean demo?"),
         (("list", "run=demo", "dir=elsewhere"), ExitCode.NOT_FOUND, "dir="),
         (("list", "run=../demo"), ExitCode.CONFIG, "run.id"),
         (("show", "run=demo", "step=50"), ExitCode.NOT_FOUND, "10, 20, 30, 40"),

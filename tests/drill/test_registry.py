@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from resilient.drill.faults import Fault, KillWorker, SlowWorker, StopWorker
-from resilient.drill.in_process import Hang, NotANumber, Spike
+from resilient.drill.in_process import Flip, Hang, NotANumber, Spike
 from resilient.drill.registry import FAULTS, make, named, parameters
 from resilient.errors import ConfigurationError, ExitCode
 
@@ -57,6 +57,20 @@ def test_each_takes_what_it_knows() -> None:
 def test_values_that_cannot_be_used(given: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make([KillWorker, NotANumber], given)
+
+
+def test_a_flip_takes_words_and_truths() -> None:
+    (made,) = make([Flip], {"what": "loss", "bit": "3", "persistent": "true"})
+    assert made == Flip(what="loss", bit=3, persistent=True)
+    assert made.expects is ExitCode.UNTRUSTED_NODE
+    assert Flip().expects is ExitCode.FINISHED
+    for given, message in (
+        ({"what": "los"}, "nothing to flip"),
+        ({"bit": "32"}, "no bit"),
+        ({"persistent": "1"}, "true"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            make([Flip], given)
 
 
 def test_numbers_that_are_none() -> None:

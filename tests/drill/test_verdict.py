@@ -78,6 +78,6 @@ def test_json_has_stable_keys() -> None:
     assert body["passed"] is True
     assert body["timeline"]["recovered"] == 0.3
     assert set(body) == {
-        "fault", "at", "keeps_state", "injected", "refused", "exit_codes", "diagnosis", "timed_out", "timeline",
-        "same", "compared", "passed", "reason",
+        "fault", "at", "keeps_state", "injected", "refused", "exit_codes", "expected", "diagnosis", "timed_out",
+        "timeline", "same", "compared", "passed", "reason",
     }  # fmt: skip

@@ -17,6 +17,7 @@ from resilient.policy.divergence.ladder import (
     RollBack,
     advanced,
     respond,
+    soundest,
 )
 
 SETTINGS = DivergenceSettings()
@@ -95,6 +96,31 @@ def test_without_any_snapshot_older_than_the_onset_the_run_stops() -> None:
     assert responses == [GiveUp("spike of loss since step 705; no snapshot is older than its onset by 10 steps")]
 
 
+def test_a_young_run_begins_anew_where_no_snapshot_is_sound_and_once_more_if_need_be() -> None:
+    state, responses = run(snapshots(300), *[diverged(305, 308)] * 3, settings=with_ladder(restart_within=305))
+    assert rollbacks(responses) == [(0, (1, 318), 1.0), (0, (1, 318), 1.0), (0, (1, 318), 0.5)]
+    assert "to the beginning, as no older snapshot is sound" in responses[0].reason
+    assert "to the beginning once more" in responses[1].reason
+    assert state.targets == (0, 0, 0)
+
+
+def test_a_sound_snapshot_comes_before_the_beginning_and_that_before_the_same_once_more() -> None:
+    _, responses = run(snapshots(200, 280), *[diverged(305, 308)] * 3, settings=with_ladder(restart_within=305))
+    assert [item[0] for item in rollbacks(responses)] == [280, 200, 0]
+
+
+@pytest.mark.parametrize(("onset", "within"), [(305, 304), (0, 0), (1, 0)])
+def test_an_older_run_does_not_begin_anew_nor_one_that_must_not(onset: int, within: int) -> None:
+    _, responses = run(snapshots(300), diverged(onset, 308), settings=with_ladder(restart_within=within))
+    assert isinstance(responses[0], GiveUp)
+
+
+def test_a_run_that_is_given_up_stands_best_on_the_newest_sound_snapshot_tried_or_not() -> None:
+    found = diverged(720, 723)
+    assert soundest(SETTINGS, snapshots(600, 700, 715).alarmed(720, 10), found) == 700
+    assert soundest(SETTINGS, snapshots(715).alarmed(720, 10), found) is None
+
+
 def test_a_divergence_long_after_begins_a_new_episode_with_the_learning_rate_as_it_is() -> None:
     known = snapshots(500, 600, 700)
     state, _ = run(known, *[diverged(720, 723)] * 3)
@@ -147,6 +173,7 @@ def test_the_state_goes_through_json() -> None:
         ("budget", -1),
         ("cut_from", 0),
         ("probation", -1),
+        ("restart_within", -1),
         ("lr_factor", 0.0),
         ("lr_factor", 1.1),
     ],

@@ -49,6 +49,8 @@ def test_strict_is_stricter_in_everything_it_sets() -> None:
     [
         ({"warmup_steps": -1}, r"divergence\.warmup_steps"),
         ({"margin": -1}, r"divergence\.margin"),
+        ({"replay": {"max_seconds": -1.0}}, r"divergence\.replay\.max_seconds"),
+        ({"replay": {"enabled": 1}}, r"divergence\.replay\.enabled must be of type bool"),
         ({"good_after": -1}, r"divergence\.good_after"),
         ({"warmup_steps": 1.5}, r"divergence\.warmup_steps must be of type int"),
         ({"enabled": 1}, r"divergence\.enabled must be of type bool"),

@@ -68,6 +68,21 @@ def test_a_rollback_takes_what_came_after_off_the_lineage() -> None:
     assert back.onset is None
 
 
+def test_a_suspect_one_that_training_goes_on_from_is_on_probation_again() -> None:
+    back = after(100, 200, now=310).alarmed(onset=150, margin=MARGIN).rolled_back(200)
+    assert grades(back) == {100: Grade.GOOD, 200: Grade.TAKEN}
+    assert back.advanced(299, 100).newest_good() == 100
+    assert back.advanced(300, 100).newest_good() == 200
+
+
+def test_of_one_that_turns_up_nothing_is_known_before_now() -> None:
+    known = after(100, now=310).found([100, 200], 300)
+    assert grades(known) == {100: Grade.GOOD, 200: Grade.TAKEN}
+    assert known.advanced(399, 100).newest_good() == 100
+    assert known.advanced(400, 100).newest_good() == 200
+    assert grades(known.alarmed(350, MARGIN).found([220], 360))[220] is Grade.SUSPECT
+
+
 def test_a_snapshot_of_the_same_step_replaces_the_one_before_the_rollback() -> None:
     known = after(100, 200, now=310).taken(200, MARGIN)
     assert grades(known) == {100: Grade.GOOD, 200: Grade.TAKEN}
@@ -83,10 +98,24 @@ def test_the_newest_good_one_may_be_asked_for_before_some_step() -> None:
 def test_retention_keeps_one_that_an_alarm_of_now_leaves_good() -> None:
     known = after(100, 200, 300, 345, 400, now=500)
     kept = known.to_keep(step=500, latency=150, margin=MARGIN)
-    assert kept == {300, 400}
+    assert kept == {300, 345, 400}
     for onset in range(500 - 150, 501):
         left = known.only(kept).alarmed(onset, MARGIN)
         assert left.newest_good() in kept
+
+
+def test_there_is_always_one_old_enough_though_retention_deletes_all_else() -> None:
+    """Snapshots every 10 steps, each good after 100: none would live so long if only the good ones were kept."""
+    known, latency, worst = KnownGood(), 200, 0
+    for step in range(10, 5000, 10):
+        known = known.taken(step, MARGIN).advanced(step, 100)
+        known = known.only({*known.to_keep(step, latency, MARGIN), step})
+        assert len(known.snapshots) <= 5
+        if step > 600:
+            settled = known.newest_good(step - latency - MARGIN)
+            assert settled is not None
+            worst = max(worst, step - settled)
+    assert worst <= 2 * (latency + MARGIN + 100)
 
 
 def test_what_retention_deleted_is_forgotten() -> None:

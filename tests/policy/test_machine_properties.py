@@ -7,6 +7,7 @@ resumed from. It feeds only events that could happen in that situation, and chec
 from __future__ import annotations
 
 import copy
+import json
 from itertools import pairwise
 
 from hypothesis import settings
@@ -16,10 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from resilient.errors import ExitCode
 from resilient.policy.culprit import Condition, RankAccount
 from resilient.policy.decisions import (
+    AbandonReplay,
     AbandonRestore,
     AskWorkers,
     Decision,
+    DiscardAfter,
     DiscardMemory,
+    DistrustNode,
     DumpStacks,
     EndRun,
     FlushMemory,
@@ -27,15 +31,32 @@ from resilient.policy.decisions import (
     LaunchRound,
     ListSnapshots,
     RecordIncident,
+    RefuseRollback,
+    ReplayWindow,
+    ReportFinding,
     RestoreSnapshot,
+    SaveLineage,
     SignalWorkers,
+)
+from resilient.policy.divergence import (
+    Alarm,
+    Divergence,
+    DivergenceKind,
+    DivergenceSettings,
+    LadderSettings,
+    ReplaySettings,
 )
 from resilient.policy.events import (
     Event,
     FlushEnded,
     LaunchFailed,
+    MetricsJudged,
+    ReplayEnded,
     RestoreFailed,
+    RollbackRequested,
     RunOpened,
+    SkipResolved,
+    SnapshotDurable,
     SnapshotRejected,
     SnapshotRestored,
     SnapshotsListed,
@@ -49,9 +70,11 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings
+from resilient.policy.lineage import Lineage, RollbackCause, Skip
 from resilient.policy.machine import decide
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import Phase, PolicySettings, RunState
+from resilient.policy.verdict import Verdict, VerdictKind
 
 FAILURES = st.sampled_from(
     [
@@ -60,10 +83,29 @@ FAILURES = st.sampled_from(
         Failure(FailureClass.CODE, "TypeError: bad"),
         Failure(FailureClass.HOST_OOM, "MemoryError"),
         Failure(FailureClass.BAD_SNAPSHOT, "SnapshotCorrupt: damaged"),
+        Failure(FailureClass.NUMERIC, "ValueError: loss is nan"),
         Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone"),
     ]
 )
+DIVERGENCE = st.builds(
+    DivergenceSettings,
+    respond=st.sampled_from([True, True, True, False]),
+    good_after=st.just(2),
+    margin=st.just(1),
+    ladder=st.builds(
+        LadderSettings,
+        attempts=st.just(3),
+        budget=st.just(5),
+        probation=st.just(4),
+        restart_within=st.sampled_from([0, 4, 500]),
+    ),
+    replay=st.builds(ReplaySettings, enabled=st.booleans()),
+)
 SECONDS = st.sampled_from([0.0, 0.05, 1.0, 4.0, 30.0, 500.0])
+
+
+class Died(Exception):  # noqa: N818  it is no error
+    """The supervisor was killed between two decisions."""
 
 
 class Shell(RuleBasedStateMachine):
@@ -94,28 +136,91 @@ class Shell(RuleBasedStateMachine):
         self.incidents: list[int] = []
         self.had_snapshot = False
         self.sound = True  # no check has failed yet
+        self.saved = Lineage()
+        self.doomed: set[int] = set()  # discarded, and on disk until somebody has had the time to set them aside
+        self.discarded = False  # what the pending rollback discards is set aside
+        self.replaying: ReplayWindow | None = None
+        self.slow = self.listing = False  # the remote tier is heard of late
+        self.depth = 0
+        self.dies_in: int | None = None  # decisions
 
     # --- carrying out decisions, as the supervisor does
 
     def feed(self, event: Event) -> None:
+        self.depth += 1
+        try:
+            self.take(event)
+        except Died:
+            if self.depth > 1:
+                raise
+            self.sound = True
+            self.succeed()
+        finally:
+            self.depth -= 1
+
+    def take(self, event: Event) -> None:
         self.patience -= 1
         self.sound = False
         before, furthest = copy.deepcopy(self.state), self.state.furthest
         after, decisions = decide(self.state, event, self.now)
         assert (after, decisions) == decide(before, event, self.now), "the same input must give the same output"
         assert self.state == before, "the input must not change"
-        assert after.furthest >= furthest
+        went_back = before.lineage.pending and not after.lineage.pending
+        assert after.furthest >= furthest or went_back
         self.state = after
+        saved = [decision.lineage for decision in decisions if isinstance(decision, SaveLineage)]
+        assert not saved or saved[-1] == after.lineage, "what is written down is what is so"
         for decision in decisions:
             assert not self.ends, "nothing follows the end"
+            if self.dies_in is not None:
+                self.dies_in -= 1
+                if self.dies_in < 0:
+                    raise Died
             self.carry_out(decision)
         self.sound = True
 
+    def succeed(self) -> None:
+        """Another supervisor takes the run over. Workers died with the first one; memory and disk are as they were."""
+        self.dies_in, self.depth = None, 0
+        self.live, self.killed, self.flushing, self.stop_requested = set(), False, False, False
+        self.restoring = self.replaying = None
+        self.discarded = False
+        self.remote, self.unmarked, self.forgiven = self.remote | self.unmarked, set(), set()
+        self.patience = 10
+        self.had_snapshot = self.memory is not None or bool(self.durable | self.remote)
+        self.state = RunState(settings=self.state.settings)
+        incidents = max(self.incidents, default=0)
+        event = RunOpened(takeover=True, last_round=self.rounds[-1], incidents=incidents, lineage=self.saved)
+        self.feed(event)
+
     def carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, (ListSnapshots, RestoreSnapshot, LaunchRound)):
+            self.carry_out_on_choice(decision)
+        elif isinstance(decision, (AbandonRestore, DumpStacks, KillWorkers)):
+            self.carry_out_on_hang(decision)
+        elif isinstance(decision, (SaveLineage, DiscardAfter, ReplayWindow, AbandonReplay, DistrustNode)):
+            self.carry_out_on_rollback(decision)
+        elif isinstance(decision, FlushMemory):
+            assert not self.saved.pending or self.discarded, "a diverged state is not made durable"
+            self.nobody_is_left()
+            self.flushing = True
+        elif isinstance(decision, DiscardMemory):
+            assert not self.live
+            self.memory = None
+        elif isinstance(decision, RecordIncident):
+            self.incidents.append(decision.incident.number)
+        elif isinstance(decision, EndRun):
+            self.end(decision)
+        else:
+            assert isinstance(decision, (AskWorkers, SignalWorkers, ReportFinding, RefuseRollback))
+            assert self.stop_requested or not isinstance(decision, (AskWorkers, SignalWorkers))
+
+    def carry_out_on_choice(self, decision: ListSnapshots | RestoreSnapshot | LaunchRound) -> None:
         if isinstance(decision, ListSnapshots):
             assert not self.live
-            remote = tuple(sorted(self.remote | self.unmarked))
-            self.feed(SnapshotsListed(self.memory, tuple(sorted(self.durable)), 0, remote))
+            self.listing = True
+            if not self.slow:
+                self.answer_listing()
         elif isinstance(decision, RestoreSnapshot):
             assert self.restoring is None
             assert not self.live, "the slots of live workers are theirs"
@@ -124,26 +229,60 @@ class Shell(RuleBasedStateMachine):
                 assert decision.step in self.remote | self.forgiven, "what was rejected is not tried again"
                 assert decision.step not in self.durable - self.rejected, "the nearer copy comes first"
             self.restoring, self.memory = decision, None
-        elif isinstance(decision, LaunchRound):
-            self.launch(decision)
-        elif isinstance(decision, (AbandonRestore, DumpStacks, KillWorkers)):
-            self.carry_out_on_hang(decision)
-        elif isinstance(decision, FlushMemory):
-            gone = not self.live or (self.killed and self.stop_requested)
-            assert gone, "what is flushed must not change any more"
-            self.live.clear()  # nobody waits for those that SIGKILL has not ended
-            self.flushing = True
-        elif isinstance(decision, DiscardMemory):
-            assert not self.live
-            self.memory = None
-        elif isinstance(decision, RecordIncident):
-            self.incidents.append(decision.incident.number)
-        elif isinstance(decision, EndRun):
-            assert not self.live, "a run does not end over living workers"
-            self.ends.append(decision)
         else:
-            assert isinstance(decision, (AskWorkers, SignalWorkers))
-            assert self.stop_requested
+            self.launch(decision)
+
+    def end(self, decision: EndRun) -> None:
+        assert not self.live, "a run does not end over living workers"
+        if self.saved.target is not None:
+            assert all(step <= self.saved.target for step in self.durable | self.remote)
+        self.ends.append(decision)
+
+    def carry_out_on_rollback(
+        self, decision: SaveLineage | DiscardAfter | ReplayWindow | AbandonReplay | DistrustNode
+    ) -> None:
+        if isinstance(decision, SaveLineage):
+            if decision.lineage.target != self.saved.target:
+                self.discarded = False
+            self.saved = Lineage.from_json(json.loads(json.dumps(decision.lineage.to_json())))
+            assert self.saved == decision.lineage
+        elif isinstance(decision, DiscardAfter):
+            assert self.saved.target == decision.step, "first it is written down"
+            self.nobody_is_left()
+            self.discard_after(decision.step)
+        elif isinstance(decision, ReplayWindow):
+            assert not self.live
+            assert not self.stop_requested
+            assert decision.snapshot == self.saved.target
+            assert decision.snapshot < decision.first <= decision.last
+            assert decision.number not in self.incidents
+            self.replaying = decision
+        elif isinstance(decision, AbandonReplay):
+            assert self.replaying is not None
+            self.replaying = None
+        else:
+            assert self.saved.rollbacks[-1].cause is RollbackCause.HARDWARE
+            assert decision.incident in self.incidents
+
+    def answer_listing(self) -> None:
+        self.listing = False
+        remote = tuple(sorted(self.remote | self.unmarked))
+        there = self.durable | self.doomed if self.saved.pending else self.durable
+        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote))
+
+    def nobody_is_left(self) -> None:
+        """What is flushed, or set aside, must not change any more."""
+        assert not self.live or (self.killed and self.stop_requested)
+        self.live.clear()  # nobody waits for those that SIGKILL has not ended
+
+    def discard_after(self, target: int) -> None:
+        self.discarded = True
+        self.doomed |= {step for step in self.durable if step > target}
+        self.memory = None if self.memory is not None and self.memory > target else self.memory
+        for steps in (self.durable, self.remote, self.unmarked, self.forgiven):
+            steps -= {step for step in steps if step > target}
+        if target == 0:
+            self.had_snapshot = False
 
     def carry_out_on_hang(self, decision: AbandonRestore | DumpStacks | KillWorkers) -> None:
         if isinstance(decision, AbandonRestore):
@@ -161,9 +300,11 @@ class Shell(RuleBasedStateMachine):
         assert not self.stop_requested, "who was asked to stop does not start again"
         if launch.step is None:
             assert not self.had_snapshot, "a run that has a snapshot never starts over in silence"
+            assert not self.saved.target, "nor is it rolled back farther than it may"
         else:
             assert launch.step == self.memory, "the workers resume from what lies in memory"
             assert launch.step >= max(self.durable | self.remote, default=0), "nothing newer was passed over"
+            assert self.saved.target is None or launch.step == self.saved.target, "from there, and from nowhere else"
         self.rounds.append(launch.round)
         self.live = set(range(self.state.settings.ranks))
         self.steps = dict.fromkeys(self.live, launch.step or 0)
@@ -179,6 +320,9 @@ class Shell(RuleBasedStateMachine):
         remote=st.sets(st.integers(1, 20), max_size=3),
         last_round=st.integers(-1, 3),
         patience=st.integers(0, 80),
+        policy=DIVERGENCE,
+        attaches=st.sampled_from([True, True, True, False]),
+        slow=st.booleans(),
     )
     def opened(
         self,
@@ -190,20 +334,29 @@ class Shell(RuleBasedStateMachine):
         remote: set[int],
         last_round: int,
         patience: int,
+        policy: DivergenceSettings,
+        attaches: bool,
+        slow: bool,
     ) -> None:
         budget = RestartSettings(max_failures=5, intensity=12, intensity_seconds=300.0)
         watch = HangSettings(startup_seconds=400.0, min_seconds=3.0, factor=2.0, phase_seconds=20.0)
-        self.state = RunState(settings=PolicySettings(ranks, budget, watch))
+        settings = PolicySettings(ranks, budget, watch, divergence=policy, rolls_back=attaches)
+        self.state = RunState(settings=settings)
         self.memory, self.durable, self.remote = memory, durable, remote
         self.had_snapshot = memory is not None or bool(durable) or bool(remote)
         self.rounds.append(last_round)
-        self.patience = patience
+        self.patience, self.slow = patience, slow
         self.feed(RunOpened(takeover, last_round=last_round))
 
     @rule(seconds=SECONDS)
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.feed(Tick())
+
+    @precondition(lambda self: self.listing and self.state.phase is Phase.CHOOSING)
+    @rule()
+    def remote_tier_is_heard_of(self) -> None:
+        self.answer_listing()
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), phase=st.sampled_from(["step", "step", "step", "eval", "save"]))
@@ -222,7 +375,8 @@ class Shell(RuleBasedStateMachine):
     @rule()
     def snapshot_becomes_durable(self) -> None:
         assert self.memory is not None
-        self.durable = set(sorted({*self.durable, self.memory})[-3:])
+        before, self.durable = self.durable, set(sorted({*self.durable, self.memory})[-3:])
+        self.feed(SnapshotDurable(self.memory, tuple(sorted(before - self.durable))))
 
     @precondition(lambda self: self.durable)
     @rule()
@@ -304,6 +458,44 @@ class Shell(RuleBasedStateMachine):
             self.durable.add(self.memory)
         self.feed(FlushEnded(max(self.durable, default=None), None if works else "the disk is full"))
 
+    @precondition(lambda self: self.rounds and not self.ends and self.steps)
+    @rule(data=st.data(), kind=st.sampled_from([None, None, Alarm, Divergence, Divergence]), late=st.integers(0, 3))
+    def metrics_are_judged(self, data: st.DataObject, kind: type[Alarm | Divergence] | None, late: int) -> None:
+        step = max(1, min(self.steps.values()))
+        alarm = max(1, step - late)
+        onset = data.draw(st.integers(1, alarm))
+        found = (
+            () if kind is None else (kind(DivergenceKind.SPIKE, "loss", onset, alarm, step, 9.0, 1.0, 0.1, ("up",)),)
+        )
+        self.feed(MetricsJudged(step, found, onset if found else None))
+
+    @precondition(lambda self: self.rounds and not self.ends)
+    @rule(
+        data=st.data(),
+        skip=st.none() | st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        lr_factor=st.sampled_from([1.0, 0.5, 0.0]),
+    )
+    def person_wants_to_go_back(self, data: st.DataObject, skip: tuple[int, int] | None, lr_factor: float) -> None:
+        target = data.draw(st.none() | st.sampled_from([0, *sorted(self.durable | self.remote)]))
+        self.feed(RollbackRequested(target, skip, lr_factor))
+
+    @precondition(lambda self: self.rounds and not self.ends)
+    @rule()
+    def worker_finds_out_what_is_left_out(self) -> None:
+        self.feed(SkipResolved(Skip((0, 8), (0, 16))))
+
+    @precondition(lambda self: self.replaying is not None or (self.rounds and not self.ends))
+    @rule(kind=st.sampled_from(VerdictKind))
+    def replay_ends(self, kind: VerdictKind) -> None:
+        self.replaying = None
+        self.feed(ReplayEnded(Verdict(kind, "so it was", 3, ("there",))))
+
+    @precondition(lambda self: self.rounds and not self.ends and self.patience < 0)
+    @rule(decisions=st.integers(0, 6))
+    def supervisor_dies(self, decisions: int) -> None:
+        """In so many decisions from now, or at the next look where there are fewer."""
+        self.dies_in = decisions
+
     # --- what always holds
 
     @invariant()
@@ -338,6 +530,7 @@ class Shell(RuleBasedStateMachine):
         """From wherever we are: asked to stop, and with workers that die when they are killed, the run ends."""
         if self.ends or not self.rounds or not self.sound:
             return
+        self.dies_in = None
         self.somebody_asks_to_stop(StopKind.REQUEST, 1.0)
         for _ in range(3):
             self.time_passes(100.0)

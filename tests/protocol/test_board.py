@@ -140,6 +140,10 @@ def test_as_many_names_as_fit_and_not_one_more(ours: Board, theirs: Board) -> No
     with pytest.raises(ValueError, match="one too many"):
         theirs.write_metrics(Metrics(99, 0.0, {"name 64": 1.0}))
     theirs.write_metrics(Metrics(100, 0.0, {"name 0": 2.0}))
+    for number in range(4):  # there is room for ours all the same
+        theirs.register(f"resilient.{number}")
+    with pytest.raises(ValueError, match="one too many"):
+        theirs.register("resilient.4")
     found = list(ours.collect_metrics())
     assert [next(iter(record.values)) for record in found] == [*(f"name {number}" for number in range(NAMES)), "name 0"]
     assert 99 not in [record.step for record in found]

@@ -14,7 +14,7 @@ from resilient.errors import ConfigurationError, StateError
 from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment, launched_elsewhere, shared_by
 from resilient.protocol.launch import LaunchSpec, WorkerError
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.settings import SnapshotSettings
+from resilient.protocol.settings import FingerprintSettings, SnapshotSettings
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -35,7 +35,8 @@ def test_a_plan_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, train: dict[str, Any], restore_step: int | None, lineage: str | None
 ) -> None:
     snapshot = SnapshotSettings(memory_every_steps=2, every_steps=10, slots=4, allow_pickle=True)
-    plan = RoundPlan("x", "/runs/x", 3, "/dev/shm/x", restore_step, lineage, snapshot, train)
+    fingerprint = FingerprintSettings(gradients=True)
+    plan = RoundPlan("x", "/runs/x", 3, "/dev/shm/x", restore_step, lineage, snapshot, train, fingerprint=fingerprint)
     path = tmp_path_factory.getbasetemp() / "plan.json"
     plan.write(path)
     assert RoundPlan.read(path) == plan

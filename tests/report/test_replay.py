@@ -16,10 +16,33 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from resilient.errors import ExitCode, JournalUnreadable
-from resilient.policy.decisions import EndRun
+from resilient.policy.decisions import (
+    EndRun,
+    KillWorkers,
+    RefuseRollback,
+    ReplayWindow,
+    ReportFinding,
+    SaveLineage,
+)
+from resilient.policy.divergence import (
+    Accepted,
+    Alarm,
+    Divergence,
+    DivergenceKind,
+    DivergenceSettings,
+    LadderSettings,
+    MetricSettings,
+    Recovered,
+)
+from resilient.policy.divergence.known_good import KnownGood
+from resilient.policy.divergence.ladder import LadderState
 from resilient.policy.events import (
     Event,
+    MetricsJudged,
+    ReplayEnded,
+    RollbackRequested,
     RunOpened,
+    SnapshotDurable,
     SnapshotsListed,
     StopKind,
     StopRequested,
@@ -29,9 +52,11 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings, HangWatch
+from resilient.policy.lineage import Fork, Lineage, Rollback, RollbackCause, Skip
 from resilient.policy.machine import UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
-from resilient.policy.state import PolicySettings, RunState
+from resilient.policy.state import PolicySettings, Reaction, RunState
+from resilient.policy.verdict import Verdict, VerdictKind
 from resilient.report.decoding import NotDecodable, decode
 from resilient.report.replay import Change, Line, Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
@@ -40,6 +65,20 @@ from resilient.supervisor.recorder import Recorder, patch, patched
 from tests.policy.test_machine_properties import Shell
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
+
+
+NAN_LOSS = (DivergenceKind.NONFINITE, "loss", 3, 3, 3, math.inf, 0.0, 0.0, ("not finite",))
+DIVERGED = MetricsJudged(
+    3, (Alarm(*NAN_LOSS), Divergence(*NAN_LOSS), Recovered(*NAN_LOSS), Accepted(*NAN_LOSS)), open_onset=3
+)
+LINEAGE = Lineage(
+    (Rollback(2, 5, 0, (3, 5), Skip((0, 16), (1, 0)), 0.5, RollbackCause.HARDWARE, "why"),),
+    pending=True,
+    known=KnownGood().taken(1, 1).taken(2, 1).alarmed(2, 1),
+    ladder=LadderState((2,), 7, 5, 1, 0.5),
+    forked_from=Fork("other", 3, "x"),
+    inherited=(Skip((0, 0), (0, 4), "batches"),),
+)
 
 
 class Supervisor:
@@ -105,7 +144,7 @@ class RecordedShell(Shell):
 
     def feed(self, event: Event) -> None:
         self.now = round(self.now, 6)
-        if self.recorder is None:
+        if self.recorder is None or isinstance(event, RunOpened):
             self.recorder = Recorder(self.journal, self.state)
         after, decisions = decide(self.state, event, self.now)
         self.recorder.record(event, self.now, self.state, after, decisions)
@@ -198,6 +237,38 @@ def test_a_hang_is_decided_again_from_what_was_learned(path: Path) -> None:
 
 
 # --- how much is written
+
+
+def test_a_divergence_is_decided_again_and_otherwise_by_other_settings(path: Path) -> None:
+    supervisor = Supervisor(path).start()
+    for step in (500, 501, 1000):
+        supervisor.feed(WorkerProgressed(0, step)).feed(MetricsJudged(step))
+        if step == 500:
+            supervisor.feed(SnapshotDurable(500))
+    found = Divergence(DivergenceKind.NONFINITE, "loss", 1000, 1000, 1000, math.nan, 0.0, 0.0, ("not finite",))
+    supervisor.feed(MetricsJudged(1000, (found,), 1000)).feed(WorkerExited(0, 1000, KILLED))
+    assert again(path).differences == ()
+    assert again(path).state.lineage == supervisor.state.lineage
+
+    def change(settings: PolicySettings) -> PolicySettings:
+        divergence = dataclasses.replace(settings.divergence, ladder=LadderSettings(cut_from=1))
+        return dataclasses.replace(settings, divergence=divergence)
+
+    first = again(path, change).differences[0]
+    names = [name for name, _ in first.now]
+    assert names == [ReportFinding.__name__, SaveLineage.__name__, KillWorkers.__name__]
+    told = first.now[1][1]["lineage"]["rollbacks"][0]
+    assert (told["target"], told["lr_factor"]) == (500, 0.5)
+
+
+def test_settings_that_are_refused_today_are_told_and_todays_defaults_assumed(path: Path) -> None:
+    Supervisor(path).start()
+    text = path.read_text()
+    assert '"good_after": 100' in text
+    path.write_text(text.replace('"good_after": 100', '"good_after": -1'))
+    found = again(path)
+    assert any("divergence.good_after must lie between" in problem for problem in found.problems)
+    assert found.differences == ()
 
 
 def test_a_healthy_run_writes_nothing_while_it_runs(path: Path) -> None:
@@ -368,6 +439,13 @@ def test_a_list_that_has_grown_is_patched_with_what_was_added(old: list[int], ad
         ),
         SnapshotsListed(None, (1, 2), remote_problem="none"),
         WorkerExited(0, 3, KILLED),
+        DIVERGED,
+        ReportFinding(DIVERGED.findings[0]),
+        RunState(lineage=LINEAGE, reaction=Reaction(Divergence(*NAN_LOSS), LINEAGE, "no more", 3.5), watched=4),
+        PolicySettings(divergence=DivergenceSettings(metrics={"val": MetricSettings(nonfinite=3)}), rolls_back=False),
+        ReplayEnded(Verdict(VerdictKind.REPRODUCED, "so", 3, ("and so",))),
+        RefuseRollback(RollbackRequested(None, (3, 4), 0.5, "me"), "why"),
+        ReplayWindow(3, 0, 1, 4, 600.0),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -49,10 +49,62 @@ train:
 """
 
 
+_CHECKED_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_checked.py")}
+snapshot:
+  every_steps: 10
+retention:
+  last: 10
+divergence:
+  enabled: false
+train:
+  steps: 40
+  poison_at: 0
+  entropy: ""
+  entropy_from: 1
+  lineage: ""
+"""
+
+_DIVERGING_CONFIG = """
+worker:
+  script: {script}
+  ranks: {ranks}
+snapshot:
+  every_steps: 10
+divergence:
+  warmup_steps: 0
+  good_after: 10
+  margin: 2
+  ladder: {{probation: 20}}
+  replay: {{enabled: false}}
+  metrics:
+    loss:
+      spike: {{window: 16, level_window: 4, history: 8, hits: 2, of: 3, patience: 5}}
+      drift: {{enabled: false}}
+train:
+  steps: 60
+  samples: 800
+  batch_size: 4
+  workers: 0
+  step_seconds: 0.01
+  deadly: []
+  heavy: []
+  raises: false
+  consumed: ""
+  lineage: ""
+"""
+
+
 def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
+    (directory / "conf" / "checked.yaml").write_text(_CHECKED_CONFIG)
+    script = SCRIPT.with_name("train_diverging.py")
+    for name, ranks in (("diverging", 1), ("diverging_ranks", 2)):
+        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks)
+        (directory / "conf" / f"{name}.yaml").write_text(text)
     return Workspace(directory)
 
 

@@ -28,16 +28,21 @@ _TOKEN = "RESILIENT_TEST_TOKEN"
 
 @dataclass
 class Workspace:
-    """A directory of its own for a test, and a mark in the environment of every process that it starts."""
+    """A directory of its own for a test, and a mark in the environment of every process that it starts.
+
+    :param variables: further ones for that environment.
+    """
 
     directory: Path
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, run_id: str, *settings: str, steps: int = 60, conf: str = "small", ranks: int = 1) -> RunCase:
         return RunCase(self, run_id, [f"train.steps={steps}", *settings], conf, ranks)
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, _TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
+        ours = {_TOKEN: self.token, "RESILIENT_RUNS": str(self.directory / "runs")}
+        return {**os.environ, **ours, **self.variables}
 
     def processes(self) -> list[psutil.Process]:
         """Every live process that the test started, at whatever remove."""
@@ -64,6 +69,7 @@ class RunCase:
 
     :param conf: name of its configuration.
     :param ranks: how many the configuration says that there are.
+    :param program: what Python is to run as ``resilient``.
     """
 
     workspace: Workspace
@@ -71,6 +77,7 @@ class RunCase:
     settings: Sequence[str]
     conf: str = "small"
     ranks: int = 1
+    program: Sequence[str] = ("-m", "resilient.cli")
 
     @property
     def paths(self) -> RunPaths:
@@ -78,7 +85,7 @@ class RunCase:
 
     def start(self, *extra: str) -> Running:
         conf = self.workspace.directory / "conf" / f"{self.conf}.yaml"
-        command = [sys.executable, "-m", "resilient", "train", f"conf={conf}", f"run.id={self.run_id}"]
+        command = [sys.executable, *self.program, "train", f"conf={conf}", f"run.id={self.run_id}"]
         command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
         output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
         process = subprocess.Popen(

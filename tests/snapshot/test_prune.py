@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from resilient.errors import SnapshotNotFound
+from resilient.policy.divergence.known_good import KnownGood
+from resilient.policy.lineage import Lineage, Rollback
 from resilient.protocol import names
+from resilient.protocol.lineage_file import write_lineage
+from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot import catalog, pins
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
 from resilient.snapshot.inventory import State, candidates, inventory
-from resilient.snapshot.prune import prune
+from resilient.snapshot.prune import prune, review
+from resilient.snapshot.retention import Reason
+from resilient.snapshot.standing import Standing
 from resilient.snapshot.storage import Storage
 
 STORAGE = Storage()
@@ -131,3 +137,89 @@ def test_a_quarantined_step_that_is_trained_again_is_still_pinned(tmp_path: Path
     catalog.quarantine(STORAGE, tmp_path / names.snapshot_name(10))
     take(tmp_path, 10, 30)
     assert prune(STORAGE, tmp_path, LAST) == [20]
+
+
+# --- the lineage
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    paths = RunPaths(tmp_path / "run")
+    paths.create()
+    return paths
+
+
+def known(*steps: int, now: int, good_after: int = 100) -> KnownGood:
+    found = KnownGood()
+    for step in steps:
+        found = found.taken(step, 10).advanced(step, good_after)
+    return found.advanced(now, good_after)
+
+
+def test_what_a_rollback_may_need_stays_and_its_heirs(run: RunPaths) -> None:
+    take(run.snapshots, *range(100, 900, 50))
+    write_lineage(run, Lineage(known=known(*range(100, 900, 50), now=850)))
+    # good up to 750; an alarm of now leaves good what is not after 850 - 200 - 10
+    assert prune(STORAGE, run.snapshots, LAST) == [*range(100, 600, 50), 700]
+    verdict = review(run.snapshots, inventory(run.snapshots), LAST)
+    assert verdict.kept == {
+        600: (Reason.GOOD,),
+        650: (Reason.GOOD,),
+        750: (Reason.GOOD,),
+        800: (Reason.GOOD,),
+        850: (Reason.NEWEST, Reason.LAST),
+    }
+    assert prune(STORAGE, run.snapshots, LAST, margin=100) == [650]
+
+
+def test_a_run_that_nobody_watches_keeps_no_more_than_retention_wants(run: RunPaths) -> None:
+    take(run.snapshots, 10, 20, 30)
+    write_lineage(run, Lineage(known=KnownGood().taken(10, 10)))
+    assert prune(STORAGE, run.snapshots, LAST, margin=None) == [10, 20]
+
+
+def test_one_that_the_lineage_has_not_heard_of_yet_is_on_probation_and_stays_until_it_is_good(run: RunPaths) -> None:
+    take(run.snapshots, 100, 110, 120, 130)
+    write_lineage(run, Lineage(known=KnownGood().taken(100, 10).alarmed(105, 10)))
+    assert prune(STORAGE, run.snapshots, LAST) == [100, 110, 120]  # all of them suspect but the newest, which is too
+    write_lineage(run, Lineage(known=KnownGood().taken(130, 10)))
+    take(run.snapshots, 140, 150)
+    assert prune(STORAGE, run.snapshots, LAST) == [140]
+
+
+def test_where_the_lineage_cannot_be_read_nothing_is_deleted(run: RunPaths) -> None:
+    take(run.snapshots, 10, 20, 30)
+    run.lineage.write_text("{}")
+    assert prune(STORAGE, run.snapshots, LAST) == []
+    verdict = review(run.snapshots, inventory(run.snapshots), LAST)
+    assert verdict.removable == ()
+    assert set(verdict.kept.values()) == {(Reason.UNKNOWN,)}
+    assert "cannot be read" in Standing.read(run.snapshots).problem
+
+
+def test_what_is_off_the_lineage_is_neither_the_last_nor_the_best_nor_deleted(run: RunPaths) -> None:
+    take(run.snapshots, 10, 20, loss=5.0)
+    take(run.snapshots, 30, 40, loss=0.1)
+    lineage = Lineage().rolled_back(Rollback(20, 45, 0))
+    write_lineage(run, lineage)
+    best = replace(LAST, best=1, best_metric="loss")
+    for _ in range(2):  # as the rollback leaves them, and once they are set aside
+        found = inventory(run.snapshots)
+        assert [(item.step, item.state) for item in found] == [
+            (10, State.COMMITTED),
+            (20, State.COMMITTED),
+            (30, State.DISCARDED),
+            (40, State.DISCARDED),
+        ]
+        assert not any(item.quarantined for item in found)
+        assert all("discarded by" in item.problem for item in found[2:])
+        assert review(run.snapshots, found, best).kept == {20: (Reason.NEWEST, Reason.LAST, Reason.BEST)}
+        catalog.set_aside(STORAGE, run.snapshots, lineage)
+    assert prune(STORAGE, run.snapshots, best) == [10]
+    assert [item.step for item in inventory(run.snapshots)] == [20, 30, 40]
+
+
+def test_the_target_of_a_rollback_that_has_not_begun_stays(run: RunPaths) -> None:
+    take(run.snapshots, 10, 20, 30)
+    write_lineage(run, Lineage().rolled_back(Rollback(10, 35, -1)))  # nothing is discarded by round -1
+    assert prune(STORAGE, run.snapshots, LAST) == [20]

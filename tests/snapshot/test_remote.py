@@ -10,14 +10,20 @@ import fsspec
 import pytest
 
 from resilient.errors import RemoteUnavailable, SnapshotCorrupt
+from resilient.policy.divergence.known_good import KnownGood
+from resilient.policy.lineage import Lineage, Rollback
 from resilient.protocol import names
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot.bucket import Bucket
 from resilient.snapshot.bucket_fsspec import ObjectBucket, open_bucket
+from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.copies import LocalCopy, RemoteCopy, read_chunks, read_image, verify
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import MARK, RemoteTier, current, remote_name, remote_step
+from resilient.snapshot.retention import Reason
+from resilient.snapshot.standing import Standing
+from resilient.snapshot.storage import Storage
 from resilient.snapshot.upload import upload
 from tests.buckets import Cut, FaultyBucket, When, bare, make_snapshot
 
@@ -325,3 +331,28 @@ def test_nobody_listens_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(RemoteUnavailable, match="cannot be used") as caught:
         open_bucket(settings, "demo").sizes()
     assert caught.value.transient
+
+
+def test_retention_there_keeps_what_a_rollback_may_need_and_leaves_alone_what_is_off_the_lineage(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "there").mkdir()
+    bucket = open_bucket(RemoteSettings(url=f"file://{tmp_path / 'there'}"), "run")
+    known = KnownGood().taken(100, 10).taken(200, 10).advanced(400, 150)
+    lineage = Lineage(known=known).rolled_back(Rollback(500, 600, 0)).launched()
+    for step in (100, 200, 300, 400, 500, 600):
+        said = {"lineage": lineage.to_json()}
+        commit(Storage(), tmp_path, Draft("run", step, 0, {0: memoryview(bytes(10))}, divergence=said))
+        upload(bucket, tmp_path / names.snapshot_name(step))
+    tier, last = RemoteTier(bucket), RetentionSettings(last=1)
+    for standing in (Standing(lineage), None):  # as the run has it, and as the newest of them has it
+        found = tier.review(tier.items(), last, standing=standing)
+        assert found.removable == (100, 400)
+        assert found.kept == {
+            200: (Reason.GOOD,),
+            300: (Reason.GOOD,),
+            500: (Reason.NEWEST, Reason.LAST),
+        }
+    assert tier.review(tier.items(), last, standing=Standing(problem="damaged")).removable == ()
+    assert tier.prune(last, margin=None) == [100, 200, 300, 400]
+    assert [item.step for item in tier.items()] == [500, 600]

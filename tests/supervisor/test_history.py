@@ -45,6 +45,13 @@ def test_a_machine_that_is_lost_is_a_loss_wherever_the_run_goes_on_from() -> Non
     assert losses(life(0, None), life(1000, "local"), life(2000, "local"), life(3000, "memory")) == 2
 
 
+def test_what_a_rollback_was_to_discard_is_no_loss() -> None:
+    begun = {"time": 1000.0, "name": "RunOpened", "data": {"lineage": {"pending": True}}}
+    assert losses(life(0, None), [begun, entry(1001, "LaunchRound", source="local")]) == 0
+    begun = {"time": 1000.0, "name": "RunOpened", "data": {"lineage": {"pending": False}}}
+    assert losses(life(0, None), [begun, entry(1001, "LaunchRound", source="local")]) == 1
+
+
 def test_only_the_first_round_of_a_supervisor_tells() -> None:
     rejected = [*life(1000, "memory"), entry(1200, "LaunchRound", source="local")]
     assert losses(life(0, None), rejected) == 0

@@ -16,12 +16,14 @@ import pytest
 
 from resilient.drill.faults import flip_bit
 from resilient.policy import events as on
+from resilient.policy.lineage import Lineage, Rollback
 from resilient.policy.state import PolicySettings
 from resilient.protocol.lock import RunLock
 from resilient.protocol.names import image_name
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
+from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -65,6 +67,11 @@ class Bench:
         slot.begin(step, size)
         slot.image[:] = os.urandom(4096) * (size // 4096)
         slot.complete(arena.next_sequence(), {"metrics": {}}, hold=hold)
+
+    def commit(self, step: int) -> None:
+        """A durable snapshot of ``step``."""
+        self.image(step, hold=True)
+        self.until(lambda: self.persistence.durable == step)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """The supervisor's loop, as far as it concerns us."""
@@ -376,3 +383,132 @@ def test_a_drain_that_stands_still_over_a_restore_is_replaced_and_nothing_that_w
     bench.until(lambda: bench.persistence.durable == 10)
     assert bench.drain.pid != stuck
     assert isinstance(_restored(bench, 9), on.SnapshotRestored)
+
+
+# --- rollbacks
+
+
+def rolled_back(target: int, number: int = 0) -> Lineage:
+    return Lineage().rolled_back(Rollback(target, 99, number))
+
+
+def test_after_a_rollback_nothing_later_is_left_anywhere(make: Callable[..., Bench]) -> None:
+    bench = make()
+    for step in (10, 20):
+        bench.commit(step)
+    bench.image(23)
+    bench.persistence.follow(rolled_back(10))
+    bench.persistence.discard_after(10)
+    assert bench.persistence.durable == 10  # at once, whenever the drain comes to it
+    assert bench.memory.newest_step() == 10 or bench.memory.newest_step() is None
+    listed = bench.persistence.list_snapshots()
+    assert listed is not None
+    assert listed.durable_steps == (10,)
+    bench.until(lambda: not bench.drain.busy)
+    assert bench.durable() == (10,)
+    assert len(catalog.discarded(bench.paths.snapshots)) == 1
+
+
+def test_what_is_being_written_of_a_discarded_step_is_cut_off(make: Callable[..., Bench]) -> None:
+    bench = make(limit=MB / 10)  # 160 s for an image
+    bench.image(20, hold=True)
+    bench.until(lambda: bench.drain.writing is not None and bench.drain.writing.written > 0)
+    bench.persistence.follow(rolled_back(10))
+    bench.persistence.discard_after(10)
+    bench.until(lambda: not bench.drain.busy)
+    assert bench.durable() == ()
+    assert bench.memory.newest_step() is None
+
+
+def test_what_waits_of_an_earlier_step_is_still_written(make: Callable[..., Bench]) -> None:
+    bench = make(limit=MB / 10)
+    bench.image(10, hold=True)
+    bench.turn()
+    bench.image(20, hold=True)
+    bench.turn()
+    bench.persistence.follow(rolled_back(10))
+    bench.persistence.discard_after(10)
+    assert bench.flush() == on.FlushEnded(10)
+    assert bench.durable() == (10,)
+
+
+def test_nothing_of_a_discarded_step_is_begun_while_its_workers_are_still_there(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.persistence.follow(rolled_back(10))
+    bench.image(20, hold=True)
+    bench.turn()
+    assert not bench.drain.busy
+    assert bench.memory.held_steps() == []
+    bench.persistence.persist_held(1)  # what a later round takes of it counts
+    bench.memory.hold(20)
+    bench.persistence.persist_held(1)
+    assert bench.drain.busy
+
+
+def test_a_successor_finishes_a_rollback_that_was_only_written_down(make: Callable[..., Bench]) -> None:
+    bench = make()
+    for step in (10, 20):
+        bench.commit(step)
+    bench.image(22)
+    bench.persistence.adopt_lineage(rolled_back(10))
+    assert bench.memory.newest_step() in (10, None)
+    bench.until(lambda: not bench.drain.busy)
+    assert bench.durable() == (10,)
+
+
+def test_a_rollback_whose_round_has_begun_leaves_the_memory_alone(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(22)
+    bench.persistence.adopt_lineage(rolled_back(10).launched())
+    assert bench.memory.newest_step() == 22
+
+
+def test_a_durable_snapshot_is_told_with_what_retention_has_removed(make: Callable[..., Bench]) -> None:
+    bench = make()
+    told: list[on.Event] = []
+    for step in range(10, 60, 10):
+        bench.image(step, hold=True)
+        bench.persistence.persist_held(0)
+        while not any(isinstance(event, on.SnapshotDurable) and event.step == step for event in told):
+            bench.drain.connection.settimeout(60)
+            if (event := bench.persistence.receive()) is not None:
+                told.append(event)
+    assert [event.step for event in told if isinstance(event, on.SnapshotDurable)] == [10, 20, 30, 40, 50]
+    removed = {step for event in told if isinstance(event, on.SnapshotDurable) for step in event.removed}
+    assert removed
+    assert set(bench.durable()) == {10, 20, 30, 40, 50} - removed
+
+
+def test_a_full_disk_loses_what_was_discarded_before_anything_else(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.image(20, hold=True)
+    bench.until(lambda: bench.persistence.durable == 20)
+    bench.persistence.follow(rolled_back(10))
+    bench.persistence.discard_after(10)
+    bench.until(lambda: not bench.drain.busy)
+    commit(Storage(), bench.paths.snapshots, Draft("run", 5, 0, {0: memoryview(b"older")}))
+
+    class Tight(MeteredStorage):
+        """Has room once something was deleted."""
+
+        def free_bytes(self, path: Path) -> int:
+            return 0 if catalog.discarded(bench.paths.snapshots) else super().free_bytes(path)
+
+    bench.image(30)
+    slots = bench.memory.slots_of(30)
+    assert slots is not None
+    request = {
+        "step": 30,
+        "run_id": "run",
+        "round": 1,
+        "parent": None,
+        "versions": {},
+        "retention": asdict(RetentionSettings(last=1)),
+        "slots": {"0": str(slots[0].path)},
+        "begun": {"0": slots[0].info().begun},
+        "growing": False,
+    }
+    answer = persist(Tight(lambda _: None, lambda: False), bench.paths.snapshots, request)
+    assert answer["event"] == "persisted"
+    assert answer["removed"] == [5]  # retention's, afterwards
+    assert not catalog.discarded(bench.paths.snapshots)

@@ -17,6 +17,7 @@ import pytest
 
 from resilient.drill.faults import flip_bit
 from resilient.policy import events as on
+from resilient.policy.lineage import Lineage, Rollback
 from resilient.protocol.arena import Arena
 from resilient.protocol.lock import RunLock
 from resilient.protocol.names import image_name
@@ -66,6 +67,12 @@ class Bench:
         make_snapshot(self.paths.snapshots, step, os.urandom(size))
         if tell:
             self.copies.committed(step)
+
+    def upload(self, step: int) -> None:
+        """Commit a snapshot, and wait until it is there."""
+        self.commit(step)
+        self.until(lambda: not self.uploads.busy)
+        assert step in self.there()
 
     def until(self, condition: Callable[[], Any]) -> None:
         """The supervisor's loop, as far as it concerns us."""
@@ -352,3 +359,48 @@ def test_a_local_copy_that_is_gone_or_damaged_is_said_and_not_tried_again(make: 
     assert bench.there() == []
     bench.commit(30)
     bench.until(lambda: bench.there() == [30])
+
+
+# --- rollbacks
+
+
+def test_discarded_copies_are_not_chosen_and_go_with_the_next_upload(make: Callable[..., Bench]) -> None:
+    bench = make()
+    for step in (10, 20):
+        bench.upload(step)
+    lineage = Lineage().rolled_back(Rollback(10, 25, 0))
+    bench.copies.lineage = lineage
+    bench.copies.discard_after(10)
+    listed = bench.copies.complete(on.SnapshotsListed(None, (10,), 0))
+    assert listed.remote_steps == (10,)
+    make_snapshot(bench.paths.snapshots, 15, os.urandom(300), round_number=1)
+    bench.copies.committed(15)
+    bench.until(lambda: bench.there() == [10, 15])
+
+
+def test_an_upload_of_a_discarded_step_is_cut_off_and_what_waits_forgotten(make: Callable[..., Bench]) -> None:
+    bench = make(bytes_per_second=SLOW)
+    bench.upload(10)
+    bench.commit(20, 3_000_000)
+    bench.commit(30)
+    assert bench.uploads.uploading == 20
+    bench.copies.lineage = Lineage().rolled_back(Rollback(10, 35, 0))
+    bench.copies.discard_after(10)
+    assert not bench.uploads.busy
+    assert bench.copies.in_use() == ()
+    make_snapshot(bench.paths.snapshots, 15, os.urandom(300), round_number=1)
+    bench.copies.committed(15)
+    bench.until(lambda: bench.there() == [10, 15])
+
+
+def test_the_newest_copy_says_what_the_lineage_was_and_which_round_was_the_last(make: Callable[..., Bench]) -> None:
+    lineage = Lineage().rolled_back(Rollback(10, 25, 4)).launched()
+    bench = make()
+    make_snapshot(bench.paths.snapshots, 15, os.urandom(300), round_number=5, divergence={"lineage": lineage.to_json()})
+    bench.copies.committed(15)
+    bench.until(lambda: bench.there() == [15])
+    shutil.rmtree(bench.paths.snapshots)
+    bare_machine = make()
+    bare_machine.copies.open()
+    bare_machine.until(lambda: bare_machine.copies.told is not None)
+    assert bare_machine.copies.told == (lineage, 5)

@@ -24,8 +24,10 @@ from torch.utils.data import (
 )
 
 from resilient.errors import StateError, UsageError
-from resilient.worker.data import LoaderData, NoData, SeededDataset, StatefulData, positioned
+from resilient.worker.data import positioned
+from resilient.worker.loaders import LoaderData, NoData, StatefulData
 from resilient.worker.rng import seed_cpu
+from resilient.worker.seeding import SeededDataset
 
 SIZE = 10
 Loader = Callable[[int], Any]
@@ -275,10 +277,10 @@ def test_processes_that_persist_over_epochs_see_the_same_batches() -> None:
 def test_batches_that_were_fetched_ahead_and_not_consumed_do_not_count() -> None:
     data = positioned(LOADERS["shuffled"](2), 5)
     stream = data.batches(nothing)
-    assert data.state_dict() == {"kind": "loader", "seed": 5, "epoch": 0, "batch": 0}
+    assert data.state_dict() == {"kind": "loader", "seed": 5, "epoch": 0, "offset": 0}
     for batch in range(1, 4):
         next(stream)
-        assert data.state_dict() == {"kind": "loader", "seed": 5, "epoch": 0, "batch": batch}
+        assert data.state_dict() == {"kind": "loader", "seed": 5, "epoch": 0, "offset": min(3 * batch, SIZE)}
     stream.close()  # type: ignore[attr-defined]  # it is a generator
 
 
@@ -453,7 +455,7 @@ def test_a_stateful_loader_is_used_as_it_is() -> None:
     data = positioned(loader, 5)
     assert isinstance(data, StatefulData)
     assert list(islice(data.batches(nothing), 3)) == [0, 1, 2]
-    assert data.state_dict() == {"kind": "stateful", "epoch": 0, "inner": {"position": 3, "epoch": 0}}
+    assert data.state_dict() == {"kind": "stateful", "count": 3, "epoch": 0, "inner": {"position": 3, "epoch": 0}}
 
 
 # --- no data, wrong data

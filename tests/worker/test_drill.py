@@ -19,11 +19,12 @@ from torch import nn
 
 from resilient.protocol.board import Board, Flag, Word, WorkerPhase
 from resilient.protocol.drill import DRILLED, Order, Record
-from resilient.protocol.environment import PLAN
+from resilient.protocol.environment import PLACE, PLAN
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
 from resilient.worker import drill
 from resilient.worker.drill import Injector
+from resilient.worker.flip import Flips
 
 
 class Training:
@@ -50,6 +51,7 @@ class Training:
     def step(self) -> tuple[float, float]:
         """One optimizer's step; returns the loss as the script would report it, and the norm of the gradients."""
         self.optimizer.zero_grad()
+        self.injector.flips.before_forward(self.model)
         for _ in range(self.accumulate):
             loss = self.model(torch.ones(2, 4)).pow(2).mean() + 1.0
             self.backward(loss)
@@ -169,12 +171,72 @@ def test_without_a_group_an_allocation_fails_and_the_limit_is_as_before(training
     training.step()
 
 
+def flips(training: Training, steps: int = 5) -> tuple[list[float], list[float]]:
+    """Losses and norms."""
+    done = [training.step() for _ in range(steps)]
+    return [loss for loss, _ in done], [norm for _, norm in done]
+
+
+def test_a_bit_of_the_loss_is_flipped_and_nothing_else(tmp_path: Path, training: Training) -> None:
+    Order("flip", at=3, what="loss", bit=20).write(training.paths)
+    (losses, norms), (expected, expected_norms) = flips(training), flips(twin(tmp_path))
+    assert [one != other for one, other in zip(losses, expected, strict=True)] == [False, False, True, False, False]
+    assert norms == expected_norms
+    done = training.done()
+    assert done is not None
+    assert (done.step, done.what) == (3, "bit 20 flips in a loss in step 3 of rank 0")
+
+
+@pytest.mark.parametrize(("what", "loss_too"), [("gradient", False), ("weight", True)])
+def test_a_bit_of_a_gradient_or_a_weight_is_flipped_and_stays_in_the_state(
+    tmp_path: Path, training: Training, what: str, loss_too: bool
+) -> None:
+    Order("flip", at=3, what=what, bit=25).write(training.paths)
+    (losses, norms), (expected, expected_norms) = flips(training), flips(twin(tmp_path))
+    assert losses[:2] == expected[:2]
+    assert (losses[2] != expected[2]) is loss_too
+    assert norms[2] != expected_norms[2]
+    assert losses[3] != expected[3], "from then on all is different"
+
+
+def test_a_transient_flip_is_not_done_again_in_the_next_round(tmp_path: Path, training: Training) -> None:
+    Order("flip", at=1, what="loss", bit=20).write(training.paths)
+    flips(training, 1)
+    training.begin()
+    training.board[Word.STEP] = 0
+    training.model.load_state_dict(twin(tmp_path).model.state_dict())
+    (tmp_path / "other").mkdir()
+    assert flips(training, 2) == flips(Training(tmp_path / "other"), 2)
+
+
+def test_a_persistent_flip_is_done_in_every_pass_of_its_step_but_not_elsewhere(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: value.clone() for name, value in training.model.state_dict().items()}
+    Order("flip", at=2, what="loss", bit=20, persistent=True).write(training.paths)
+
+    def again() -> list[float]:
+        training.begin()
+        training.board[Word.STEP] = 0
+        training.model.load_state_dict(state)
+        return flips(training, 3)[0]
+
+    first = again()
+    assert again() == first
+    monkeypatch.setenv(PLACE, "elsewhere")
+    elsewhere = again()
+    assert [one != other for one, other in zip(first, elsewhere, strict=True)] == [False, True, False]
+    monkeypatch.setenv(PLACE, "here")
+    assert again() == first
+
+
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
     """What would have been registered."""
     found: list[Callable[..., Any]] = []
     monkeypatch.setattr(drill, "register_optimizer_step_pre_hook", found.append)
     monkeypatch.setattr(drill, "register_optimizer_step_post_hook", found.append)
+    monkeypatch.setattr(Flips, "arm", lambda flips: found.append(flips.arm))
     monkeypatch.setattr(torch.autograd, "backward", torch.autograd.backward)
     return found
 
@@ -196,5 +258,5 @@ def test_armed_is_only_the_run_that_the_environment_names(
     assert torch.autograd.backward is backward
     monkeypatch.setenv(DRILLED, str(tmp_path / "mine"))
     drill.arm()
-    assert len(hooks) == 2
+    assert len(hooks) == 3
     assert torch.autograd.backward is not backward

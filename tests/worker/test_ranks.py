@@ -15,6 +15,7 @@ from torch import nn
 from resilient.errors import StorageFull
 from resilient.protocol.board import Command, Flag, Word
 from resilient.protocol.environment import WorkerEnvironment
+from resilient.protocol.metrics_log import BATCH_HASH
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import SnapshotSettings
 from resilient.supervisor.agreement import release_unfulfilled
@@ -33,9 +34,11 @@ class Pair:
     :ivar before: called by rank 0 in each step, with the step, while rank 1 waits.
     """
 
-    def __init__(self, folder: Path, settings: SnapshotSettings, accumulate: int = 1) -> None:
+    def __init__(
+        self, folder: Path, settings: SnapshotSettings, accumulate: int = 1, stop_after: int | None = None
+    ) -> None:
         self.memory = RunMemory(folder / "shared", RANKS, settings.slots, "this run", folder)
-        plan = RoundPlan("run", str(folder), 0, str(self.memory.directory), snapshot=settings)
+        plan = RoundPlan("run", str(folder), 0, str(self.memory.directory), snapshot=settings, stop_after=stop_after)
         file = self.memory.write_plan(plan)
         self.before: Callable[[int], None] = lambda _: None
         self.runs = [self._run(file, plan, rank) for rank in range(RANKS)]
@@ -92,9 +95,9 @@ class Pair:
 def pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
-    def make(accumulate: int = 1, **settings: Any) -> Pair:
+    def make(accumulate: int = 1, stop_after: int | None = None, **settings: Any) -> Pair:
         # Overlapped copies are ended by any optimizer of the process, and here both ranks have one in the same.
-        made.append(Pair(tmp_path, SnapshotSettings(**{"overlap": False, **settings}), accumulate))
+        made.append(Pair(tmp_path, SnapshotSettings(**{"overlap": False, **settings}), accumulate, stop_after))
         return made[0]
 
     yield make
@@ -143,6 +146,27 @@ def test_asked_one_after_the_other_both_leave_after_one_step(pair: Callable[...,
     assert two.train(20) == [6, 6]
     assert two.memory.held_steps() == [6]
     assert all(board.has_flag(Flag.LEFT_EARLY) for board in two.memory.boards.values())
+
+
+def test_both_stop_after_the_step_that_the_plan_names(pair: Callable[..., Pair]) -> None:
+    two = pair(every_steps=5, stop_after=5)
+    assert two.train(20) == [5, 5]
+    assert [two.steps_of(rank) for rank in range(RANKS)] == [{2, 3, 4}] * 2
+    for board in two.memory.boards.values():
+        assert board.has_flag(Flag.STOPPED_AFTER)
+        assert not board.has_flag(Flag.LEFT_EARLY)
+        assert not board.has_flag(Flag.FINISHED)
+    hashes = [
+        [metrics.values[BATCH_HASH] for metrics in board.collect_metrics()] for board in two.memory.boards.values()
+    ]
+    assert len(set(hashes[0])) == 5
+    assert hashes[0] == hashes[1], "each reports its own, and here they have the same data"
+
+
+def test_two_ranks_that_take_no_snapshots_end_all_the_same(pair: Callable[..., Pair]) -> None:
+    two = pair(memory=False)
+    assert two.train(6) == [6, 6]
+    assert [two.steps_of(rank) for rank in range(RANKS)] == [set(), set()]
 
 
 def test_nobody_leaves_with_half_a_gradient(pair: Callable[..., Pair]) -> None:

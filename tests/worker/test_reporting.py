@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from resilient.errors import UsageError
-from resilient.worker.reporting import Reporter
+from resilient.worker.reporting import Reporter, users_own
 
 
 def values_of(reporter: Reporter, before: int = 100) -> list[tuple[int, dict[str, float]]]:
@@ -25,6 +25,22 @@ def test_metrics_come_out_once_in_the_order_of_their_steps() -> None:
     reporter.add(2, {"loss": 2.0, "lr": 0.1})
     assert values_of(reporter) == [(1, {"loss": 3.0}), (2, {"loss": 2.0, "lr": 0.1})]
     assert values_of(reporter) == []
+
+
+@pytest.mark.parametrize("name", ["step", "rank", "resilient.batch", "resilient.anything"])
+def test_names_that_are_not_the_scripts_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="not free as the name"):
+        Reporter().add(1, {name: 1.0})
+
+
+def test_what_is_put_may_have_any_name_and_nothing_at_all_is_no_record() -> None:
+    reporter = Reporter()
+    reporter.put(1, {})
+    assert values_of(reporter) == []
+    reporter.put(2, {"resilient.batch": 3.0})
+    reporter.add(2, {"loss": 1.0})
+    (_, values) = values_of(reporter)[0]
+    assert users_own(values) == {"loss": 1.0}
 
 
 def test_several_reports_of_one_step_are_one_record() -> None:

@@ -17,13 +17,14 @@ from torch import nn
 
 from resilient.errors import UsageError
 from resilient.protocol.board import Command, WorkerPhase
+from resilient.protocol.metrics_log import BATCH_HASH, PARAMETER_HASH, PHASE_CHANGE, series
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.worker.capture import restore
-from resilient.worker.data import Opened
 from resilient.worker.host import StandaloneHost
 from resilient.worker.overlap import Copier, Trust, copy_all
+from resilient.worker.positions import Opened
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
 
@@ -131,6 +132,45 @@ def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
 
 Benches = Callable[..., Bench]
+
+
+def test_hashes_go_to_the_log_and_not_into_snapshots(benches: Benches) -> None:
+    bench = benches(every_steps=2)
+    for step, _ in bench.run.steps(total=4):
+        bench.train()
+        bench.run.report(loss=1.0 / step)
+    found = series(bench.paths.metrics, BATCH_HASH)
+    assert list(found) == [1, 2, 3, 4]
+    assert len(set(found.values())) == 4
+    assert bench.durable() == [2, 4]
+    assert set(catalog.read_manifest(bench.paths.snapshot(4)).metrics) == {"loss"}
+    assert series(bench.paths.metrics, PARAMETER_HASH) == {}
+
+
+def test_a_run_that_takes_no_snapshots_ends_without_any(benches: Benches) -> None:
+    bench = benches(memory=False)
+    bench.host.leave_at = 3
+    for _ in bench.run.steps(total=4):
+        bench.train()
+    assert bench.run.left_early
+    assert bench.durable() == []
+    assert bench.host.arena.newest() is None
+
+
+def test_batches_are_numbered_only_for_scripts_that_make_their_own(benches: Benches) -> None:
+    with pytest.raises(UsageError, match="make their own"):
+        _ = benches().run.batch
+
+
+def test_a_change_of_phase_outside_the_loop_is_one_of_the_next_step(benches: Benches) -> None:
+    bench = benches()
+    bench.run.phase_change()
+    for step, _ in bench.run.steps(total=5):
+        bench.train()
+        if step == 3:
+            bench.run.phase_change()
+    bench.run.phase_change()
+    assert series(bench.paths.metrics, PHASE_CHANGE) == {1: 1.0, 3: 1.0}
 
 
 def test_parameters_may_be_exchanged_for_an_evaluation(benches: Benches) -> None:

@@ -10,6 +10,7 @@ from resilient.policy.divergence.settings import (
     LadderSettings,
     MetricSettings,
     NormSettings,
+    ReplaySettings,
     SpikeSettings,
 )
 from resilient.policy.divergence.verdicts import Accepted, Alarm, Divergence, DivergenceKind, Finding, Recovered
@@ -27,6 +28,7 @@ __all__ = [
     "MonitorState",
     "NormSettings",
     "Recovered",
+    "ReplaySettings",
     "SpikeSettings",
     "observe",
     "phase_change",

@@ -92,13 +92,25 @@ class KnownGood:
         return replace(freed, onset=None)
 
     def rolled_back(self, step: int) -> KnownGood:
-        """Training goes on from ``step``; what came after is off the lineage."""
-        return KnownGood(tuple(item for item in self.snapshots if item.step <= step))
+        """Training goes on from ``step``; what came after is off the lineage. Where a person wants to go on from a
+        suspect one, that is on probation again.
+        """
+        kept = KnownGood(tuple(item for item in self.snapshots if item.step <= step), self.onset)
+        return kept.recovered(step)
 
     def only(self, steps: Iterable[int]) -> KnownGood:
         """No others exist any more: retention deleted them, or they failed verification."""
         left = set(steps)
         return replace(self, snapshots=tuple(item for item in self.snapshots if item.step in left))
+
+    def found(self, steps: Iterable[int], now: int) -> KnownGood:
+        """These exist. Of those that were not known of, nothing is known but that training goes on from ``now``: their
+        probation begins there.
+        """
+        known = {item.step for item in self.snapshots}
+        grade = Grade.TAKEN if self.onset is None else Grade.SUSPECT
+        fresh = tuple(Graded(step, grade, max(step, now)) for step in sorted(set(steps) - known))
+        return replace(self, snapshots=tuple(sorted((*self.snapshots, *fresh), key=lambda item: item.step)))
 
     def newest_good(self, not_after: int | None = None) -> int | None:
         """The step of the newest good snapshot, at or before ``not_after``."""
@@ -106,13 +118,18 @@ class KnownGood:
         return max((step for step in good if not_after is None or step <= not_after), default=None)
 
     def to_keep(self, step: int, latency: int, margin: int) -> frozenset[int]:
-        """What retention must not delete: the newest good one, and the newest good one that an alarm of now would
-        leave good.
+        """What retention must not delete: the newest good one, the newest good one that an alarm of now would leave
+        good, and their heirs, without which there would be none to follow them: the oldest good one after that, and
+        the oldest whose probation is not over.
 
         :param latency: steps between an onset and its alarm, at the most.
         """
-        kept = (self.newest_good(), self.newest_good(step - latency - margin))
-        return frozenset(item for item in kept if item is not None)
+        newest, settled = self.newest_good(), self.newest_good(step - latency - margin)
+        heirs = (
+            min((item.step for item in self.snapshots if item.grade is grade and item.step > after), default=None)
+            for grade, after in ((Grade.GOOD, step - latency - margin), (Grade.TAKEN, -1 if newest is None else newest))
+        )
+        return frozenset(item for item in (newest, settled, *heirs) if item is not None)
 
     def _graded(self, change: Callable[[Graded], Graded]) -> KnownGood:
         return replace(self, snapshots=tuple(map(change, self.snapshots)))

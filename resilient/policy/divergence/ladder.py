@@ -1,7 +1,8 @@
 """What is done about a divergence: the rungs, each tried when the one before it did not help.
 
 1. roll back to the newest good snapshot at or before onset − margin, and skip the data from there to alarm + margin;
-2. the same, from the good snapshot before that one;
+2. the same, from the good snapshot before that one; where there is none, from one that no divergence shadows; and where
+   the run is young, from its beginning;
 3. and from the third on with a lower learning rate each time, which stays lowered;
 4. stop, with the evidence.
 
@@ -81,7 +82,7 @@ def respond(
         return state, GiveUp(f"{_what(found)}; {len(state.targets)} rollbacks did not help")
     if state.rollbacks >= ladder.budget:
         return state, GiveUp(f"{_what(found)}; the budget of {ladder.budget} rollbacks is spent")
-    chosen = _target(known, found.onset_step - settings.margin, state.targets)
+    chosen = _target(settings, known, found, state.targets)
     if chosen is None:
         return state, GiveUp(f"{_what(found)}; no snapshot is older than its onset by {settings.margin} steps")
     target, why = chosen
@@ -99,6 +100,12 @@ def respond(
     return after, RollBack(target, (target + 1, last) if ladder.skip else None, factor, reason)
 
 
+def soundest(settings: DivergenceSettings, known: KnownGood, found: Divergence) -> int | None:
+    """Where a run that was given up stands best for whoever takes it up again; None where all there is is spoilt."""
+    chosen = _target(settings, known, found, ())
+    return None if chosen is None else chosen[0]
+
+
 def advanced(state: LadderState, step: int) -> LadderState:
     """Training has reached ``step`` without a divergence."""
     if state.until is None or step <= state.until:
@@ -106,8 +113,13 @@ def advanced(state: LadderState, step: int) -> LadderState:
     return replace(state, targets=(), until=None)
 
 
-def _target(known: KnownGood, latest: int, tried: tuple[int, ...]) -> tuple[int, str] | None:
-    """A good snapshot older than any tried; else an unproven one; else the oldest tried once more."""
+def _target(
+    settings: DivergenceSettings, known: KnownGood, found: Divergence, tried: tuple[int, ...]
+) -> tuple[int, str] | None:
+    """A good snapshot older than any tried; else an unproven one; else the beginning of a run that is young; else the
+    oldest tried once more.
+    """
+    latest = found.onset_step - settings.margin
     deepest = min(latest, min(tried, default=latest + 1) - 1)
     good = known.newest_good(deepest)
     if good is not None:
@@ -117,6 +129,8 @@ def _target(known: KnownGood, latest: int, tried: tuple[int, ...]) -> tuple[int,
     )
     if unproven is not None:
         return unproven, f"to step {unproven}, which no divergence shadows though its probation was not over"
+    if max(1, found.onset_step) <= settings.ladder.restart_within:
+        return 0, "to the beginning" + (" once more" if 0 in tried else ", as no older snapshot is sound")
     again = min(tried, default=None)
     if again is not None and again <= latest and any(item.step == again for item in known.snapshots):
         return again, f"to step {again} once more, as there is none before it"

@@ -150,6 +150,8 @@ class LadderSettings:
     :param cut_from: the attempt of an episode from which on the learning rate is lowered.
     :param lr_factor: it is multiplied by this, each time.
     :param probation: steps past the alarm without which an episode is not over.
+    :param restart_within: where no snapshot is old enough, the run begins anew if what went wrong began within so many
+        steps of its beginning; 0 for never.
     """
 
     attempts: int = 4
@@ -158,11 +160,28 @@ class LadderSettings:
     cut_from: int = 3
     lr_factor: float = 0.5
     probation: int = 100
+    restart_within: int = 500
 
     def check(self, key: str) -> None:
-        for name, least in (("attempts", 0), ("budget", 0), ("cut_from", 1), ("probation", 0)):
+        leasts = (("attempts", 0), ("budget", 0), ("cut_from", 1), ("probation", 0), ("restart_within", 0))
+        for name, least in leasts:
             _between(f"{key}.{name}", getattr(self, name), least, 10**9)
         _between(f"{key}.lr_factor", self.lr_factor, 1e-6, 1.0)
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """Whether the steps before a divergence are run again, to find out if the hardware computed them wrong.
+
+    :param enabled: run them again where that can be done.
+    :param max_seconds: what that may take. Where it would take longer by what is known of the steps, it is left out.
+    """
+
+    enabled: bool = True
+    max_seconds: float = 600.0
+
+    def check(self, key: str) -> None:
+        _between(f"{key}.max_seconds", self.max_seconds, 0.0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -179,6 +198,7 @@ class DivergenceSettings:
     :param margin: so many steps before an onset are not trusted either, and the data of so many after the alarm are
         skipped with the rest.
     :param ladder: what is done about it.
+    :param replay: whether the hardware is asked first.
     """
 
     enabled: bool = True
@@ -190,6 +210,7 @@ class DivergenceSettings:
     good_after: int = 100
     margin: int = 10
     ladder: LadderSettings = field(default_factory=LadderSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
 
     def __post_init__(self) -> None:
         _between("divergence.warmup_steps", self.warmup_steps, 0, 10**9)
@@ -197,6 +218,7 @@ class DivergenceSettings:
         _between("divergence.margin", self.margin, 0, 10**9)
         self.grad_norm.check("divergence.grad_norm")
         self.ladder.check("divergence.ladder")
+        self.replay.check("divergence.replay")
         for name, metric in self.metrics.items():
             metric.check(f"divergence.metrics.{name}")
             if name == self.grad_norm.metric:

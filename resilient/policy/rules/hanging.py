@@ -8,8 +8,7 @@ from resilient.policy import watching
 from resilient.policy.decisions import DumpStacks, KillWorkers, RecordIncident
 from resilient.policy.events import StacksDumped, StopRequested, Tick, WorkerProgressed
 from resilient.policy.roots import Loss
-from resilient.policy.rules.losing import noticed
-from resilient.policy.rules.pieces import Outcome, new_incident
+from resilient.policy.rules.pieces import Outcome, new_incident, noticed
 from resilient.policy.rules.running import progressed
 from resilient.policy.rules.stopping import ask_to_stop, stop_while_clearing
 from resilient.policy.state import Dumping, Phase, RunState

@@ -9,8 +9,9 @@ from resilient.policy.decisions import Decision, DiscardMemory, ListSnapshots, R
 from resilient.policy.events import Incident, LaunchFailed, SnapshotRejected, Tick, Tier, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.restarts import FailedRound, stop_rule
-from resilient.policy.roots import Loss, find_root, told_by_others
-from resilient.policy.rules.pieces import Outcome, flush, is_late, new_incident, note_stop, without
+from resilient.policy.roots import Loss, find_root
+from resilient.policy.rules import diverging, undoing
+from resilient.policy.rules.pieces import Outcome, flush, is_late, note_stop, noticed, rooted, without
 from resilient.policy.state import Phase, RunState
 from resilient.policy.treatments import treatment
 from resilient.policy.waits import wait_before_relaunch
@@ -41,14 +42,10 @@ def loss_of(event: WorkerExited, failure: Failure, now: float, *, after_kill: bo
     return Loss(event.rank, event.step, failure, now if event.at is None else event.at, after_kill)
 
 
-def noticed(state: RunState, loss: Loss) -> RunState:
-    """The first failure of a round: it reserves the number of the incident."""
-    state, incident = new_incident(state, loss.failure, rank=loss.rank, remedy="", step=loss.step)
-    return replace(state, failure=incident, losses=(loss,))
-
-
 def judge(state: RunState, now: float) -> Outcome:
-    """All workers are gone and the run is not finished: relaunch, wait and relaunch, or give up."""
+    """All workers are gone and the run is not finished: relaunch, wait and relaunch, go back, or give up."""
+    if state.reaction is not None:
+        return undoing.workers_gone(state, now)
     if state.failure is None:
         if state.stop is not None:
             return flush(state, endings.stopped(state, state.stop))
@@ -56,10 +53,12 @@ def judge(state: RunState, now: float) -> Outcome:
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
         return judge(noticed(state, Loss(None, state.step, failure, now)), now)
     root = find_root(state.losses)
-    incident = replace(
-        state.failure, rank=root.rank, step=root.step, failure=root.failure, others=told_by_others(state.losses, root)
-    )
+    incident = rooted(state.failure, state.losses, root)
     state = replace(state, failure=incident)
+    if incident.failure.failure_class is FailureClass.NUMERIC and diverging.acts(state.settings):
+        state, saved = diverging.react_to_crash(state, incident)
+        after, decisions = undoing.workers_gone(state, now)
+        return after, (*saved, *decisions)
     if state.stop is not None:
         stop, incident = state.stop, replace(incident, remedy="none: the run was asked to stop")
         state, noted = note_stop(state, stop)

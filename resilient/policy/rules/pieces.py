@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from resilient.policy.decisions import Decision, EndRun, FlushMemory, RecordIncident
+from resilient.policy.decisions import Decision, EndRun, FlushMemory, RecordIncident, SaveLineage
 from resilient.policy.events import Event, Incident, StopKind, StopRequested, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.lineage import Lineage
+from resilient.policy.roots import Loss, told_by_others
 from resilient.policy.state import Phase, RunState
 
 Outcome = tuple[RunState, tuple[Decision, ...]]
@@ -22,13 +24,32 @@ def new_incident(
     return replace(state, incidents=number), incident
 
 
+def noticed(state: RunState, loss: Loss) -> RunState:
+    """The first failure of a round: it reserves the number of the incident."""
+    state, incident = new_incident(state, loss.failure, rank=loss.rank, remedy="", step=loss.step)
+    return replace(state, failure=incident, losses=(loss,))
+
+
+def rooted(incident: Incident, losses: tuple[Loss, ...], root: Loss) -> Incident:
+    """The incident that was noticed first, as what all ranks have shown it to be."""
+    others = told_by_others(losses, root)
+    return replace(incident, rank=root.rank, step=root.step, failure=root.failure, others=others)
+
+
+def save(state: RunState, lineage: Lineage) -> tuple[RunState, tuple[Decision, ...]]:
+    """The lineage is ``lineage`` from now on, and is written down where that is news."""
+    if lineage == state.lineage:
+        return state, ()
+    return replace(state, lineage=lineage), (SaveLineage(lineage),)
+
+
 def note_stop(state: RunState, event: StopRequested) -> tuple[RunState, tuple[Decision, ...]]:
-    """A preemption is an incident, though nobody's fault and charged to no budget; a request is none."""
-    if event.kind is not StopKind.PREEMPTION:
+    """A preemption is an incident, once, though nobody's fault and charged to no budget; a request is none."""
+    if event.kind is not StopKind.PREEMPTION or state.stop_noted:
         return state, ()
     failure = Failure(FailureClass.PREEMPTION, "asked to leave")
     state, incident = new_incident(state, failure, rank=None, remedy="make a last snapshot durable, ask for a requeue")
-    return state, (RecordIncident(incident),)
+    return replace(state, stop_noted=True), (RecordIncident(incident),)
 
 
 def without(state: RunState, event: WorkerExited) -> RunState:

@@ -8,8 +8,8 @@ from resilient.policy import endings
 from resilient.policy.decisions import KillWorkers, ReportStraggler
 from resilient.policy.events import OwnTimesSeen, WorkerExited, WorkerProgressed
 from resilient.policy.failures import Failure
-from resilient.policy.rules.losing import judge, loss_of, noticed
-from resilient.policy.rules.pieces import Outcome, flush, without
+from resilient.policy.rules.losing import judge, loss_of
+from resilient.policy.rules.pieces import Outcome, flush, noticed, without
 from resilient.policy.state import Phase, RunState
 
 

@@ -1,0 +1,179 @@
+"""The sources of batches: a loader that is rebuilt, one that keeps its own position, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from resilient.errors import StateError
+from resilient.worker.positions import Opened, no_batch
+from resilient.worker.samplers import Course, Ticket, course_of
+from resilient.worker.seeding import SeededDataset
+from resilient.worker.skips import ENDLESS, Place, SkipSet
+
+
+class LoaderData:
+    """A map-style ``DataLoader``, rebuilt so that it can begin at any position."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self._course = course_of(loader, seed)
+        self._loader = _rebuild(loader, _Sampler(self._course, loader))
+
+    @property
+    def skips(self) -> SkipSet:
+        return self._course.skips
+
+    @skips.setter
+    def skips(self, skips: SkipSet) -> None:
+        self._course.skips = skips
+
+    def batches(self, opened: Opened) -> Iterator[Any]:
+        while True:
+            self._course.begin()
+            with torch.device("cpu"):  # where the loader's generator is, whatever the script's default device is
+                iterator = iter(self._loader)
+            opened()
+            for batch in iterator:
+                self._course.passed()
+                yield batch
+            self._course.end()
+
+    def resumed(self, step: int) -> None:
+        self._course.resumed(step)
+
+    def after(self, batches: int) -> Place:
+        return self._course.after(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kind": "loader", **self._course.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _expect("loader", state)
+        self._course.load_state_dict(state)
+
+
+class _Counted:
+    """A stream whose batches are counted from the beginning of the run, those that are left out among them."""
+
+    _KIND: str
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.skips = SkipSet("batches")
+
+    def resumed(self, step: int) -> None:
+        if self.count < 0:
+            self.count = step
+
+    def after(self, batches: int) -> Place:
+        return (0, self.skips.kept(0, self.count, ENDLESS).at(batches - 1) + 1) if batches else (0, self.count)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kind": self._KIND, "count": self.count, **self.skips.to_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _expect(self._KIND, state)
+        self.count = state.get("count", -1)  # of an older release: until it is said
+        self.skips = self.skips.of_state(state)
+
+    def _is_left_out(self) -> bool:
+        """Whether the next batch is; it is counted by this."""
+        place = (0, self.count)
+        self.count += 1
+        return self.skips.leave(place) != place
+
+
+class StatefulData(_Counted):
+    """A loader that keeps its own position, such as torchdata's ``StatefulDataLoader``. What is left out of it is read
+    and dropped.
+    """
+
+    _KIND = "stateful"
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__()
+        self._loader = loader
+        self._epoch = 0
+        self._resumed = False
+
+    def batches(self, opened: Opened) -> Iterator[Any]:
+        while True:
+            empty, resumed, self._resumed = True, self._resumed, False
+            iterator = iter(self._loader)
+            opened()
+            for batch in iterator:
+                empty = False
+                if not self._is_left_out():
+                    yield batch
+            if empty and not resumed:  # resumed at the end of an epoch, there is rightly nothing left of it
+                raise no_batch("check the dataset and its length")
+            self._epoch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "epoch": self._epoch, "inner": self._loader.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._epoch, self._resumed = state["epoch"], True
+        self._loader.load_state_dict(state["inner"])
+
+
+class NoData(_Counted):
+    """The script makes its own batches, and goes by :attr:`Run.batch` so that some can be left out."""
+
+    _KIND = "none"
+
+    def batches(self, opened: Opened) -> Iterator[None]:
+        opened()
+        while True:
+            if not self._is_left_out():
+                yield None
+
+
+class _Sampler:
+    """What the rebuilt loader iterates."""
+
+    def __init__(self, course: Course, loader: DataLoader[Any]) -> None:
+        self.course = course
+        self._inner: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return self.course.tickets()
+
+
+def _rebuild(loader: DataLoader[Any], sampler: _Sampler) -> DataLoader[Any]:
+    """The same loader around our sampler. Its own generator keeps iterator creation from drawing on the global one."""
+    multiprocess: dict[str, Any] = {}
+    if loader.num_workers > 0:
+        multiprocess = {
+            "prefetch_factor": loader.prefetch_factor,
+            "persistent_workers": loader.persistent_workers,
+            "multiprocessing_context": loader.multiprocessing_context,
+            "timeout": loader.timeout,
+            "worker_init_fn": loader.worker_init_fn,
+        }
+    one_by_one = loader.batch_sampler is None
+    order: dict[str, Any] = {"batch_size": None, "sampler": sampler} if one_by_one else {"batch_sampler": sampler}
+    return DataLoader(
+        SeededDataset(loader.dataset),
+        **order,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator().manual_seed(sampler.course.seed),
+        **multiprocess,
+    )
+
+
+def _expect(kind: str, state: Mapping[str, Any]) -> None:
+    if state.get("kind") != kind:
+        raise StateError(
+            f"the snapshot's data position is of kind {state.get('kind')!r}, the script's data of kind {kind!r}",
+            "keep the data as it was, or begin a new run with another run.id",
+        )
