@@ -176,7 +176,7 @@ def _train_one(composed: Composed) -> ExitCode:
         trust_node=config.run.trust_node,
         stop_after=config.run.stop_after or None,
     )
-    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths.distrusted, hostname()))
+    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()))
     try:
         return supervise(spec, record_config, console, job)
     finally:

@@ -181,7 +181,7 @@ def _is_finished(paths: RunPaths, composed: Composed) -> bool:
 
 def _distrusted(runs: Sequence[JobRun]) -> list[str]:
     """Hosts on which one of the runs must not be started again, for now."""
-    hosts = {host for run in runs for host in distrusted_hosts(run.paths.distrusted, "")("")}
+    hosts = {host for run in runs for host in distrusted_hosts(run.paths, "")("")}
     return sorted(hosts)
 
 

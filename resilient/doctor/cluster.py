@@ -117,7 +117,7 @@ def ask(world: World, seconds: float = SECONDS) -> Cluster:
         raise Unasked("there is no scontrol here")
     commands, here = Commands(seconds, environ=world.environment), JobEnvironment.read(world.environment)
     settings = parse_settings(_said(commands, SHOW_CONFIG))
-    job = next(iter(parse_rows(_said(commands, show_job(here.job)))), {}) if here is not None else {}
+    job = next(iter(parse_rows(_said(commands, show_job(here.name)))), {}) if here is not None else {}
     rows = parse_rows(_said(commands, _SHOW_PARTITIONS))
     named = here.partition if here is not None else ""
     if not named and world.subject is not None:

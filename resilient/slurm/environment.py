@@ -62,13 +62,19 @@ class JobEnvironment:
         )
 
     @property
+    def name(self) -> str:
+        """What commands are to be told. The number alone will not do: one job of an array has the number of the array,
+        and a command that is told it means all of them.
+        """
+        return str(self.job) if self.array is None else f"{self.array[0]}_{self.array[1]}"
+
+    @property
     def leads(self) -> bool:
         """Whether this node speaks for the job."""
         return self.node_rank == 0
 
     def __str__(self) -> str:
-        name = f"job {self.job}" if self.array is None else f"job {self.array[0]}_{self.array[1]} ({self.job})"
-        return f"SLURM {name} on {self.node_list or self.node or 'this node'}"
+        return f"SLURM job {self.name} on {self.node_list or self.node or 'this node'}"
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:

@@ -6,12 +6,12 @@ is in the journal, so that it can be taken off again, and what the user has put 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from resilient.protocol.distrusted import distrusted
+from resilient.protocol.paths import RunPaths
 from resilient.slurm import nodelist
 
 EXCLUDED = "slurm excluded"  # name of the journal's entries
@@ -41,19 +41,19 @@ def to_exclude(listed: str, ours: Collection[str], distrusted: Collection[str]) 
     return None if set(wanted) == set(names) else nodelist.join(wanted)
 
 
-def distrusted_hosts(path: Path, host: str, *, wall: Callable[[], float] = time.time) -> Callable[[str], list[str]]:
+def distrusted_hosts(
+    paths: RunPaths, host: str, *, wall: Callable[[], float] = time.time
+) -> Callable[[str], list[str]]:
     """Reads which nodes are distrusted at the time of the call.
 
-    :param path: ``distrusted.json`` of the run.
     :param host: what this machine calls itself.
     :returns: a function of what SLURM calls this machine.
     """
 
     def read(node: str) -> list[str]:
         try:
-            nodes = json.loads(path.read_bytes())["nodes"]
-            hosts = [str(found["host"]) for found in nodes if float(found["until"]) > wall()]
-        except (OSError, ValueError, KeyError, TypeError):
+            hosts = [found.host for found in distrusted(paths, wall())]
+        except (OSError, ValueError):  # the supervisor has said so at its start
             return []
         return [node if node and name == host else name for name in hosts]
 

@@ -54,16 +54,21 @@ def fate_of(job: Job, environment: JobEnvironment) -> Fate:
     return Fate.RUNNING if job.preempted is None else Fate.PREEMPTED
 
 
-def account(job: Job, environment: JobEnvironment, site: Site, signalled: float) -> Account:
+def account(
+    job: Job, environment: JobEnvironment, site: Site, signalled: float, partition_grace: float = 0.0
+) -> Account:
     """What follows from what the controller says after a signal.
 
     :param signalled: when it came, in seconds since the epoch.
+    :param partition_grace: ``GraceTime`` of the partition.
     """
     fate = fate_of(job, environment)
     if fate in (Fate.REQUEUED, Fate.TIMED_OUT, Fate.CANCELLED):
         return Account(fate, signalled + site.kill_wait)
-    if fate is Fate.PREEMPTED and job.ends is not None and job.ends < signalled:
-        return Account(fate, signalled + site.kill_wait)
+    if fate is Fate.PREEMPTED and job.preempted is not None:
+        # A job without a time limit has no EndTime that would be shown.
+        ends = job.preempted + partition_grace if job.ends is None else job.ends
+        return Account(fate, ends if ends > signalled else signalled + site.kill_wait)
     return Account(fate, job.ends)
 
 

@@ -133,7 +133,7 @@ class SlurmJob:
             partition = self._commands.call(*scontrol.show_partition(self._environment.partition))
             self._partition_grace = _parsed(scontrol.parse_grace, partition) or 0.0
         if not shown.absent:
-            self._understand(self._commands.call(*scontrol.show_job(self._environment.job)))
+            self._understand(self._commands.call(*scontrol.show_job(self._environment.name)))
 
     def _limit(self) -> str:
         if self._ends is None:
@@ -176,7 +176,7 @@ class SlurmJob:
 
     def _ask(self) -> None:
         if self._asked is None:
-            self._asked = self._commands.begin(*scontrol.show_job(self._environment.job))
+            self._asked = self._commands.begin(*scontrol.show_job(self._environment.name))
             self._looked = self._clock()
 
     def poll(self, needed: Callable[[], Needed]) -> Notice | None:
@@ -208,12 +208,12 @@ class SlurmJob:
             return None
         number, at = self._signalled or (signal.SIGTERM, self._wall())
         self._signalled = None
-        account = grace.account(job, self._environment, self._site, at)
+        account = grace.account(job, self._environment, self._site, at, self._partition_grace)
         left = None if account.ends is None else account.ends - self._wall()
         if account.fate is Fate.RUNNING:  # a signal that somebody has sent, and nobody follows it up
             enough = self._enough(needed)
             left = enough if left is None else min(left, enough)
-        seconds = self._without_margin(max(left or 0.0, 0.0))
+        seconds = self._without_margin(max(0.0, left or 0.0))
         reason = f"the job is {_TOLD[account.fate]}: {seconds:.0f} s to leave"
         self._note("slurm grace", fate=account.fate.value, seconds=round(seconds, 3))
         return Notice(kind_of(number, self._stop), seconds, reason)
@@ -247,7 +247,7 @@ class SlurmJob:
         self._note(requeue.ENDED, reached=reached, exit_code=int(code))
         if code not in _COMES_BACK or not environment.leads:
             return ending
-        job = self._understand(self._commands.call(*scontrol.show_job(environment.job)))
+        job = self._understand(self._commands.call(*scontrol.show_job(environment.name)))
         fate = Fate.RUNNING if job is None else grace.fate_of(job, environment)
         if fate is Fate.CANCELLED:
             return _with(ending, "The SLURM job was cancelled, so it does not come back.")
@@ -258,7 +258,7 @@ class SlurmJob:
             return replace(ending, exit_code=ExitCode.BUDGET_SPENT, diagnosis=told)
         self._comes_back, self._ordered = True, fate is Fate.REQUEUED
         self._choose_nodes(job)
-        return _with(ending, f"SLURM job {environment.job} goes back into the queue.")
+        return _with(ending, f"SLURM job {environment.name} goes back into the queue.")
 
     def _choose_nodes(self, job: scontrol.Job | None) -> None:
         distrusted = tuple(self._distrusted())
@@ -270,7 +270,7 @@ class SlurmJob:
         """Have the job requeued. It ends this process as well, so nothing comes after it."""
         if not self._comes_back:
             return
-        job = self._environment.job
+        job = self._environment.name
         problem = "" if self._ordered else self._order(job)
         if problem:
             self._say(f"WARNING: the job could not be requeued: {problem}. {self._other_ways()}")
@@ -286,7 +286,7 @@ class SlurmJob:
             return f"This cluster requeues a job whose batch script leaves with {code}, as this process does now"
         return f"A batch script that sees exit code {code} can do it; otherwise submit it again"
 
-    def _order(self, job: int) -> str:
+    def _order(self, job: str) -> str:
         """Order the requeue once; an order that was not answered may have been heard all the same."""
         for _ in range(_REQUEUE_TRIES):
             answer = self._commands.call(*scontrol.requeue(job))

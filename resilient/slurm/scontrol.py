@@ -17,8 +17,8 @@ _DURATION = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?")
 _NOT_A_TIME = frozenset({"", "Unknown", "None", "N/A", "NONE"})
 
 
-def show_job(job: int) -> tuple[str, ...]:
-    return ("scontrol", "--oneliner", "show", "job", str(job))
+def show_job(job: str) -> tuple[str, ...]:
+    return ("scontrol", "--oneliner", "show", "job", job)
 
 
 def show_partition(name: str) -> tuple[str, ...]:
@@ -28,11 +28,11 @@ def show_partition(name: str) -> tuple[str, ...]:
 SHOW_CONFIG = ("scontrol", "show", "config")
 
 
-def requeue(job: int) -> tuple[str, ...]:
-    return ("scontrol", "requeue", str(job))
+def requeue(job: str) -> tuple[str, ...]:
+    return ("scontrol", "requeue", job)
 
 
-def exclude(job: int, nodes: str) -> tuple[str, ...]:
+def exclude(job: str, nodes: str) -> tuple[str, ...]:
     """To be called when the job is in the queue again: a job that runs cannot be changed so."""
     return ("scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}")
 

@@ -49,6 +49,7 @@ from resilient.policy.divergence import (
 from resilient.policy.events import (
     Event,
     FlushEnded,
+    GraceKnown,
     LaunchFailed,
     MetricsJudged,
     ReplayEnded,
@@ -449,6 +450,11 @@ class Shell(RuleBasedStateMachine):
     def somebody_asks_to_stop(self, kind: StopKind, grace: float) -> None:
         self.stop_requested = True
         self.feed(StopRequested(kind, grace))
+
+    @precondition(lambda self: self.state.stop is not None)
+    @rule(grace=st.sampled_from([0.0, 0.5, 20.0]))
+    def how_long_there_is_becomes_known(self, grace: float) -> None:
+        self.feed(GraceKnown(grace))
 
     @precondition(lambda self: self.flushing and self.restoring is None)
     @rule(works=st.booleans())

@@ -77,7 +77,7 @@ class RunCase:
     settings: Sequence[str]
     conf: str = "small"
     ranks: int = 1
-    program: Sequence[str] = ("-m", "resilient.cli")
+    program: Sequence[str] = ("-m", "resilient")
 
     @property
     def paths(self) -> RunPaths:

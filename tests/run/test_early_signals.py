@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ def _is_blocked(pid: int, number: int) -> bool:
 def test_a_preemption_while_python_is_still_importing_waits_until_it_can_be_heeded(
     workspace: Workspace, reference: RunCase
 ) -> None:
-    case = workspace.run("early")
+    case = replace(workspace.run("early"), program=("-m", "resilient"))
     running = case.start()
     while not _is_blocked(running.process.pid, signal.SIGTERM):
         assert running.process.poll() is None, case.output()

@@ -21,7 +21,7 @@ from tests.run.harness import RunCase
 from tests.slurm.cluster import Cluster
 
 # Steps slow enough that SLURM, which acts about once in a second, finds the run in the middle of them.
-SLOW = ("train.workers=2", "train.step_seconds=0.05")
+SLOW = ("train.workers=2", "train.step_seconds=0.1")
 _OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 
@@ -29,12 +29,12 @@ _OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 class Job:
     """One run, as a job.
 
-    :param number: the job's.
+    :param number: the job's; of one of an array, such as ``7_1``.
     """
 
     cluster: Cluster
     case: RunCase
-    number: int
+    number: int | str
     output: Path
 
     @property

@@ -31,7 +31,7 @@ def test_all_that_is_said_of_a_step() -> None:
         8, 1, nodes=2, node_rank=1, node="n2", node_list="n[1-2]", partition="low", step=0, array=(7, 1)
     )
     assert not found.leads
-    assert str(found) == "SLURM job 7_1 (8) on n[1-2]"
+    assert str(found) == "SLURM job 7_1 on n[1-2]"
 
 
 def test_a_batch_script_has_no_step_and_a_first_start_no_count() -> None:

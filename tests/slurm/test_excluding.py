@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resilient.protocol.paths import RunPaths
 from resilient.slurm.excluding import EXCLUDED, distrusted_hosts, excluded_by_us, to_exclude
 
 
@@ -39,17 +40,18 @@ def test_the_journal_knows_which_of_them_are_ours() -> None:
 
 
 def test_distrust_expires_and_a_node_has_the_name_that_slurm_gives_it(tmp_path: Path) -> None:
-    file = tmp_path / "distrusted.json"
-    nodes = [{"host": "here", "until": 100.0}, {"host": "there", "until": 200.0}]
-    file.write_text(json.dumps({"format": 1, "nodes": nodes}))
-    assert distrusted_hosts(file, "here", wall=lambda: 50.0)("n1") == ["n1", "there"]
-    assert distrusted_hosts(file, "here", wall=lambda: 150.0)("n1") == ["there"]
-    assert distrusted_hosts(file, "here", wall=lambda: 50.0)("") == ["here", "there"]
+    paths = RunPaths(tmp_path)
+    known = {"reason": "a test", "incident": 1, "since": 0.0}
+    nodes = [{"host": "here", "until": 100.0, **known}, {"host": "there", "until": 200.0, **known}]
+    paths.distrusted.write_text(json.dumps({"format": 1, "nodes": nodes}))
+    assert distrusted_hosts(paths, "here", wall=lambda: 50.0)("n1") == ["n1", "there"]
+    assert distrusted_hosts(paths, "here", wall=lambda: 150.0)("n1") == ["there"]
+    assert distrusted_hosts(paths, "here", wall=lambda: 50.0)("") == ["here", "there"]
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"nodes": [{"host": "n1"}]}', '{"nodes": 3}'])
 def test_without_a_readable_file_nobody_is_distrusted(tmp_path: Path, content: str | None) -> None:
-    file = tmp_path / "distrusted.json"
+    paths = RunPaths(tmp_path)
     if content is not None:
-        file.write_text(content)
-    assert distrusted_hosts(file, "here")("n1") == []
+        paths.distrusted.write_text(content)
+    assert distrusted_hosts(paths, "here")("n1") == []

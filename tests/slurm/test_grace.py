@@ -40,6 +40,13 @@ def test_a_preempted_job_has_its_grace_and_afterwards_what_everybody_has() -> No
     assert account(preempted, HERE, SITE, NOW + 25) == Account(Fate.PREEMPTED, NOW + 55)
 
 
+def test_a_preempted_job_without_a_time_limit_shows_no_end_but_has_the_grace_all_the_same() -> None:
+    preempted = job(preempted=NOW, ends=None)
+    assert account(preempted, HERE, SITE, NOW + 1, 20.0) == Account(Fate.PREEMPTED, NOW + 20)
+    assert account(preempted, HERE, SITE, NOW + 25, 20.0) == Account(Fate.PREEMPTED, NOW + 55)
+    assert account(preempted, HERE, SITE, NOW + 1) == Account(Fate.PREEMPTED, NOW + 31)
+
+
 def test_a_job_that_is_being_ended_has_the_time_between_sigterm_and_sigkill() -> None:
     for seen in (job("COMPLETING", restarts=2, ends=None), job("COMPLETING", ends=NOW)):
         assert account(seen, HERE, SITE, NOW).ends == NOW + 30

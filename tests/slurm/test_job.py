@@ -305,6 +305,15 @@ def test_other_endings_end_the_job(tmp_path: Path) -> None:
         assert world.ordered() == []
 
 
+def test_a_job_of_an_array_speaks_for_itself_alone(tmp_path: Path) -> None:
+    """One of them has the number of the whole array, and SLURM would requeue all."""
+    world = World(tmp_path, environment=JobEnvironment(7, 1, step=0, array=(7, 3))).begin()
+    world.job.conclude(PREEMPTED, 30)
+    world.job.leave()
+    assert world.ordered() == [("scontrol", "requeue", "7_3")]
+    assert {command[-1] for command in world.cluster.asked} == {"7_3"}
+
+
 def test_only_the_first_node_speaks_for_the_job(tmp_path: Path) -> None:
     world = World(tmp_path, environment=JobEnvironment(7, 1, nodes=2, node_rank=1, step=0)).begin()
     assert world.job.conclude(PREEMPTED, 30) == PREEMPTED
