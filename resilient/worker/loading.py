@@ -12,6 +12,7 @@ import torch
 from resilient.snapshot.image import Layout
 from resilient.worker.leaves import DTYPES
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import local_part
 
 
 def load(item: Stateful, state: Any, image: memoryview, *, same_types: bool) -> None:
@@ -51,7 +52,7 @@ def _add_versions(module: torch.nn.Module, state: Any) -> None:
 def _leave_image(module: torch.nn.Module, image: memoryview) -> None:
     """A module that loads by assignment (``assign=True``) has views of the slot, which the next snapshots overwrite."""
     start = torch.frombuffer(image, dtype=torch.uint8).data_ptr()
-    for tensor in itertools.chain(module.parameters(), module.buffers()):
+    for tensor in map(local_part, itertools.chain(module.parameters(), module.buffers())):
         if tensor.is_cpu and tensor.layout is torch.strided and start <= tensor.data_ptr() < start + len(image):
             tensor.data = tensor.data.clone()
 

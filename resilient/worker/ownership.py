@@ -13,21 +13,25 @@ import torch
 
 from resilient.worker.leaves import same_view
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import local_part
 
 
 def owned_by_optimizers(objects: Mapping[str, Stateful]) -> dict[int, torch.Tensor]:
-    """What the optimizers own, by address; of several views that begin at one address, any."""
+    """What the optimizers own, by the address of its elements on this rank; of several views that begin at one address,
+    any. Distributed tensors are given as they are.
+    """
     owned: dict[int, torch.Tensor] = {}
     for tensor in _owned(objects.values()):
-        if tensor.layout is torch.strided and (tensor.is_cpu or tensor.is_cuda):  # others are copied at once
-            owned[tensor.data_ptr()] = tensor
+        local = local_part(tensor)
+        if local.layout is torch.strided and (local.is_cpu or local.is_cuda):  # others are copied at once
+            owned[local.data_ptr()] = tensor
     owned.pop(0, None)  # of tensors without elements
     return owned
 
 
 def is_owned(tensor: torch.Tensor, owned: Mapping[int, torch.Tensor]) -> bool:
     found = owned.get(tensor.data_ptr())
-    return found is not None and same_view(found, tensor)
+    return found is not None and same_view(local_part(found), tensor)
 
 
 def parameters_of(objects: Collection[Any]) -> list[torch.Tensor]:
