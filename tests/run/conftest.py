@@ -46,11 +46,26 @@ train:
   accumulate: 1
 """
 
+_FSDP_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_fsdp.py")}
+  ranks: 2
+snapshot:
+  every_steps: 10
+train:
+  steps: 40
+  samples: 52
+  batch_size: 4
+  step_seconds: 0.01
+  replicas: 1
+"""
+
 
 def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
+    (directory / "conf" / "fsdp.yaml").write_text(_FSDP_CONFIG)
     return Workspace(directory)
 
 
