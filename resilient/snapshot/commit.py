@@ -20,6 +20,7 @@ from resilient.protocol import names
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest
+from resilient.snapshot.shards import distributed_in
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
@@ -101,6 +102,7 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
         metrics=metrics,
         versions={"python": platform.python_version(), **draft.versions},
         durations=draft.durations,
+        tensors=distributed_in(draft.images),
     )
     encoded = memoryview(manifest.to_bytes())
     storage.write(temporary / manifests.NAME, lambda append: append(encoded))

@@ -44,6 +44,26 @@ def parameters_of(objects: Collection[Any]) -> list[torch.Tensor]:
     return parameters
 
 
+def named_parameters(objects: Mapping[str, Any]) -> dict[str, list[str | None]]:
+    """By optimizer, the names of its parameters in the modules among the objects, as ``model.0.weight``.
+
+    They come in the order in which its state counts them, with None for those that no module has. Optimizers without
+    any such are left out.
+    """
+    names = {
+        id(parameter): f"{name}.{key}"
+        for name, item in objects.items()
+        if isinstance(item, torch.nn.Module)
+        for key, parameter in item.named_parameters()
+    }
+    found = {
+        name: [names.get(id(parameter)) for parameter in parameters_of([item])]
+        for name, item in objects.items()
+        if isinstance(item, torch.optim.Optimizer)
+    }
+    return {name: known for name, known in found.items() if any(known)}
+
+
 def _owned(objects: Collection[Any]) -> Iterator[torch.Tensor]:
     yield from parameters_of(objects)
     for item in objects:

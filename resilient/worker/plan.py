@@ -22,7 +22,7 @@ import torch
 from resilient.snapshot import tree
 from resilient.snapshot.skeleton import Parts, Skeleton
 from resilient.worker.leaves import TensorCollector, as_tensor
-from resilient.worker.ownership import is_owned, owned_by_optimizers, parameters_of
+from resilient.worker.ownership import is_owned, named_parameters, owned_by_optimizers, parameters_of
 from resilient.worker.positions import Stateful
 from resilient.worker.sharded import is_distributed, local_parts, specs_of
 
@@ -71,6 +71,7 @@ class Plan:
         in_keys = len(collector.tensors)
         self._values = _Values(self._skeleton, parts.leaves, collector, allow_pickle=allow_pickle)
         self._tensors = _Tensors(objects, self._skeleton.paths, parts.leaves, collector, moved)
+        self._values.about = _about({"meshes": collector.meshes.described, "parameters": named_parameters(objects)})
         self.reusable = not in_keys and self._values.without_tensors and self._tensors.separable
         self.signature, self.specs = collector.signature, collector.specs()
 
@@ -107,10 +108,8 @@ class _Values:
         self._plain_at = list(compress(range(len(values)), self._is_plain))
         self._others_at = [index for index, plain in enumerate(self._is_plain) if not plain]
         self.without_tensors = True
+        self.about = ""  # further members of the JSON, each with a comma behind it
         self._texts = self._encode_all(skeleton, leaves, collector)
-        self._meshes = ""
-        if collector.meshes.described:
-            self._meshes = f'"meshes":{tree.dumps(collector.meshes.described).decode()},'
 
     def _encode_all(self, skeleton: Skeleton, leaves: Sequence[Any], collector: TensorCollector) -> list[str]:
         """Text, value, text, …, value, text: the values at the odd places."""
@@ -147,7 +146,7 @@ class _Values:
         return not collector.tensors
 
     def dumps(self, step: int) -> bytes:
-        return f'{{"step":{step},{self._meshes}"objects":{"".join(self._texts)}}}'.encode()
+        return f'{{"step":{step},{self.about}"objects":{"".join(self._texts)}}}'.encode()
 
 
 @dataclass(frozen=True)
@@ -268,6 +267,10 @@ class _Tensors:
         self.watched = [*distributed, *local_parts(distributed)]
         self._parameters = parameters
         self._owned_loose = any(self.owned[loose.place] for loose in self._loose if loose.place is not None)
+
+
+def _about(members: Mapping[str, Any]) -> str:
+    return "".join(f'"{name}":{tree.dumps(value).decode()},' for name, value in members.items() if value)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -10,61 +10,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Shard
 
 from resilient.errors import StateError
 from resilient.protocol.arena import Arena, Slot
 from resilient.snapshot.image import Layout, read_state
-from resilient.worker.capture import Capture, flatten_objects, restore
+from resilient.worker.capture import Capture, restore
 from resilient.worker.overlap import Copier, copy_all
 from tests.processes import in_ranks
-
-
-class Network(nn.Module):
-    """Shards of different sizes, an empty one, tied weights, and a buffer that all ranks have."""
-
-    def __init__(self, mesh: DeviceMesh) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(7, 6)
-        self.hidden = nn.Linear(6, 5)
-        self.head = nn.Linear(6, 7, bias=False)
-        self.head.weight = self.embed.weight
-        self.last = nn.Linear(7, 1)
-        self.register_buffer("scale", distribute_tensor(torch.ones(3), mesh, [Replicate()] * mesh.ndim))
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        embedded = self.embed(tokens)
-        result: torch.Tensor = self.last(self.head(embedded) + self.hidden(embedded).sum(-1, keepdim=True))
-        return result
-
-
-class Training:
-    def __init__(self, mesh: DeviceMesh, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.model = Network(mesh)
-        fully_shard(self.model.hidden, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
-        self.objects = flatten_objects({"model": self.model, "optimizer": self.optimizer})
-        self.capture = Capture(self.objects, allow_pickle=False)
-
-    def step(self, number: int, rank: int) -> None:
-        generator = torch.Generator().manual_seed(100 * rank + number)
-        self.optimizer.zero_grad()
-        self.model(torch.randint(0, 7, (4, 2), generator=generator)).pow(2).sum().backward()
-        self.optimizer.step()
-
-    def parts(self) -> dict[str, torch.Tensor]:
-        """A copy of all that this rank has."""
-        found = dict(self.model.state_dict())
-        for number, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"{number}.{name}": value for name, value in state.items()}
-        return {
-            name: (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().clone()
-            for name, tensor in found.items()
-        }
+from tests.spread import Training
 
 
 def _taken(arena: Arena, training: Training, step: int) -> Slot:
@@ -116,6 +71,8 @@ def test_two_ranks_store_their_parts_and_get_them_back(tmp_path: Path) -> None:
     first, second = in_ranks(2, tmp_path, _captured_and_restored, (2,), ("shard",))
     model = [dict(state["objects"]["model"]["$ordered"]) for state in (first, second)]
     assert first["meshes"] == [{"device": "cpu", "shape": [2], "names": ["shard"], "ranks": [0, 1]}]
+    names = ("embed.weight", "hidden.weight", "hidden.bias", "last.weight", "last.bias")
+    assert first["parameters"] == {"optimizer": [f"model.{name}" for name in names]}
     assert [one["hidden.weight"] for one in model] == [
         {
             "$dtensor": {
