@@ -23,14 +23,17 @@ from tests.processes import in_ranks
 class Network(nn.Module):
     """Shards of different sizes, an empty one, tied weights, and a buffer that all ranks have."""
 
-    def __init__(self, mesh: DeviceMesh) -> None:
+    def __init__(self, mesh: DeviceMesh | None) -> None:
         super().__init__()
         self.embed = nn.Embedding(7, 6)
         self.hidden = nn.Linear(6, 5)
         self.head = nn.Linear(6, 7, bias=False)
         self.head.weight = self.embed.weight
         self.last = nn.Linear(7, 1)
-        self.register_buffer("scale", distribute_tensor(torch.ones(3), mesh, [Replicate()] * mesh.ndim))
+        scale = torch.rand(3)
+        self.register_buffer(
+            "scale", scale if mesh is None else distribute_tensor(scale, mesh, [Replicate()] * mesh.ndim)
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         embedded = self.embed(tokens)
@@ -39,11 +42,13 @@ class Network(nn.Module):
 
 
 class Training:
-    def __init__(self, mesh: DeviceMesh, seed: int) -> None:
+    """:param mesh: over which all is spread; None for none."""
+
+    def __init__(self, mesh: DeviceMesh | None, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = Network(mesh)
-        fully_shard(self.model.hidden, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
+        for module in (self.model.hidden, self.model) if mesh is not None else ():
+            fully_shard(module, mesh=mesh)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.objects = flatten_objects({"model": self.model, "optimizer": self.optimizer})
         self.capture = Capture(self.objects, allow_pickle=False)
