@@ -34,12 +34,13 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from resilient.convert.contents import Contents, Lying, StoredLeaf, StoredValue, contents_of
+from resilient.convert.dcp_writer import SnapshotWriter
 from resilient.snapshot.copies import Copy, LocalCopy, read_chunks
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.manifest import ImageFile
 from resilient.worker.leaves import TORCH_DTYPES
 
-Offsets = tuple[int, ...]
+__all__ = ["SnapshotReader", "SnapshotWriter"]
 
 
 class SnapshotReader(StorageReader):
