@@ -46,7 +46,7 @@ train:
   accumulate: 1
 """
 
-_FSDP_CONFIG = f"""
+_SPREAD_CONFIG = f"""
 worker:
   script: {SCRIPT.with_name("train_fsdp.py")}
   ranks: 2
@@ -65,7 +65,7 @@ def make_workspace(directory: Path) -> Workspace:
     (directory / "conf").mkdir()
     (directory / "conf" / "small.yaml").write_text(_CONFIG)
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
-    (directory / "conf" / "fsdp.yaml").write_text(_FSDP_CONFIG)
+    (directory / "conf" / "spread.yaml").write_text(_SPREAD_CONFIG)
     return Workspace(directory)
 
 

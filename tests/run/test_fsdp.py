@@ -17,7 +17,7 @@ STEPS = 40
 
 
 def sharded(workspace: Workspace, run_id: str, *settings: str, ranks: int = 2) -> RunCase:
-    return workspace.run(run_id, f"worker.ranks={ranks}", *settings, steps=STEPS, conf="fsdp", ranks=ranks)
+    return workspace.run(run_id, f"worker.ranks={ranks}", *settings, steps=STEPS, conf="spread", ranks=ranks)
 
 
 @pytest.fixture(scope="module")
