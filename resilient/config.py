@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ _FREE_KEYS = frozenset(
     | {"restarts.per_class", "restarts.class_waits"}
 )
 # These say how this launch is to be taken and shown, not what is trained.
-_PER_LAUNCH = re.compile(r"run\.allow_drift|(console|logs)\..*")
+_PER_LAUNCH = re.compile(r"run\.allow_(drift|reshard)|(console|logs)\..*")
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,12 @@ def _container(composed: DictConfig, **options: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True, **options))
 
 
-def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
+def check_drift(saved: Path, composed: Composed, *, allow: bool, free: Collection[str] = ()) -> list[str]:
     """Compare with the configuration the run was started with; returns the differences, one line each.
 
     A setting that did not exist then counts as having had its default.
+
+    :param allow: all may differ; ``free``: these may.
 
     :raises ConfigurationDrift: there are some, and they are not allowed.
     """
@@ -178,9 +180,10 @@ def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
         for key in keys
         if before.get(key, missing) != after.get(key, missing)
     ]
-    if changed and not allow:
+    refused = [line for line in changed if line.partition(":")[0] not in free]
+    if refused and not allow:
         raise ConfigurationDrift(
-            "the configuration differs from the one this run was started with:\n    " + "\n    ".join(changed),
+            "the configuration differs from the one this run was started with:\n    " + "\n    ".join(refused),
             "undo the change, choose another run.id=…, or carry on with it by run.allow_drift=true",
         )
     return changed

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,10 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
-from resilient.convert.contents import Contents, Lying, StoredLeaf, StoredValue, contents_of
 from resilient.convert.dcp_writer import SnapshotWriter
-from resilient.snapshot.copies import Copy, LocalCopy, read_chunks
-from resilient.snapshot.hashing import CHUNK
+from resilient.snapshot.copies import Copy, LocalCopy
 from resilient.snapshot.manifest import ImageFile
-from resilient.worker.leaves import TORCH_DTYPES
+from resilient.worker.contents import Contents, Lying, StoredLeaf, StoredValue, contents_of, read_tensors
 
 __all__ = ["SnapshotReader", "SnapshotWriter"]
 
@@ -104,7 +102,7 @@ class SnapshotReader(StorageReader):
             lying = self._lying(item)
             wanted[lying.file][lying.place.spec.name].append(item)
         for file, items in wanted.items():
-            for name, tensor in self._read(file, items):
+            for name, tensor in read_tensors(*self._open(), file, items):
                 for item in items[name]:
                     _give(planner, item, tensor)
         done: Future[None] = Future()
@@ -135,31 +133,6 @@ class SnapshotReader(StorageReader):
         offsets = tuple(item.storage_index.offset or (0,) * len(tensor.shape))
         return next(lying for box, lying in tensor.parts.items() if box.offsets == offsets)
 
-    def _read(self, file: ImageFile, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Tensors of one image, in the order in which they lie."""
-        copy, contents = self._open()
-        places = sorted((contents.layouts[file.name].tensors[name] for name in names), key=lambda place: place.offset)
-        for place in places:
-            if not place.spec.size:
-                yield place.spec.name, torch.empty(place.spec.shape, dtype=TORCH_DTYPES[place.spec.dtype], device="cpu")
-        places = [place for place in places if place.spec.size]
-        chunks = {number for place in places for number in range(place.offset // CHUNK, (place.end - 1) // CHUNK + 1)}
-        begun: dict[str, bytearray] = {}
-        for number, chunk in read_chunks(copy, file, sorted(chunks)):
-            start = number * CHUNK
-            for place in places:
-                first, last = max(place.offset, start), min(place.end, start + len(chunk))
-                if first >= last:
-                    continue
-                data = begun.setdefault(place.spec.name, bytearray(place.spec.size))
-                data[first - place.offset : last - place.offset] = chunk[first - start : last - start]
-                if last == place.end:
-                    dtype = TORCH_DTYPES[place.spec.dtype]
-                    yield (
-                        place.spec.name,
-                        torch.frombuffer(begun.pop(place.spec.name), dtype=dtype).reshape(place.spec.shape),
-                    )
-
     def _load_value(self, item: ReadItem, planner: LoadPlanner) -> None:
         name = self._name(item)
         value = self._value(self._contents.values[name])
@@ -185,7 +158,7 @@ class SnapshotReader(StorageReader):
         return filled(stored.value)
 
     def _leaf(self, file: ImageFile, leaf: StoredLeaf) -> Any:
-        [(_, tensor)] = self._read(file, leaf.tensors)
+        [(_, tensor)] = read_tensors(*self._open(), file, leaf.tensors)
         if leaf.tag == "$array":
             return tensor.numpy().reshape(leaf.payload[1])
         return tensor

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from resilient.policy.decisions import LaunchRound
+from resilient.policy.events import Tier
 from resilient.policy.interval import expected_failure_seconds
 from resilient.protocol.board import Word
 from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.plan import RoundPlan
+from resilient.snapshot import catalog
 from resilient.supervisor.history import RunHistory
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ports import FreshPort
@@ -51,6 +53,7 @@ class Rounds:
             restart_seconds=_START_SECONDS + history.restore,
             snapshot=spec.snapshot,
             train=spec.train,
+            reshard_from=self._reshard_from(launch),
         )
         plan_file = self._memory.write_plan(plan)
         rendezvous = Rendezvous(
@@ -60,6 +63,14 @@ class Rounds:
             most_restarts=spec.policy.restarts.max_failures,
         )
         return [self._spec_of(rank, rendezvous, plan_file, start) for rank in range(spec.policy.ranks)]
+
+    def _reshard_from(self, launch: LaunchRound) -> str | None:
+        """The snapshot to resume from, where it is of another number of ranks, so that none of it is in memory."""
+        if launch.step is None or launch.source is not Tier.LOCAL or not self._spec.allow_reshard:
+            return None
+        snapshot = self._spec.paths.snapshot(launch.step)
+        same = catalog.read_manifest(snapshot).world_size == self._spec.policy.ranks
+        return None if same else str(snapshot)
 
     def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round

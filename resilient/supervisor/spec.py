@@ -19,6 +19,7 @@ class RunSpec:
     """Everything about the run that the supervisor needs to know.
 
     :param directory: working directory of the workers.
+    :param allow_reshard: a durable snapshot may be of another number of ranks.
     """
 
     paths: RunPaths
@@ -32,4 +33,5 @@ class RunSpec:
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False
+    allow_reshard: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -127,7 +127,9 @@ def _supervise(spec: RunSpec, record_config: Callable[[Journal], bool], console:
         journal = _open_journal(paths)
         stack.callback(journal.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
-        require_ranks(paths, place, spec.policy.ranks)  # before anything is recorded that says otherwise
+        require_ranks(
+            paths, place, spec.policy.ranks, reshard=spec.allow_reshard
+        )  # before anything is recorded that says otherwise
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:

@@ -23,7 +23,7 @@ from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
-from resilient.worker.positions import leave_out
+from resilient.worker.positions import Positioned, leave_out
 from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
@@ -77,6 +77,8 @@ def attach(
         step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
         run.resume(step, held.state)
         position.resumed(step)
+    elif host.plan.reshard_from is not None:
+        _resume_resharded(run, host, {**objects, "position": position}, position)
     left_out = leave_out(position, host.plan.skips, host.plan.skip_steps, run.step)
     if left_out is not None:
         host.left_out(left_out)
@@ -84,6 +86,16 @@ def attach(
         settle_buckets(objects.values())
     host.attached(run.step)
     return run
+
+
+def _resume_resharded(run: Run, host: Host, objects: Mapping[str, Any], position: Positioned) -> None:
+    """Go on from the snapshot of another number of ranks that the plan names."""
+    from resilient.worker.reshard import fresh_generators, reshard  # noqa: PLC0415  it is rare, and needs much of torch
+
+    snapshot, held = Path(str(host.plan.reshard_from)), _Held()
+    loaded = reshard(snapshot, {**objects, "rng": held}, rank=host.rank, allow_pickle=host.settings.allow_pickle)
+    run.resume(loaded.step, fresh_generators(held.state, host.rank) if loaded.new_rank else held.state)
+    position.resumed(loaded.step)
 
 
 class _Held:

@@ -213,7 +213,7 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
     body = read_state(image, layout)
     if not isinstance(body, dict) or not isinstance(body.get("objects"), dict) or type(body.get("step")) is not int:
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
-    _compare_names(body["objects"], objects)
+    compare_names(body["objects"], objects)
     same_types = parameters_have_types_of(layout, objects)
     meshes = _live_meshes(body["meshes"], objects) if "meshes" in body else None
     for name, item in objects.items():
@@ -221,16 +221,24 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
             image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item), meshes=meshes
         )
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
-        try:
-            load(item, state, image, same_types=same_types)
-        except ResilientError:
-            raise
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(
-                f"the snapshot's state of {name} does not fit the script's {type(item).__name__}: {error}",
-                "undo the change to the script, or begin a new run with another run.id",
-            ) from error
+        load_named(name, item, state, image, same_types=same_types)
     return int(body["step"])
+
+
+def load_named(name: str, item: Stateful, state: Any, image: memoryview | None, *, same_types: bool) -> None:
+    """Give an object its state back, as :func:`resilient.worker.loading.load` does.
+
+    :raises StateError: it does not fit; the message says which.
+    """
+    try:
+        load(item, state, image, same_types=same_types)
+    except ResilientError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateError(
+            f"the snapshot's state of {name} does not fit the script's {type(item).__name__}: {error}",
+            "undo the change to the script, or begin a new run with another run.id",
+        ) from error
 
 
 def _live_meshes(described: Any, objects: Mapping[str, Stateful]) -> LiveMeshes:
@@ -270,7 +278,8 @@ def _kept_by_loading(name: str, item: Stateful) -> dict[str, torch.Tensor]:
     }
 
 
-def _compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+def compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+    """:raises StateError: the snapshot is of other objects."""
     missing, extra = sorted(set(objects) - set(stored)), sorted(set(stored) - set(objects))
     if missing or extra:
         parts = [f"no state for {', '.join(missing)}"] if missing else []

@@ -15,17 +15,19 @@ from resilient.worker.positions import Stateful
 from resilient.worker.sharded import local_part
 
 
-def load(item: Stateful, state: Any, image: memoryview, *, same_types: bool) -> None:
+def load(item: Stateful, state: Any, image: memoryview | None, *, same_types: bool) -> None:
     """``item.load_state_dict(state)``, and what is missing there.
 
-    :param image: where tensors in ``state`` may be views of; none of the object's own is one afterwards.
+    :param image: where tensors in ``state`` may be views of; none of the object's own is one afterwards. None where
+        they own their memory.
     :param same_types: the parameters have the types that they had when the state was taken.
     """
     if isinstance(item, torch.nn.Module):
         _add_versions(item, state)
     item.load_state_dict(state)
     if isinstance(item, torch.nn.Module):
-        _leave_image(item, image)
+        if image is not None:
+            _leave_image(item, image)
     elif type(item).load_state_dict is torch.optim.Optimizer.load_state_dict and same_types:
         _keep_types(item, state)  # type: ignore[arg-type]  # whose method it has
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -61,3 +62,34 @@ def test_two_replicas_of_two_parts(workspace: Workspace) -> None:
     assert running.wait() == 0, case.output()
     assert len(case.journal("LaunchRound")) == 2
     case.assert_equal_to(whole, STEPS)
+
+
+def test_the_run_goes_on_with_other_numbers_of_ranks_and_every_sample_once(workspace: Workspace) -> None:
+    case = sharded(workspace, "resharded", "snapshot.every_steps=1000")
+    for ranks, step in ((2, 9), (4, 17)):
+        running = case.start(f"worker.ranks={ranks}", "run.allow_reshard=true").wait_for_step(step)
+        Preempt().inject(running.target)
+        assert running.wait() == ExitCode.REQUEUE, case.output()
+        newest = catalog.committed_steps(case.paths.snapshots)[-1]
+        assert catalog.verify(case.paths.snapshot(newest)).world_size == ranks
+    assert case.finish("worker.ranks=1", "run.allow_drift=true") == ExitCode.CONFIG
+    assert "run.allow_reshard=true" in case.output()
+    assert case.finish("worker.ranks=1", "run.allow_reshard=true") == 0, case.output()
+    taken: list[int] = []
+    for step in range(1, STEPS + 1):
+        of_step = [samples for number in range(3) for samples in _samples(case, number, step)]
+        assert of_step, step
+        taken += of_step
+    assert [sorted(taken[at : at + 52]) for at in range(0, len(taken) - 51, 52)] == [list(range(52))] * (
+        len(taken) // 52
+    )
+
+
+def _samples(case: RunCase, number: int, step: int) -> list[int]:
+    """What all ranks of a round were given in a step."""
+    found: list[int] = []
+    for log in sorted(case.paths.log(number, 0).parent.glob("rank-*.log")):
+        for line in log.read_text().splitlines():
+            if line.startswith(f"step {step} samples "):
+                found += json.loads(line.partition("samples ")[2])
+    return found

@@ -37,7 +37,8 @@ def main() -> None:
     model = torch.nn.Sequential(
         torch.nn.Linear(8, 33), torch.nn.LayerNorm(33), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(33, 1)
     )
-    data = TensorDataset(torch.randn(settings.samples, 8), torch.randn(settings.samples, 1))
+    numbers = torch.arange(settings.samples)
+    data = TensorDataset(torch.randn(settings.samples, 8), torch.randn(settings.samples, 1), numbers)
     for layer in (model[0], model[4]):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -48,7 +49,8 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     loader = DataLoader(data, batch_size=settings.batch_size, sampler=DistributedSampler(data, seed=5))
     run = resilient.attach(model=model, optimizer=optimizer, scheduler=scheduler, data=loader)
-    for _, (x, y) in run.steps(total=settings.steps):
+    for step, (x, y, sample) in run.steps(total=settings.steps):
+        print(f"step {step} samples {sample.tolist()}", flush=True)
         loss = (model(x) - y).pow(2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,7 +11,7 @@ names of the parameters instead of their numbers, and without the ``module.`` of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,7 +21,8 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot import tree
-from resilient.snapshot.copies import Copy, read_range
+from resilient.snapshot.copies import Copy, read_chunks, read_range
+from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import Layout, Placed, header_size, parse_state, state_place
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, Reference, references
@@ -104,7 +105,7 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
     """
     found = Contents()
     for file in sorted(copy.manifest.files, key=lambda file: (file.rank != rank, file.rank)):
-        layout, body = _read(copy, file)
+        layout, body = read_body(copy, file)
         found.layouts[file.name] = layout
         try:
             _add(found, file, layout, body, allow_pickle=allow_pickle)
@@ -117,7 +118,37 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
     return found
 
 
-def _read(copy: Copy, file: ImageFile) -> tuple[Layout, Mapping[str, Any]]:
+def read_tensors(
+    copy: Copy, contents: Contents, file: ImageFile, names: Iterable[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of one image by their names there, each as soon as it has been read and verified.
+
+    :raises SnapshotCorrupt: a checksum does not match.
+    """
+    places = sorted((contents.layouts[file.name].tensors[name] for name in names), key=lambda place: place.offset)
+    filled = [place for place in places if place.spec.size]
+    for place in places:
+        if not place.spec.size:
+            yield place.spec.name, torch.empty(place.spec.shape, dtype=TORCH_DTYPES[place.spec.dtype], device="cpu")
+    chunks = {number for place in filled for number in range(place.offset // CHUNK, (place.end - 1) // CHUNK + 1)}
+    begun: dict[str, bytearray] = {}
+    for number, chunk in read_chunks(copy, file, sorted(chunks)):
+        start = number * CHUNK
+        for place in filled:
+            first, last = max(place.offset, start), min(place.end, start + len(chunk))
+            if first < last:
+                data = begun.setdefault(place.spec.name, bytearray(place.spec.size))
+                data[first - place.offset : last - place.offset] = chunk[first - start : last - start]
+                if last == place.end:
+                    whole = torch.frombuffer(begun.pop(place.spec.name), dtype=TORCH_DTYPES[place.spec.dtype])
+                    yield place.spec.name, whole.reshape(place.spec.shape)
+
+
+def read_body(copy: Copy, file: ImageFile) -> tuple[Layout, Mapping[str, Any]]:
+    """The layout and the JSON state of an image, verified.
+
+    :raises SnapshotCorrupt: it is damaged, or was not written by resilient.
+    """
     size = file.checksum.size
     header = read_range(copy, file, 0, header_size(read_range(copy, file, 0, min(8, size)), size))
     layout = Layout.of_header(header, size)
