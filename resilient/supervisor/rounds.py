@@ -11,7 +11,6 @@ from resilient.protocol.board import Word
 from resilient.protocol.environment import PLAN, Rendezvous, WorkerEnvironment
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.plan import RoundPlan
-from resilient.snapshot import catalog
 from resilient.supervisor.history import RunHistory
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.ports import FreshPort
@@ -65,12 +64,10 @@ class Rounds:
         return [self._spec_of(rank, rendezvous, plan_file, start) for rank in range(spec.policy.ranks)]
 
     def _reshard_from(self, launch: LaunchRound) -> str | None:
-        """The snapshot to resume from, where it is of another number of ranks, so that none of it is in memory."""
+        """The durable snapshot that the round resumes from, where that may be dealt out otherwise."""
         if launch.step is None or launch.source is not Tier.LOCAL or not self._spec.allow_reshard:
             return None
-        snapshot = self._spec.paths.snapshot(launch.step)
-        same = catalog.read_manifest(snapshot).world_size == self._spec.policy.ranks
-        return None if same else str(snapshot)
+        return str(self._spec.paths.snapshot(launch.step))
 
     def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round

@@ -40,8 +40,8 @@ class RunSettings:
     :param dir: directory that holds the runs.
     :param allow_drift: resume although the configuration is not the one the run was started with, and record the
         difference.
-    :param allow_reshard: resume with another number of ranks than the newest snapshot is of. Every sample of an epoch
-        is still seen once, and distributed tensors are the same; the run does not go on bit for bit.
+    :param allow_reshard: resume with another number of ranks than the newest snapshot is of, or on another mesh. Every
+        sample of an epoch is still seen once, and distributed tensors are the same; the run does not go on bit for bit.
     """
 
     id: str = ""

@@ -150,8 +150,9 @@ def read_body(copy: Copy, file: ImageFile) -> tuple[Layout, Mapping[str, Any]]:
     :raises SnapshotCorrupt: it is damaged, or was not written by resilient.
     """
     size = file.checksum.size
-    header = read_range(copy, file, 0, header_size(read_range(copy, file, 0, min(8, size)), size))
-    layout = Layout.of_header(header, size)
+    first = read_range(copy, file, 0, min(CHUNK, size))  # which is read whole for any byte of it
+    length = header_size(first[:8], size)
+    layout = Layout.of_header(first[:length] if length <= len(first) else read_range(copy, file, 0, length), size)
     place = state_place(layout)
     body = parse_state(read_range(copy, file, place.offset, place.end))
     if not isinstance(body, dict) or not isinstance(body.get("objects"), dict):

@@ -80,8 +80,7 @@ class Host(Protocol):
 
     ranks: int
     """How many processes train together."""
-    rank: int
-    """Which of them this is."""
+    rank: int  # which of them this is
 
     def own_time(self, steps: int, data: float, compute: float) -> None:
         """What a step takes of this rank's own time, smoothed, in seconds; measured ``steps`` times."""
@@ -142,9 +141,11 @@ class SupervisedHost:
             self.group = Group.join(memory, environment.rank, environment.world_size, self._board)
 
     def image(self) -> memoryview | None:
-        if self.plan.restore_step is None or self.plan.reshard_from is not None:
+        if self.plan.restore_step is None:
             return None
         slot = self.arena.find(self.plan.restore_step)
+        if slot is None and self.plan.reshard_from is not None:
+            return None  # it is of another number of ranks
         if slot is None:
             raise SnapshotCorrupt(f"no slot holds step {self.plan.restore_step}, from which this round was to resume")
         self.preparation.want(slot.info().size)
@@ -234,8 +235,7 @@ class StandaloneHost:
 
     writes_growing = False
     group: Group | None = None
-    ranks = 1
-    rank = 0
+    ranks, rank = 1, 0
 
     def __init__(
         self,

@@ -30,6 +30,11 @@ def is_distributed(value: Any) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
+def is_replicated(tensor: Any) -> bool:
+    """Whether every rank has all of a distributed tensor."""
+    return all(placement.is_replicate() for placement in tensor.placements)
+
+
 def local_parts(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """Each tensor, or its part on this rank: the very tensor that holds it, not another view of it."""
     kind = _distributed_type()
@@ -137,7 +142,7 @@ class LiveMeshes:
         if mesh is None:
             raise StateError(
                 f"the snapshot's tensors are spread over a mesh of {wanted.get('shape')} ranks, the script's are not",
-                "wrap the model as before; to load the snapshot on another mesh, use resilient.convert.dcp",
+                "wrap the model as before, or set run.allow_reshard=true to deal a durable snapshot out to other ranks",
             )
         with torch.no_grad():
             return DTensor.from_local(

@@ -85,6 +85,21 @@ def test_the_run_goes_on_with_other_numbers_of_ranks_and_every_sample_once(works
     )
 
 
+def test_the_run_goes_on_over_another_mesh_of_as_many_ranks(workspace: Workspace) -> None:
+    case = sharded(workspace, "other-mesh")
+    running = case.start().wait_for_step(9)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    other = ("train.replicas=2", "run.allow_drift=true")
+    assert case.finish(*other, "restarts.max_failures=1") not in (0, ExitCode.REQUEUE)
+    assert "run.allow_reshard=true" in case.output()
+    before = catalog.committed_steps(case.paths.snapshots)[-1]
+    assert case.finish(*other, "run.allow_reshard=true") == 0, case.output()
+    assert case.journal("LaunchRound")[-1]["step"] == before
+    image = case.image(STEPS)
+    assert read_state(image, Layout.parse(image))["meshes"][0]["names"] == ["replicate", "shard"]
+
+
 def _samples(case: RunCase, number: int, step: int) -> list[int]:
     """What all ranks of a round were given in a step."""
     found: list[int] = []

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from resilient.errors import StateError
+from resilient.errors import StateError, UsageError
 from resilient.protocol.arena import Arena, Slot
 from resilient.snapshot.image import Layout, read_state
 from resilient.worker.capture import Capture, restore
 from resilient.worker.overlap import Copier, copy_all
+from resilient.worker.reporting import Reporter
 from tests.processes import in_ranks
 from tests.spread import Training
 
@@ -192,3 +193,19 @@ def test_what_cannot_be_taken_or_given_back_is_refused(tmp_path: Path) -> None:
     for other_mesh, partial in in_ranks(2, tmp_path, _refused):
         assert "spread over a mesh of [2] ranks" in other_mesh
         assert "box.sum" in partial
+
+
+def _reported(rank: int) -> list[Any]:
+    del rank
+    mesh = init_device_mesh("cpu", (2,))
+    reporter = Reporter()
+    reporter.add(1, {"loss": DTensor.from_local(torch.tensor(2.5), mesh, [Replicate()])})
+    with pytest.raises(UsageError) as error:
+        reporter.add(1, {"norm": DTensor.from_local(torch.tensor(2.5), mesh, [Partial()])})
+    return [reporter.ready(before=2)[0].values, str(error.value)]
+
+
+def test_a_metric_is_one_number(tmp_path: Path) -> None:
+    for values, error in in_ranks(2, tmp_path, _reported):
+        assert values == {"loss": 2.5}
+        assert "report norm.full_tensor()" in error
