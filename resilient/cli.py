@@ -143,7 +143,8 @@ def _train_one(composed: Composed) -> ExitCode:
     def record_config(journal: Journal) -> bool:
         status = Status.read(paths.status)
         corrected = status is not None and status.came_to_nothing
-        changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected)
+        free = {"worker.ranks"} if config.run.allow_reshard else frozenset()
+        changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected, free=free)
         if changed:
             console.say("the configuration has changed: " + "; ".join(changed))
             journal.write("note", "configuration drift", 0.0, changed=changed)
@@ -156,6 +157,7 @@ def _train_one(composed: Composed) -> ExitCode:
 
     spec = RunSpec(
         paths=paths,
+        allow_reshard=config.run.allow_reshard,
         worker=config.worker,
         snapshot=config.snapshot,
         retention=config.retention,

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ _FREE_KEYS = frozenset(
 )
 # These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
-_PER_LAUNCH = re.compile(r"run\.(allow_drift|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm)\..*")
+_PER_LAUNCH = re.compile(
+    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm)\..*"
+)
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
 
@@ -166,10 +168,12 @@ def _container(composed: DictConfig, **options: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True, **options))
 
 
-def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
+def check_drift(saved: Path, composed: Composed, *, allow: bool, free: Collection[str] = ()) -> list[str]:
     """Compare with the configuration the run was started with; returns the differences, one line each.
 
     A setting that did not exist then counts as having had its default.
+
+    :param allow: all may differ; ``free``: these may.
 
     :raises ConfigurationDrift: there are some, and they are not allowed.
     """
@@ -186,9 +190,10 @@ def check_drift(saved: Path, composed: Composed, *, allow: bool) -> list[str]:
         for key in keys
         if before.get(key, missing) != after.get(key, missing)
     ]
-    if changed and not allow:
+    refused = [line for line in changed if line.partition(":")[0] not in free]
+    if refused and not allow:
         raise ConfigurationDrift(
-            "the configuration differs from the one this run was started with:\n    " + "\n    ".join(changed),
+            "the configuration differs from the one this run was started with:\n    " + "\n    ".join(refused),
             "undo the change, choose another run.id=…, or carry on with it by run.allow_drift=true",
         )
     return changed

@@ -22,6 +22,8 @@ class RoundPlan:
 
     :param memory_dir: directory with the boards and slots of this node's workers.
     :param restore_step: resume from the memory image of this step; None starts afresh.
+    :param reshard_from: path of the durable snapshot of that step, where it may be one of another number of ranks, in
+        which case nothing of it is in memory, or of another mesh: each worker reads its part for itself then.
     :param lineage: identity of the snapshot resumed from, recorded as parent of the next one.
     :param train: the user's own section of the configuration.
     :param failure_seconds: mean time until what is in memory is lost, as far as it is known.
@@ -49,6 +51,7 @@ class RoundPlan:
     lr_factor: float = 1.0
     stop_after: int | None = None
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
+    reshard_from: str | None = None
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps({**asdict(self), "skips": [skip.to_json() for skip in self.skips]}))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resilient.snapshot.inventory import Item, State
+from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem
 from resilient.snapshot.retention import Verdict
 from resilient.snapshot.standing import Standing
@@ -118,8 +119,18 @@ def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float, sta
         "parent_run": forked.run if forked else None,
         "parent_step": forked.step if forked else steps.get(parent) if parent else None,
         "versions": dict(manifest.versions) if manifest else {},
+        "sharded": _sharded(manifest),
         "path": str(item.path),
     }
+
+
+def _sharded(manifest: Manifest | None) -> dict[str, int] | None:
+    """How many tensors lie in parts in several images, in how many images, and the bytes of the wholes."""
+    if manifest is None or not manifest.tensors:
+        return None
+    wholes = manifest.tensors.values()
+    ranks = {part.rank for whole in wholes for part in whole.parts}
+    return {"tensors": len(wholes), "images": len(ranks), "bytes": sum(whole.size for whole in wholes)}
 
 
 def _finite(value: float) -> float | str:
@@ -175,6 +186,7 @@ def _details(row: Mapping[str, Any]) -> Table:
         "versions": _metrics(row["versions"]),
         "tiers": "+".join(row["tiers"]),
         "remote": _remote(row["remote"]),
+        "sharded": _parts(row["sharded"]),
     }
     for name, value in shown.items():
         if name not in {"age_seconds", "created", "parent_step", "parent_run"} and value not in (None, ""):
@@ -186,6 +198,12 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     return " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in metrics.items()
     )
+
+
+def _parts(sharded: Mapping[str, int] | None) -> str:
+    if sharded is None:
+        return ""
+    return f"{sharded['tensors']} tensors of {_size(sharded['bytes'])}, in parts in {sharded['images']} images"
 
 
 def _remote(copy: Mapping[str, Any] | None) -> str:

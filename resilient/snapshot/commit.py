@@ -22,6 +22,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest, bounded
+from resilient.snapshot.shards import distributed_in
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
@@ -105,6 +106,7 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
         versions={"python": platform.python_version(), **draft.versions},
         durations=draft.durations,
         divergence=bounded(draft.divergence),
+        tensors=distributed_in(draft.images),
     )
     encoded = memoryview(manifest.to_bytes())
     storage.write(temporary / manifests.NAME, lambda append: append(encoded))

@@ -9,9 +9,10 @@ import json
 import os
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,10 @@ from resilient.snapshot.copies import Copy, read_chunks, read_range
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import ITEM_SIZE, Layout, Placed, TensorSpec, header_size, parse_state, state_place
 from resilient.snapshot.manifest import ImageFile
+from resilient.snapshot.shards import Reference, references, runs
 from resilient.snapshot.storage import Storage
 
 _SPARE_BYTES = 1 << 20
-_TENSOR_TAGS = frozenset({"$tensor", "$strided", "$array"})
-_PAIR_TAGS = frozenset({"$dict", "$ordered", "$counter"})
-_SEQUENCE_TAGS = frozenset({"$tuple", "$set", "$frozenset"})
 
 
 def export_snapshot(copy: Copy, target: Path, *, replace: bool = False) -> int:
@@ -82,8 +81,8 @@ class Exported:
 def export_object(copy: Copy, name: str, target: Path, *, replace: bool = False) -> Exported:
     """Write the tensors of one registered object into a safetensors file, under the names of its ``state_dict()``.
 
-    Tensors that the object holds under several names come under each of them. What is no tensor is left out. The image
-    is read once, chunk by chunk, and never held in memory.
+    Tensors that the object holds under several names come under each of them; those that lie in parts in several images
+    are put together. What is no tensor is left out. The images are read once, chunk by chunk, and never held in memory.
 
     :raises SnapshotNotFound: the snapshot has no such object, or it holds no tensors.
     :raises TargetNotWritable: there is something already, or it cannot be written.
@@ -92,18 +91,72 @@ def export_object(copy: Copy, name: str, target: Path, *, replace: bool = False)
     if (target.exists() or target.is_symlink()) and not (replace and target.is_file()):
         what = "is there already" if target.is_file() else "is no file, so it is not replaced"
         raise TargetNotWritable(f"{target} {what}", "choose another target, or replace a file with --force")
-    file = min(copy.manifest.files, key=lambda image: image.rank)  # the first rank holds what all have
-    layout = _layout(copy, file)
-    names = dict(sorted(_named_tensors(copy, file, layout, name).items()))
-    header, places = _plan(names, layout, copy, name)
+    found = dict(sorted(_find(copy, name).items()))
+    header, places = _plan({key: tensor.spec(key) for key, tensor in found.items()}, copy, name)
     size = len(header) + sum(place.spec.size for place in places.values())
     storage = Storage()
     with _made_beside(target, size, storage) as fresh:
-        _write_tensors(
-            fresh, header, [(layout.tensors[source], places[key]) for key, source in names.items()], copy, file
-        )
+        _write_tensors(fresh, header, [(part, places[key]) for key, each in found.items() for part in each.parts], copy)
         storage.rename(fresh, target)
-    return Exported(size, tuple(names))
+    return Exported(size, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one image has of a tensor of this shape, and where in the tensor it belongs."""
+
+    file: ImageFile
+    place: Placed
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """In bytes: where in the image, where in the tensor, and how long."""
+        item = ITEM_SIZE[self.place.spec.dtype]
+        for source, target, length in runs(self.shape, self.offsets, self.place.spec.shape):
+            yield self.place.offset + source * item, target * item, length * item
+
+
+@dataclass
+class _Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+    parts: list[_Part] = field(default_factory=list)
+
+    def spec(self, name: str) -> TensorSpec:
+        return TensorSpec(name, self.dtype, self.shape)
+
+    def add(self, part: _Part) -> None:
+        """Take a part, unless another image has it alike."""
+        known = {(each.offsets, each.place.spec.shape) for each in self.parts}
+        if part.place.spec.size and (part.offsets, part.place.spec.shape) not in known:
+            self.parts.append(part)
+
+    @property
+    def whole(self) -> bool:
+        return sum(prod(part.place.spec.shape) for part in self.parts) == prod(self.shape)
+
+
+def _find(copy: Copy, name: str) -> dict[str, _Tensor]:
+    """The object's tensors, by their names in its ``state_dict()``.
+
+    The first rank holds what all have. What lies in parts is looked for in all images.
+    """
+    found: dict[str, _Tensor] = {}
+    for file in sorted(copy.manifest.files, key=lambda image: image.rank):
+        layout = _layout(copy, file)
+        for reference in _references(copy, file, layout, name):
+            place = layout.tensors[reference.tensor]
+            shape = reference.shape if reference.shape is not None else place.spec.shape
+            offsets = reference.offsets if reference.shape is not None else (0,) * len(shape)
+            if reference.path not in found:
+                found[reference.path] = _Tensor(place.spec.dtype, shape)
+            if offsets is not None and (reference.shape is not None or not found[reference.path].parts):
+                found[reference.path].add(_Part(file, place, shape, offsets))
+        if all(tensor.whole for tensor in found.values()):
+            return found
+    lacking = next(path for path, tensor in found.items() if not tensor.whole)
+    raise SnapshotCorrupt(f"the images do not have all parts of {lacking} of object={name}")
 
 
 def _layout(copy: Copy, file: ImageFile) -> Layout:
@@ -112,8 +165,8 @@ def _layout(copy: Copy, file: ImageFile) -> Layout:
     return Layout.of_header(read_range(copy, file, 0, length), size)
 
 
-def _named_tensors(copy: Copy, file: ImageFile, layout: Layout, name: str) -> Mapping[str, str]:
-    """Names in the object's ``state_dict()``, and of the tensors in the image that they mean."""
+def _references(copy: Copy, file: ImageFile, layout: Layout, name: str) -> list[Reference]:
+    """Names in the object's ``state_dict()``, and the tensors in the image that they mean."""
     place = state_place(layout)
     state = parse_state(read_range(copy, file, place.offset, place.end))
     objects = state.get("objects") if isinstance(state, dict) else None
@@ -122,51 +175,19 @@ def _named_tensors(copy: Copy, file: ImageFile, layout: Layout, name: str) -> Ma
     if name not in objects:
         raise SnapshotNotFound(f"the snapshot holds no object={name}", f"it holds {', '.join(sorted(objects))}")
     try:
-        found = dict(_tensors(objects[name], ""))
+        found = list(references(objects[name]))
     except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise SnapshotCorrupt(f"the state of {name} is malformed: {error!r}") from error
     if not found:
         raise SnapshotNotFound(f"object={name} holds no tensors", f"the objects are {', '.join(sorted(objects))}")
-    if unknown := set(found.values()) - layout.tensors.keys():
+    if unknown := {reference.tensor for reference in found} - layout.tensors.keys():
         raise SnapshotCorrupt(f"the state names tensors that the image has not: {sorted(unknown)[:3]}")
     return found
 
 
-def _tensors(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Path and name of every tensor in an encoded state tree."""
-    tag, payload = _tagged(node)
-    if tag in _TENSOR_TAGS:
-        yield path, str(payload if tag == "$tensor" else payload[0])
-        return
-    children: Iterable[tuple[Any, Any]] = ()
-    if tag in _PAIR_TAGS:
-        children = payload
-    elif tag in _SEQUENCE_TAGS:
-        children = enumerate(payload)
-    elif isinstance(node, list):
-        children = enumerate(node)
-    elif isinstance(node, dict) and not tag:
-        children = node.items()
-    for key, item in children:
-        yield from _tensors(item, f"{path}.{key}" if path else str(key))
-
-
-def _tagged(node: Any) -> tuple[str, Any]:
-    """Tag and payload of what JSON has no form for; no tag for anything else."""
-    if isinstance(node, dict) and len(node) == 1:
-        tag, payload = next(iter(node.items()))
-        if tag.startswith("$"):
-            return tag, payload
-    return "", None
-
-
-def _plan(names: Mapping[str, str], layout: Layout, copy: Copy, name: str) -> tuple[bytes, Mapping[str, Placed]]:
+def _plan(specs_by_name: Mapping[str, TensorSpec], copy: Copy, name: str) -> tuple[bytes, Mapping[str, Placed]]:
     """The header of the new file, and where each tensor goes in it. Wide types come first, so all are aligned."""
-    specs = [
-        TensorSpec(key, layout.tensors[source].spec.dtype, layout.tensors[source].spec.shape)
-        for key, source in names.items()
-    ]
-    specs.sort(key=lambda spec: (-ITEM_SIZE[spec.dtype], spec.name))
+    specs = sorted(specs_by_name.values(), key=lambda spec: (-ITEM_SIZE[spec.dtype], spec.name))
     manifest = copy.manifest
     about = {"run_id": manifest.run_id, "step": str(manifest.step), "identity": manifest.identity, "object": name}
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": "resilient", **about}}
@@ -183,26 +204,34 @@ def _plan(names: Mapping[str, str], layout: Layout, copy: Copy, name: str) -> tu
     return header, places
 
 
-def _write_tensors(path: Path, header: bytes, pairs: list[tuple[Placed, Placed]], copy: Copy, file: ImageFile) -> None:
+def _write_tensors(path: Path, header: bytes, pairs: list[tuple[_Part, Placed]], copy: Copy) -> None:
     """Go through the chunks that hold something wanted, and put each piece where it belongs."""
-    wanted = {
-        number
-        for source, _ in pairs
-        if source.spec.size
-        for number in range(source.offset // CHUNK, (source.end - 1) // CHUNK + 1)
-    }
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         os.pwrite(descriptor, header, 0)
-        for number, chunk in read_chunks(copy, file, sorted(wanted)):
-            begin, end = number * CHUNK, number * CHUNK + len(chunk)
-            for source, target in pairs:
-                first, last = max(source.offset, begin), min(source.end, end)
-                if first < last:
-                    _write_at(descriptor, chunk[first - begin : last - begin], target.offset + first - source.offset)
+        for file in copy.manifest.files:
+            here = [(part, target) for part, target in pairs if part.file is file]
+            chunks = {
+                number
+                for part, _ in here
+                for number in range(part.place.offset // CHUNK, (part.place.end - 1) // CHUNK + 1)
+            }
+            for number, chunk in read_chunks(copy, file, sorted(chunks)):
+                for part, target in here:
+                    _write_part(descriptor, part, target, chunk, number * CHUNK)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_part(descriptor: int, part: _Part, target: Placed, chunk: memoryview, begin: int) -> None:
+    """What the chunk, which begins at this byte of the image, has of a part."""
+    if part.place.end <= begin or part.place.offset >= begin + len(chunk):
+        return
+    for source, place, length in part.runs():
+        first, last = max(source, begin), min(source + length, begin + len(chunk))
+        if first < last:
+            _write_at(descriptor, chunk[first - begin : last - begin], target.offset + place + first - source)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from resilient.errors import SnapshotCorrupt
 from resilient.snapshot.hashing import CHUNK, Checksum, digest
+from resilient.snapshot.shards import Part, Whole
 
 NAME = "manifest.json"
 FORMAT = "resilient-snapshot"
@@ -48,6 +49,8 @@ class Manifest:
     :param durations: seconds that each phase of the run was known to take, so that a hang is known for one elsewhere.
     :param divergence: ``detector``, the state of the detectors after this step, and ``lineage``, that of the run when
         this was made; what is not known is missing. For a machine that has nothing but this snapshot.
+    :param tensors: those that lie in parts in several images, by their path in the state; left out where they are very
+        many.
     """
 
     run_id: str
@@ -62,6 +65,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     durations: Mapping[str, float] = field(default_factory=dict)
     divergence: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Whole] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -69,7 +73,10 @@ class Manifest:
         return sum(file.checksum.size for file in self.files)
 
     def to_bytes(self) -> bytes:
-        body = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK, **asdict(self)}
+        body = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK, **asdict(replace(self, tensors={}))}
+        body["tensors"] = {name: _described(whole) for name, whole in self.tensors.items()}
+        if not self.tensors:
+            del body["tensors"]
         for key in ("metrics", "durations"):
             body[key] = {name: _plain(value) for name, value in body[key].items()}
         return _dump({**body, "manifest_xxh3_128": digest(_dump(body))}) + b"\n"
@@ -98,9 +105,10 @@ class Manifest:
             metrics = {name: float(value) for name, value in body.pop("metrics").items()}
             durations = {name: float(value) for name, value in body.pop("durations", {}).items()}
             body["divergence"] = dict(body.get("divergence", {}))
+            tensors = {name: _whole(entry) for name, entry in body.pop("tensors", {}).items()}
             known = {entry.name for entry in fields(cls)}  # a later release may have something to add
             body = {name: value for name, value in body.items() if name in known}
-            return replace(cls(**body, files=files), metrics=metrics, durations=durations)
+            return replace(cls(**body, files=files), metrics=metrics, durations=durations, tensors=tensors)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SnapshotCorrupt(f"the manifest is malformed: {error!r}") from error
 
@@ -127,6 +135,18 @@ def _dump(body: Any) -> bytes:
 
 def _plain(value: float) -> float | str:
     return value if math.isfinite(value) else repr(value)
+
+
+def _described(whole: Whole) -> dict[str, Any]:
+    parts = [[part.rank, part.offsets, part.shape] for part in whole.parts]
+    return {"dtype": whole.dtype, "shape": whole.shape, "parts": parts}
+
+
+def _whole(entry: dict[str, Any]) -> Whole:
+    parts = [
+        Part(int(rank), tuple(map(int, offsets)), tuple(map(int, shape))) for rank, offsets, shape in entry["parts"]
+    ]
+    return Whole(entry["dtype"], tuple(map(int, entry["shape"])), tuple(parts))
 
 
 def _file(entry: dict[str, Any]) -> ImageFile:

@@ -225,9 +225,13 @@ class Drain(HelperQueue[Answer]):
         }
         self._ask({**request, **details})
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
-        """Ask for a snapshot to be read into ``slots``."""
-        self._ask({"op": "restore", "step": step, "slots": _paths(slots), "sequence": sequence})
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, reshard: bool = False) -> None:
+        """Ask for a snapshot to be read into ``slots``.
+
+        :param reshard: one of another number of ranks is only verified, and the slots are left as they are.
+        """
+        request = {"op": "restore", "step": step, "slots": _paths(slots), "sequence": sequence}
+        self._ask({**request, "reshard": reshard})
 
     def receive(self) -> Answer | None:
         """The answer to the oldest request; call it when :attr:`connection` is readable."""

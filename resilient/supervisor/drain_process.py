@@ -116,15 +116,12 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
         images = {file.rank: file for file in manifest.files}
         with ExitStack() as stack:
             slots = {int(rank): _open(stack, path, directory) for rank, path in request["slots"].items()}
-            if images.keys() != slots.keys():
+            if images.keys() == slots.keys():
+                _fill(slots, snapshot, manifest, request["sequence"])
+            elif request.get("reshard"):
+                catalog.verify(snapshot)  # the workers take from it what each of them needs
+            else:
                 raise SnapshotError(f"{snapshot.name} has images of {len(images)} ranks, the run has {len(slots)}")
-            for file in manifest.files:
-                catalog.require_size(snapshot, file)  # before memory is reserved for it
-            for rank, slot in slots.items():
-                slot.begin(step, images[rank].checksum.size)
-                catalog.read_image(snapshot, images[rank], slot.image)
-            for slot in slots.values():
-                slot.complete(request["sequence"], {"metrics": dict(manifest.metrics)}, hold=False)
     except SnapshotCorrupt as error:
         if not snapshot.exists():
             return {"event": "failed", "op": "restore", "step": step, "problem": f"{snapshot} has disappeared"}
@@ -151,6 +148,17 @@ def set_aside(storage: Storage, directory: Path, request: Mapping[str, Any]) -> 
 def delete_discarded(storage: Storage, directory: Path, _request: Mapping[str, Any]) -> wire.Message:
     """Delete what was renamed so."""
     return {"event": "discarded_deleted", "names": remove_discarded(storage, directory)}
+
+
+def _fill(slots: Mapping[int, Slot], snapshot: Path, manifest: Manifest, sequence: int) -> None:
+    images = {file.rank: file for file in manifest.files}
+    for file in manifest.files:
+        catalog.require_size(snapshot, file)  # before memory is reserved for it
+    for rank, slot in slots.items():
+        slot.begin(manifest.step, images[rank].checksum.size)
+        catalog.read_image(snapshot, images[rank], slot.image)
+    for slot in slots.values():
+        slot.complete(sequence, {"metrics": dict(manifest.metrics)}, hold=False)
 
 
 def _open(stack: ExitStack, path: str, directory: Path) -> Slot:

@@ -151,7 +151,7 @@ class Persistence:
         if tier is on.Tier.REMOTE and self._remote is not None:
             self._remote.restore(step, slots, sequence)
         else:
-            self._drain.restore(step, slots, sequence)
+            self._drain.restore(step, slots, sequence, reshard=self._spec.allow_reshard)
 
     def abandon_restore(self, tier: on.Tier) -> None:
         """Whoever was asked to restore stands still: another one will do it."""

@@ -1,5 +1,5 @@
-"""The number of ranks: a run goes on with as many as it was begun with, because each rank's image is a part of the
-state, and nothing distributes the parts anew.
+"""The number of ranks: a run goes on with as many as its newest state is of, because each rank's image is a part of
+it. Only where it is allowed expressly is a durable state dealt out to others.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from resilient.snapshot import catalog
 from resilient.supervisor.leftovers import newest_step
 
 
-def require_ranks(paths: RunPaths, memory: Path, ranks: int) -> None:
+def require_ranks(paths: RunPaths, memory: Path, ranks: int, *, reshard: bool = False) -> None:
     """Compare with what there is of the run, which must be the caller's: the newest snapshot on disk that can be read,
     and what lies in its memory.
 
     :param memory: directory of the run's memory.
+    :param reshard: what is on disk may be of another number.
     :raises ConfigurationError: it is of another number of ranks.
     """
-    _require_ranks_of_snapshots(paths.snapshots, ranks)
+    if not reshard:
+        _require_ranks_of_snapshots(paths.snapshots, ranks)
     mark, tenant = memory / "identity", Tenant.read(memory)
     ours = mark.exists() and mark.read_text() == paths.identity()
     if ours and tenant is not None and tenant.boot == boot_id():
@@ -68,5 +70,6 @@ def _require(ranks: int, known: int, what: str) -> None:
     if ranks != known:
         raise ConfigurationError(
             f"worker.ranks is {ranks}, but {what} is that of {known}",
-            f"set worker.ranks={known} to carry on, or begin a new run with another run.id",
+            f"set worker.ranks={known} to carry on, or begin a new run with another run.id; what is on disk can be "
+            "dealt out to other ranks with run.allow_reshard=true",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resilient.policy.decisions import LaunchRound
+from resilient.policy.events import Tier
 from resilient.policy.interval import expected_failure_seconds
 from resilient.policy.lineage import Lineage
 from resilient.protocol.board import Word
@@ -70,6 +71,7 @@ class Rounds:
             skip_steps=lineage.unresolved,
             lr_factor=lineage.lr_factor,
             stop_after=spec.stop_after,
+            reshard_from=self._reshard_from(launch),
         )
         plan_file = self._memory.write_plan(plan)
         rendezvous = Rendezvous(
@@ -79,6 +81,12 @@ class Rounds:
             most_restarts=spec.policy.restarts.max_failures,
         )
         return [self._spec_of(rank, rendezvous, plan_file, start) for rank in range(spec.policy.ranks)]
+
+    def _reshard_from(self, launch: LaunchRound) -> str | None:
+        """The durable snapshot that the round resumes from, where that may be dealt out otherwise."""
+        if launch.step is None or launch.source is not Tier.LOCAL or not self._spec.allow_reshard:
+            return None
+        return str(self._spec.paths.snapshot(launch.step))
 
     def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round

@@ -42,6 +42,8 @@ class RunSettings:
         difference.
     :param trust_node: start on this machine although the run has found that it computes wrong results.
     :param stop_after: leave after this step without finishing, for a replay of the steps before it; 0 for never.
+    :param allow_reshard: resume with another number of ranks than the newest snapshot is of, or on another mesh. Every
+        sample of an epoch is still seen once, and distributed tensors are the same; the run does not go on bit for bit.
     """
 
     id: str = ""
@@ -49,6 +51,7 @@ class RunSettings:
     allow_drift: bool = False
     trust_node: bool = False
     stop_after: int = 0
+    allow_reshard: bool = False
 
     def __post_init__(self) -> None:
         if self.stop_after < 0:

@@ -23,6 +23,7 @@ class RunSpec:
     :param lineage: as it was written down; None where it is not.
     :param trust_node: supervise it on this machine although it computes wrong results.
     :param stop_after: the workers leave after this step without finishing; None for never.
+    :param allow_reshard: a durable snapshot may be of another number of ranks.
     """
 
     paths: RunPaths
@@ -40,4 +41,5 @@ class RunSpec:
     lineage: Lineage | None = None
     trust_node: bool = False
     stop_after: int | None = None
+    allow_reshard: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -142,7 +142,8 @@ def _supervise(
         journal = _open_journal(paths)
         stack.callback(journal.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
-        require_ranks(paths, place, spec.policy.ranks)  # before anything is recorded that says otherwise
+        # before anything is recorded that says otherwise
+        require_ranks(paths, place, spec.policy.ranks, reshard=spec.allow_reshard)
         spec = replace(spec, lineage=_lineage(paths))
         changed = record_config(journal)
         status = Status.read(paths.status)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from resilient.errors import ConfigurationError, UsageError
+from resilient.errors import ConfigurationError, StateError, UsageError
 from resilient.protocol.environment import WorkerEnvironment, launched_elsewhere
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.plan import RoundPlan
@@ -23,7 +23,7 @@ from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
 from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
-from resilient.worker.positions import leave_out
+from resilient.worker.positions import Positioned, leave_out
 from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
@@ -71,12 +71,7 @@ def attach(
     objects = flatten_objects({"model": model, "optimizer": optimizer, "scheduler": scheduler, **others})
     host = _host(run_id, snapshot, retention, fingerprint)
     run = Run(host, {**objects, "position": position, "rng": random}, position, random)
-    image = host.image()
-    if image is not None:
-        held = _Held()
-        step = restore(image, {**objects, "position": position, "rng": held}, allow_pickle=host.settings.allow_pickle)
-        run.resume(step, held.state)
-        position.resumed(step)
+    _resume(run, host, {**objects, "position": position}, position)
     left_out = leave_out(position, host.plan.skips, host.plan.skip_steps, run.step)
     if left_out is not None:
         host.left_out(left_out)
@@ -84,6 +79,28 @@ def attach(
         settle_buckets(objects.values())
     host.attached(run.step)
     return run
+
+
+def _resume(run: Run, host: Host, objects: Mapping[str, Any], position: Positioned) -> None:
+    """Go on from what there is, if there is anything."""
+    image, snapshot, held = host.image(), host.plan.reshard_from, _Held()
+    everything = {**objects, "rng": held}
+    try:
+        step = restore(image, everything, allow_pickle=host.settings.allow_pickle) if image is not None else None
+    except StateError:
+        if snapshot is None:
+            raise
+        step = None
+    if step is None and snapshot is not None:
+        from resilient.worker.reshard import fresh_generators, reshard  # noqa: PLC0415  rare, and needs much of torch
+
+        loaded = reshard(Path(snapshot), everything, rank=host.rank, allow_pickle=host.settings.allow_pickle)
+        step = loaded.step
+        if loaded.new_rank:
+            held.state = fresh_generators(held.state, host.rank)
+    if step is not None:
+        run.resume(step, held.state)
+        position.resumed(step)
 
 
 class _Held:

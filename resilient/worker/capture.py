@@ -21,8 +21,10 @@ from resilient.worker.cuda import CudaCopy, PinnedSlots
 from resilient.worker.leaves import TORCH_DTYPES, TensorCollector, TensorSource
 from resilient.worker.loading import load, parameters_have_types_of
 from resilient.worker.overlap import Copier, Done, Piece, copy_all
+from resilient.worker.ownership import parameters_of
 from resilient.worker.plan import Content, Plan
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import LiveMeshes
 
 _PIECE = 32 << 20
 """Bytes copied at a time when the image goes to disk meanwhile: half of what the drain takes at a time."""
@@ -99,7 +101,7 @@ class Capture:
         at_once, later = host.only([not is_owned for is_owned in host.owned]), host.only(host.owned)
         copy_all(at_once.targets, at_once.sources)
         pieces = self._grow(slot, later) if grow and device is None else None
-        copier.start(later.targets, later.sources, done, device, pieces)
+        copier.start(later.targets, later.sources, done, device, pieces=pieces, watched=later.watched)
 
     def close(self) -> None:
         """Let go of what CUDA knows of the slots. Nothing may be being copied."""
@@ -119,7 +121,8 @@ class Capture:
         image = slot.image
         image[: len(layout.header)] = layout.header
         image[layout.state.offset : layout.state.end] = padded
-        return _Batch(self._views_of(slot, layout), content.sources, content.owned, self._offsets)
+        views = self._views_of(slot, layout)
+        return _Batch(views, content.sources, content.owned, self._offsets, content.watched)
 
     def _content(self, step: int) -> Content:
         states = {name: item.state_dict() for name, item in self._objects.items()}
@@ -167,13 +170,14 @@ class Capture:
 
 class _Batch(NamedTuple):
     """Tensors to copy, where each of them goes, whether only an optimizer's step changes it, and the byte of the image
-    at which it begins.
+    at which it begins. ``watched`` are others whose versions tell of changes to what the optimizers own.
     """
 
     targets: Sequence[torch.Tensor]
     sources: Sequence[torch.Tensor]
     owned: Sequence[bool]
     offsets: Sequence[int]
+    watched: Sequence[torch.Tensor] = ()
 
     def only(self, wanted: Sequence[bool]) -> _Batch:
         return _Batch(
@@ -181,6 +185,7 @@ class _Batch(NamedTuple):
             list(compress(self.sources, wanted)),
             list(compress(self.owned, wanted)),
             list(compress(self.offsets, wanted)),
+            self.watched,
         )
 
     def pieces(self, slot: Slot) -> Iterator[Piece]:
@@ -208,21 +213,38 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
     body = read_state(image, layout)
     if not isinstance(body, dict) or not isinstance(body.get("objects"), dict) or type(body.get("step")) is not int:
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
-    _compare_names(body["objects"], objects)
+    compare_names(body["objects"], objects)
     same_types = parameters_have_types_of(layout, objects)
+    meshes = _live_meshes(body["meshes"], objects) if "meshes" in body else None
     for name, item in objects.items():
-        source = TensorSource(image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item))
+        source = TensorSource(
+            image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item), meshes=meshes
+        )
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
-        try:
-            load(item, state, image, same_types=same_types)
-        except ResilientError:
-            raise
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(
-                f"the snapshot's state of {name} does not fit the script's {type(item).__name__}: {error}",
-                "undo the change to the script, or begin a new run with another run.id",
-            ) from error
+        load_named(name, item, state, image, same_types=same_types)
     return int(body["step"])
+
+
+def load_named(name: str, item: Stateful, state: Any, image: memoryview | None, *, same_types: bool) -> None:
+    """Give an object its state back, as :func:`resilient.worker.loading.load` does.
+
+    :raises StateError: it does not fit; the message says which.
+    """
+    try:
+        load(item, state, image, same_types=same_types)
+    except ResilientError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateError(
+            f"the snapshot's state of {name} does not fit the script's {type(item).__name__}: {error}",
+            "undo the change to the script, or begin a new run with another run.id",
+        ) from error
+
+
+def _live_meshes(described: Any, objects: Mapping[str, Stateful]) -> LiveMeshes:
+    states = {name: item.state_dict() for name, item in objects.items()}
+    parameters = parameters_of(objects.values())  # an optimizer that has not stepped has no state yet
+    return LiveMeshes([*Parts.of(states).leaves, *parameters], described)
 
 
 def _copied_by_loading(name: str, item: Stateful) -> frozenset[str]:
@@ -256,7 +278,8 @@ def _kept_by_loading(name: str, item: Stateful) -> dict[str, torch.Tensor]:
     }
 
 
-def _compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+def compare_names(stored: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+    """:raises StateError: the snapshot is of other objects."""
     missing, extra = sorted(set(objects) - set(stored)), sorted(set(stored) - set(objects))
     if missing or extra:
         parts = [f"no state for {', '.join(missing)}"] if missing else []

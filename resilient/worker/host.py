@@ -80,6 +80,7 @@ class Host(Protocol):
 
     ranks: int
     """How many processes train together."""
+    rank: int  # which of them this is
 
     def own_time(self, steps: int, data: float, compute: float) -> None:
         """What a step takes of this rank's own time, smoothed, in seconds; measured ``steps`` times."""
@@ -130,7 +131,7 @@ class SupervisedHost:
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
         self.ranks = environment.world_size
-        self._rank = environment.rank
+        self.rank = environment.rank
         self._refused: set[str] = set()
         spill = Spill(RunPaths(Path(plan.run_root)).memory, lambda message: _say(f"WARNING: {message}"))
         self.arena = Arena.shared(memory, environment.rank, plan.snapshot.slots, spill)
@@ -143,6 +144,8 @@ class SupervisedHost:
         if self.plan.restore_step is None:
             return None
         slot = self.arena.find(self.plan.restore_step)
+        if slot is None and self.plan.reshard_from is not None:
+            return None  # it is of another number of ranks
         if slot is None:
             raise SnapshotCorrupt(f"no slot holds step {self.plan.restore_step}, from which this round was to resume")
         self.preparation.want(slot.info().size)
@@ -216,7 +219,7 @@ class SupervisedHost:
         self._board.raise_flag(Flag.STOPPED_AFTER)
 
     def left_out(self, skip: Skip) -> None:
-        if self._rank:
+        if self.rank:
             return  # all find out the same
         self._board[Word.SKIP_START_EPOCH], self._board[Word.SKIP_START] = skip.start
         self._board[Word.SKIP_END_EPOCH], self._board[Word.SKIP_END] = skip.end
@@ -232,7 +235,7 @@ class StandaloneHost:
 
     writes_growing = False
     group: Group | None = None
-    ranks = 1
+    ranks, rank = 1, 0
 
     def __init__(
         self,

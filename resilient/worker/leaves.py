@@ -11,6 +11,7 @@ import torch
 
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot.image import Layout, TensorSpec
+from resilient.worker.sharded import LiveMeshes, Meshes, is_distributed, local_part
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float64: "F64",
@@ -41,11 +42,13 @@ class TensorCollector:
 
     :ivar tensors: what was found, by name.
     :ivar signature: name, type and shape of each, in the same order; equal signatures have equal layouts.
+    :ivar meshes: what distributed tensors are spread over.
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self.signature: list[tuple[str, torch.dtype, torch.Size]] = []
+        self.meshes = Meshes()
         self._by_address: dict[int, str] = {}
 
     def __call__(self, path: str, value: Any) -> dict[str, Any] | None:
@@ -67,6 +70,9 @@ class TensorCollector:
         return tuple(TensorSpec(name, DTYPES[dtype], tuple(shape)) for name, dtype, shape in self.signature)
 
     def _tensor(self, path: str, tensor: torch.Tensor) -> dict[str, Any]:
+        if is_distributed(tensor):
+            local = self._tensor(path, local_part(tensor))
+            return {"$dtensor": {"local": local, **self.meshes.describe(path, tensor)}}
         if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
             raise StateError(
                 f"the tensor at {path} is a {type(tensor).__name__} of layout {tensor.layout}, not one to capture",
@@ -132,6 +138,7 @@ class TensorSource:
     :param views: names of tensors that are given as views of the image; all others own their memory.
     :param reuse: tensors by name that may be written into and given back, where type and shape are the same: the first
         touch of fresh memory takes several times as long as the copy itself.
+    :param meshes: for an image that has parts of distributed tensors.
     """
 
     def __init__(
@@ -141,11 +148,13 @@ class TensorSource:
         *,
         views: Collection[str] = (),
         reuse: Mapping[str, torch.Tensor] | None = None,
+        meshes: LiveMeshes | None = None,
     ) -> None:
         self._image = image
         self._layout = layout
         self._views = views
         self._reuse = reuse or {}
+        self._meshes = meshes
 
     def __call__(self, tag: str, payload: Any) -> Any:
         try:
@@ -153,6 +162,9 @@ class TensorSource:
                 return self._tensor(payload)
             if tag == "$strided":
                 return self._strided(*payload)
+            if tag == "$dtensor" and self._meshes is not None:
+                [(tag_of_local, local)] = payload["local"].items()
+                return self._meshes.rebuild(self(tag_of_local, local), payload)
             if tag == "$array":
                 name, shape = payload
                 return self._tensor(name).numpy().reshape(shape).copy()

@@ -12,19 +12,22 @@ import torch
 from resilient.snapshot.image import Layout
 from resilient.worker.leaves import DTYPES
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import local_part
 
 
-def load(item: Stateful, state: Any, image: memoryview, *, same_types: bool) -> None:
+def load(item: Stateful, state: Any, image: memoryview | None, *, same_types: bool) -> None:
     """``item.load_state_dict(state)``, and what is missing there.
 
-    :param image: where tensors in ``state`` may be views of; none of the object's own is one afterwards.
+    :param image: where tensors in ``state`` may be views of; none of the object's own is one afterwards. None where
+        they own their memory.
     :param same_types: the parameters have the types that they had when the state was taken.
     """
     if isinstance(item, torch.nn.Module):
         _add_versions(item, state)
     item.load_state_dict(state)
     if isinstance(item, torch.nn.Module):
-        _leave_image(item, image)
+        if image is not None:
+            _leave_image(item, image)
     elif type(item).load_state_dict is torch.optim.Optimizer.load_state_dict and same_types:
         _keep_types(item, state)  # type: ignore[arg-type]  # whose method it has
 
@@ -51,7 +54,7 @@ def _add_versions(module: torch.nn.Module, state: Any) -> None:
 def _leave_image(module: torch.nn.Module, image: memoryview) -> None:
     """A module that loads by assignment (``assign=True``) has views of the slot, which the next snapshots overwrite."""
     start = torch.frombuffer(image, dtype=torch.uint8).data_ptr()
-    for tensor in itertools.chain(module.parameters(), module.buffers()):
+    for tensor in map(local_part, itertools.chain(module.parameters(), module.buffers())):
         if tensor.is_cpu and tensor.layout is torch.strided and start <= tensor.data_ptr() < start + len(image):
             tensor.data = tensor.data.clone()
 

@@ -103,11 +103,14 @@ class Copier:
         sources: Sequence[torch.Tensor],
         done: Done,
         device: DeviceCopy | None = None,
+        *,
         pieces: Iterable[Piece] | None = None,
+        watched: Sequence[torch.Tensor] = (),
     ) -> None:
         """Begin to copy; ``done`` is called from the copying thread. The copy before it must have been waited for.
 
         :param pieces: the same tensors, to be copied one piece after the other; without them, all at once.
+        :param watched: further tensors that must not change meanwhile, as far as their versions tell.
         """
         if self._thread is None:
             self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step))  # type: ignore[no-untyped-call]
@@ -117,7 +120,7 @@ class Copier:
             atexit.register(self._settle)  # a daemon thread inside torch would bring the ending process down
         guarded = [*sources, *device.guarded] if device is not None else sources
         self._samples = self._samples.of(guarded)
-        self._current = _Copy(pieces or [(targets, sources)], device, Guard(guarded, self._samples), done)
+        self._current = _Copy(pieces or [(targets, sources)], device, Guard([*guarded, *watched], self._samples), done)
         self._requests.put(self._current)
 
     def wait(self) -> None:

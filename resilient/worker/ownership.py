@@ -13,21 +13,25 @@ import torch
 
 from resilient.worker.leaves import same_view
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import local_part
 
 
 def owned_by_optimizers(objects: Mapping[str, Stateful]) -> dict[int, torch.Tensor]:
-    """What the optimizers own, by address; of several views that begin at one address, any."""
+    """What the optimizers own, by the address of its elements on this rank; of several views that begin at one address,
+    any. Distributed tensors are given as they are.
+    """
     owned: dict[int, torch.Tensor] = {}
     for tensor in _owned(objects.values()):
-        if tensor.layout is torch.strided and (tensor.is_cpu or tensor.is_cuda):  # others are copied at once
-            owned[tensor.data_ptr()] = tensor
+        local = local_part(tensor)
+        if local.layout is torch.strided and (local.is_cpu or local.is_cuda):  # others are copied at once
+            owned[local.data_ptr()] = tensor
     owned.pop(0, None)  # of tensors without elements
     return owned
 
 
 def is_owned(tensor: torch.Tensor, owned: Mapping[int, torch.Tensor]) -> bool:
     found = owned.get(tensor.data_ptr())
-    return found is not None and same_view(found, tensor)
+    return found is not None and same_view(local_part(found), tensor)
 
 
 def parameters_of(objects: Collection[Any]) -> list[torch.Tensor]:
@@ -38,6 +42,26 @@ def parameters_of(objects: Collection[Any]) -> list[torch.Tensor]:
             for group in item.param_groups:
                 parameters.extend(group["params"])
     return parameters
+
+
+def named_parameters(objects: Mapping[str, Any]) -> dict[str, list[str | None]]:
+    """By optimizer, the names of its parameters in the modules among the objects, as ``model.0.weight``.
+
+    They come in the order in which its state counts them, with None for those that no module has. Optimizers without
+    any such are left out.
+    """
+    names = {
+        id(parameter): f"{name}.{key}"
+        for name, item in objects.items()
+        if isinstance(item, torch.nn.Module)
+        for key, parameter in item.named_parameters()
+    }
+    found = {
+        name: [names.get(id(parameter)) for parameter in parameters_of([item])]
+        for name, item in objects.items()
+        if isinstance(item, torch.optim.Optimizer)
+    }
+    return {name: known for name, known in found.items() if any(known)}
 
 
 def _owned(objects: Collection[Any]) -> Iterator[torch.Tensor]:

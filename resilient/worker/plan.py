@@ -22,8 +22,9 @@ import torch
 from resilient.snapshot import tree
 from resilient.snapshot.skeleton import Parts, Skeleton
 from resilient.worker.leaves import TensorCollector, as_tensor
-from resilient.worker.ownership import is_owned, owned_by_optimizers, parameters_of
+from resilient.worker.ownership import is_owned, named_parameters, owned_by_optimizers, parameters_of
 from resilient.worker.positions import Stateful
+from resilient.worker.sharded import is_distributed, local_parts, specs_of
 
 _LOOSE_AFTER = 2  # a tensor that has moved so often will move again
 _COMPARABLE = frozenset({bool, int, str, type(None)})  # equal values of one of these types are the same JSON
@@ -37,11 +38,14 @@ class Content:
     :ivar sources: tensors with elements, each stored once; they keep their memory alive, whatever becomes of the
         objects that they come from.
     :ivar owned: for each of them, whether only an optimizer's step changes it.
+    :ivar watched: tensors beside the sources whose versions tell of changes to those that are owned: torch counts the
+        changes of a distributed tensor there, and not at the part of it that is stored.
     """
 
     state: bytes
     sources: Sequence[torch.Tensor]
     owned: Sequence[bool]
+    watched: Sequence[torch.Tensor] = ()
 
 
 class Plan:
@@ -67,13 +71,14 @@ class Plan:
         in_keys = len(collector.tensors)
         self._values = _Values(self._skeleton, parts.leaves, collector, allow_pickle=allow_pickle)
         self._tensors = _Tensors(objects, self._skeleton.paths, parts.leaves, collector, moved)
+        self._values.about = _about({"meshes": collector.meshes.described, "parameters": named_parameters(objects)})
         self.reusable = not in_keys and self._values.without_tensors and self._tensors.separable
         self.signature, self.specs = collector.signature, collector.specs()
 
     def first_content(self, step: int) -> Content:
         """The content of the state that the plan was made from; ask once, for it is not kept."""
         sources, self._tensors.first = self._tensors.first, []
-        return Content(self._values.dumps(step), sources, self._tensors.owned)
+        return Content(self._values.dumps(step), sources, self._tensors.owned, self._tensors.watched)
 
     def content(self, step: int, parts: Parts) -> Content | None:
         """The content of another state, or None when it has not the form of this plan."""
@@ -85,7 +90,7 @@ class Plan:
             return None
         if sources is None or not self._values.update(parts.leaves):
             return None
-        return Content(self._values.dumps(step), sources, self._tensors.owned)
+        return Content(self._values.dumps(step), sources, self._tensors.owned, self._tensors.watched)
 
 
 class _Values:
@@ -103,6 +108,7 @@ class _Values:
         self._plain_at = list(compress(range(len(values)), self._is_plain))
         self._others_at = [index for index, plain in enumerate(self._is_plain) if not plain]
         self.without_tensors = True
+        self.about = ""  # further members of the JSON, each with a comma behind it
         self._texts = self._encode_all(skeleton, leaves, collector)
 
     def _encode_all(self, skeleton: Skeleton, leaves: Sequence[Any], collector: TensorCollector) -> list[str]:
@@ -140,7 +146,7 @@ class _Values:
         return not collector.tensors
 
     def dumps(self, step: int) -> bytes:
-        return f'{{"step":{step},"objects":{"".join(self._texts)}}}'.encode()
+        return f'{{"step":{step},{self.about}"objects":{"".join(self._texts)}}}'.encode()
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ class _Tensors:
     """All tensors and arrays of the state.
 
     :ivar owned: for each tensor that is stored, whether an optimizer owns it.
+    :ivar watched: as in :class:`Content`.
     :ivar separable: no tensor that shares its memory with another is loose.
     """
 
@@ -182,7 +189,9 @@ class _Tensors:
         found = list(compress(leaves, self._is_tensor))
         self._paths = list(compress(paths, self._is_tensor))
         self._arrays = [(index, leaf.shape, leaf.dtype) for index, leaf in enumerate(found) if _is_array(leaf)]
-        tensors = [as_tensor(leaf) if _is_array(leaf) else leaf for leaf in found]
+        wholes = [as_tensor(leaf) if _is_array(leaf) else leaf for leaf in found]
+        self._specs = specs_of(wholes)
+        tensors = local_parts(wholes)
         self._dtypes = [tensor.dtype for tensor in tensors]
         loose = [_is_array(leaf) or moved[path] >= _LOOSE_AFTER for leaf, path in zip(found, self._paths, strict=True)]
         self._firm = [not is_loose for is_loose in loose]
@@ -205,11 +214,14 @@ class _Tensors:
 
     def find(self, leaves: Sequence[Any]) -> list[torch.Tensor] | None:
         """What to copy, in the order of the plan's specs, or None when the tensors are not as they were."""
-        tensors = list(compress(leaves, self._is_tensor))
+        wholes = list(compress(leaves, self._is_tensor))
         for index, shape, dtype in self._arrays:
-            if tensors[index].shape != shape or tensors[index].dtype != dtype:
+            if wholes[index].shape != shape or wholes[index].dtype != dtype:
                 return None
-            tensors[index] = as_tensor(tensors[index])
+            wholes[index] = as_tensor(wholes[index])
+        if specs_of(wholes) != self._specs:
+            return None
+        tensors = local_parts(wholes)
         if [tensor.dtype for tensor in tensors] != self._dtypes or not self._all_stayed(tensors):
             return None
         if not self._loose_fit(tensors):
@@ -221,14 +233,14 @@ class _Tensors:
         self._own(sources)
         return sources
 
-    def _all_stayed(self, tensors: list[torch.Tensor]) -> bool:
+    def _all_stayed(self, tensors: Sequence[torch.Tensor]) -> bool:
         if all(map(torch.Tensor.is_set_to, compress(tensors, self._firm), self._aliases)):
             return True
         firm = zip(compress(self._paths, self._firm), compress(tensors, self._firm), self._aliases, strict=True)
         self._moved.update(path for path, tensor, alias in firm if not tensor.is_set_to(alias))
         return False
 
-    def _loose_fit(self, tensors: list[torch.Tensor]) -> bool:
+    def _loose_fit(self, tensors: Sequence[torch.Tensor]) -> bool:
         addresses = set()
         for loose in self._loose:
             tensor = tensors[loose.index]
@@ -244,15 +256,21 @@ class _Tensors:
         """Find out what is owned, unless it is certain that nothing has changed hands since the last time."""
         parameters = [
             parameter.data_ptr()
-            for parameter in parameters_of(self._objects.values())
+            for parameter in local_parts(parameters_of(self._objects.values()))
             if parameter.layout is torch.strided
         ]
         if parameters == self._parameters and not self._owned_loose:
             return
         owned = owned_by_optimizers(self._objects)
         self.owned = [is_owned(source, owned) for source in sources]
+        distributed = [tensor for tensor in owned.values() if is_distributed(tensor)]
+        self.watched = [*distributed, *local_parts(distributed)]
         self._parameters = parameters
         self._owned_loose = any(self.owned[loose.place] for loose in self._loose if loose.place is not None)
+
+
+def _about(members: Mapping[str, Any]) -> str:
+    return "".join(f'"{name}":{tree.dumps(value).decode()},' for name, value in members.items() if value)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -18,6 +18,7 @@ import torch
 from resilient.errors import UsageError
 from resilient.protocol.board import Metrics
 from resilient.protocol.metrics_log import OURS, RESERVED
+from resilient.worker.sharded import is_distributed, is_replicated, local_part
 
 
 @dataclass
@@ -65,6 +66,10 @@ class Reporter:
     def _take(pending: _Pending, name: str, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return _number(name, value)
+        if is_distributed(value):
+            if not is_replicated(value):  # to gather it would wait for ever where only some ranks report it
+                raise UsageError(f"{name} is spread over ranks, a metric is one number", f"report {name}.full_tensor()")
+            value = local_part(value)
         if value.numel() != 1:
             raise UsageError(f"{name} is a tensor of shape {tuple(value.shape)}, a metric is one number")
         if not value.is_cuda:

@@ -48,6 +48,20 @@ train:
   accumulate: 1
 """
 
+_SPREAD_CONFIG = f"""
+worker:
+  script: {SCRIPT.with_name("train_fsdp.py")}
+  ranks: 2
+snapshot:
+  every_steps: 10
+train:
+  steps: 40
+  samples: 52
+  batch_size: 4
+  step_seconds: 0.01
+  replicas: 1
+"""
+
 
 _CHECKED_CONFIG = f"""
 worker:
@@ -105,6 +119,7 @@ def make_workspace(directory: Path) -> Workspace:
     for name, ranks in (("diverging", 1), ("diverging_ranks", 2)):
         text = _DIVERGING_CONFIG.format(script=script, ranks=ranks)
         (directory / "conf" / f"{name}.yaml").write_text(text)
+    (directory / "conf" / "spread.yaml").write_text(_SPREAD_CONFIG)
     return Workspace(directory)
 
 

@@ -83,9 +83,12 @@ class RunCase:
     def paths(self) -> RunPaths:
         return RunPaths.of(self.workspace.directory / "runs", self.run_id)
 
+    def configuration(self) -> str:
+        """Its path, or the name of a built-in one."""
+        return str(self.workspace.directory / "conf" / f"{self.conf}.yaml")
+
     def start(self, *extra: str) -> Running:
-        conf = self.workspace.directory / "conf" / f"{self.conf}.yaml"
-        command = [sys.executable, *self.program, "train", f"conf={conf}", f"run.id={self.run_id}"]
+        command = [sys.executable, *self.program, "train", f"conf={self.configuration()}", f"run.id={self.run_id}"]
         command += [f"run.dir={self.workspace.directory / 'runs'}", *self.settings, *extra]
         output = (self.workspace.directory / f"{self.run_id}.out").open("ab")
         process = subprocess.Popen(

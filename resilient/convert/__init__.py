@@ -1,0 +1,1 @@
+"""Snapshots for the tools of others, and theirs for us."""
