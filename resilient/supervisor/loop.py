@@ -6,7 +6,6 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
-import selectors
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -41,6 +40,7 @@ from resilient.supervisor.round_output import RoundOutput
 from resilient.supervisor.rounds import Rounds, in_words
 from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 from resilient.supervisor.unmodified import UnmodifiedScript
@@ -92,8 +92,7 @@ class Supervisor:
         self._state = RunState(settings=spec.policy)
         self._recorder = Recorder(journal, self._state)
         self._events: deque[on.Event] = deque()
-        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
-        self._watched: set[Any] = set()
+        self._sources = Sources(self._connections)
         self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
@@ -154,11 +153,9 @@ class Supervisor:
         self._persistence.adopt()
         self._open()
         while self._state.phase is not Phase.ENDED:
-            for key, _ in self._watch().select(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS):
-                if key.fileobj in self._sources():  # one of the others may just have had a helper replaced
-                    key.data()
+            self._sources.handle(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
             self._poll()
-        self._selector.close()
+        self._sources.close()
         self._diverging.close()
         self._rounds.close()
         assert self._ending is not None  # noqa: S101  the phase ENDED is only entered with one
@@ -172,22 +169,7 @@ class Supervisor:
         if opened is not None:
             self._feed(opened)
 
-    def _watch(self) -> selectors.BaseSelector:
-        """The selector over signals and helpers.
-
-        A helper that was started again has a new connection, and perhaps the old one's descriptor, so the connections
-        are compared and not their numbers.
-        """
-        handlers = self._sources()
-        if self._watched != set(handlers):
-            self._selector.close()
-            self._selector = selectors.DefaultSelector()
-            for source, handler in handlers.items():
-                self._selector.register(source, selectors.EVENT_READ, handler)
-            self._watched = set(handlers)
-        return self._selector
-
-    def _sources(self) -> dict[Any, Callable[[], None]]:
+    def _connections(self) -> dict[Any, Callable[[], None]]:
         """What is to be read when it is readable, and by whom."""
         handlers: dict[Any, Callable[[], None]] = {
             self._signals: self._on_signal,
