@@ -46,7 +46,5 @@ def lineage_in_words(lineage: Lineage) -> str:
         parts.append(f"leaving out {samples} samples")
     if others := len(lineage.skips) - len(inside):
         parts.append("leaving out the data of " + ("1 more window" if others == 1 else f"{others} more windows"))
-    if lineage.unresolved is not None:
-        first, last = lineage.unresolved
-        parts.append(f"leaving out the data of steps {first} to {last}")
+    parts += [f"leaving out the data of steps {first} to {last}" for first, last in lineage.unresolved]
     return ", ".join(parts)

@@ -14,10 +14,9 @@ from typing import Any
 from resilient.errors import ResilientError, RunDirectoryNotWritable
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.lineage import Lineage, RollbackCause, Skip
+from resilient.policy.lineage import Lineage, RollbackCause
 from resilient.policy.state import Phase, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
-from resilient.protocol.board import Board, Word
 from resilient.protocol.distrusted import distrust
 from resilient.protocol.lineage_file import write_lineage
 from resilient.protocol.rollback_request import RollbackAnswer, RollbackRequest, answer, take_request
@@ -34,7 +33,6 @@ from resilient.supervisor.spec import RunSpec
 _LOOK_SECONDS = 0.5  # between two looks for a request
 _AGAIN_SECONDS = 5.0  # between two attempts to write the lineage
 _UP = frozenset({Phase.STARTING, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING, Phase.STOPPING})
-_UNITS = {1: "samples", 2: "batches"}
 
 
 class Diverging:
@@ -89,9 +87,8 @@ class Diverging:
         lineage = self._found_lineage
         if lineage is None:
             lineage = told_on_disk(self._paths.snapshots) or told or Lineage()
-        if lineage.unresolved is not None and not lineage.pending:
-            skip = skip_on(self._memory.boards[0])
-            lineage = lineage if skip is None else lineage.resolved(skip)
+        if not lineage.pending:
+            lineage = lineage.resolved(self._memory.boards[0].skips)
         self._lineage = lineage
         self._persistence.adopt_lineage(lineage)
         if lineage != (self._found_lineage or Lineage()):
@@ -170,12 +167,12 @@ class Diverging:
             self._end_replay(verdict)
 
     def _look_at_skips(self, state: RunState) -> None:
-        """Which data the last rollback leaves out is known to rank 0, once it has resumed."""
+        """Which data rollbacks leave out is known to rank 0, once it has resumed."""
         lineage = state.lineage
-        if lineage.unresolved is None or lineage.pending or state.phase not in _UP:
+        if not lineage.unresolved or lineage.pending or state.phase not in _UP:
             return
-        if (skip := skip_on(self._memory.boards[0])) is not None:
-            self._feed(on.SkipResolved(skip))
+        if skips := self._memory.boards[0].skips:
+            self._feed(on.SkipResolved(skips))
 
     def _look_for_request(self, state: RunState) -> None:
         now = self._clock()
@@ -246,15 +243,6 @@ class Diverging:
         self._abandon_replay()
         if not self._recorded:
             self._write()
-
-
-def skip_on(board: Board) -> Skip | None:
-    """The data that the plan's ``skip_steps`` have turned out to be, once rank 0 has said so."""
-    unit = _UNITS.get(board[Word.SKIP_UNIT])
-    if unit is None:
-        return None
-    start = board[Word.SKIP_START_EPOCH], board[Word.SKIP_START]
-    return Skip(start, (board[Word.SKIP_END_EPOCH], board[Word.SKIP_END]), unit)
 
 
 def _place(lineage: Lineage) -> tuple[Any, ...]:

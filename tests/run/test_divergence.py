@@ -163,6 +163,24 @@ def test_the_supervisor_is_struck_in_the_middle_of_a_rollback(
     assert_rolled_back_once(case, clean, 20, (21, 35 + MARGIN))
 
 
+def test_a_person_goes_back_farther_before_anybody_has_said_which_data_is_left_out(
+    workspace: Workspace, clean: RunCase
+) -> None:
+    case = diverging(workspace, "farther", f"train.deadly={poison(clean, 35)}")
+    struck = ("SIGKILL", "after:SaveLineage:3")  # the round is launched, and does not get to its data
+    assert replace(case, program=(str(FATAL), *struck)).finish() == -9, case.output()
+    workspace.wait_until_alone()
+    before = lineage_of(case)
+    assert (before.pending, before.unresolved) == (False, ((21, 35 + MARGIN),))
+    assert main(["rollback", f"run={case.run_id}", f"dir={case.paths.root.parent}", "step=10"]) == 0
+    assert lineage_of(case).unresolved == ((21, 35 + MARGIN),)
+    assert case.finish() == 0, case.output()
+    assert [back.skipped is not None for back in lineage_of(case).rollbacks] == [True, False]
+    after = {step: samples for _, step, samples in rounds_from(case, before.rollbacks[0].round + 2)}
+    whole = {step: samples for _, step, samples in trained(clean)}
+    assert all(after[step] == whole[step if step <= 20 else step + 17] for step in range(11, 61))
+
+
 @pytest.mark.parametrize("step", [22, 38, 55])
 def test_a_worker_is_killed_after_a_rollback(
     workspace: Workspace, clean: RunCase, rolled_back: RunCase, step: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from resilient.policy.divergence.ladder import LadderState
 from resilient.policy.lineage import Lineage, Rollback, RollbackCause, Skip
 from resilient.policy.state import Phase, PolicySettings, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
-from resilient.protocol.board import Word
 from resilient.protocol.distrusted import distrusted
 from resilient.protocol.lineage_file import read_lineage, write_lineage
 from resilient.protocol.paths import RunPaths
@@ -208,12 +207,8 @@ def test_a_new_run_has_none_and_needs_no_file(bench: Bench) -> None:
     assert not bench.paths.lineage.exists()
 
 
-def write_skip(bench: Bench, unit: int = 1) -> None:
-    board = bench.memory.boards[0]
-    words = (Word.SKIP_START_EPOCH, Word.SKIP_START, Word.SKIP_END_EPOCH, Word.SKIP_END)
-    for word, value in zip(words, (0, 80, 0, 168), strict=True):
-        board[word] = value
-    board[Word.SKIP_UNIT] = unit
+def write_skip(bench: Bench) -> None:
+    bench.memory.boards[0].tell_skips([SKIP])
 
 
 def test_what_a_killed_supervisor_had_not_read_of_the_data_left_out_is_not_lost(tmp_path: Path) -> None:
@@ -248,16 +243,17 @@ def test_a_sound_file_is_read_at_the_start(bench: Bench) -> None:
 # --- what comes in
 
 
-@pytest.mark.parametrize(("unit", "told"), [(0, []), (1, [on.SkipResolved(SKIP)]), (7, [])])
-def test_rank_0_says_which_data_it_is(bench: Bench, unit: int, told: Sequence[on.Event]) -> None:
-    write_skip(bench, unit)
+def test_rank_0_says_which_data_it_is(bench: Bench) -> None:
     bench.diverging.poll(replace(RUNNING, lineage=PENDING.launched()))
-    assert bench.events == told
+    assert bench.events == []
+    write_skip(bench)
+    bench.diverging.poll(replace(RUNNING, lineage=PENDING.launched()))
+    assert bench.events == [on.SkipResolved((SKIP,))]
 
 
 def test_data_that_is_known_or_of_a_round_to_come_is_not_asked_for(bench: Bench) -> None:
     write_skip(bench)
-    for lineage in (PENDING, PENDING.launched().resolved(SKIP), Lineage()):
+    for lineage in (PENDING, PENDING.launched().resolved([SKIP]), Lineage()):
         bench.diverging.poll(replace(RUNNING, lineage=lineage))
     assert bench.events == []
 
@@ -362,7 +358,7 @@ def test_rollbacks_in_words() -> None:
 def test_a_round_in_words() -> None:
     assert lineage_in_words(Lineage()) == ""
     assert lineage_in_words(PENDING) == "leaving out the data of steps 21 to 42"
-    assert lineage_in_words(PENDING.resolved(SKIP)) == "leaving out 88 samples"
+    assert lineage_in_words(PENDING.resolved([SKIP])) == "leaving out 88 samples"
     lowered = Lineage(inherited=(SKIP, Skip((0, 90), (1, 4))), inherited_lr_factor=0.25)
     assert (
         lineage_in_words(lowered)

@@ -209,10 +209,10 @@ def durable(state: RunState, event: SnapshotDurable, now: float) -> Outcome:
 
 
 def resolved(state: RunState, event: SkipResolved, now: float) -> Outcome:
-    """A worker has found out which data the last rollback leaves out."""
+    """A worker has found out which data rollbacks leave out."""
     if state.lineage.pending:
         return state, ()  # said of the one before it
-    return save(state, state.lineage.resolved(event.skip))
+    return save(state, state.lineage.resolved(event.skips))
 
 
 def late(state: RunState, event: Event, now: float) -> Outcome:
