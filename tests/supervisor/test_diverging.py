@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from resilient.errors import LineageUnreadable
 from resilient.policy import decisions as do
 from resilient.policy import events as on
+from resilient.policy.divergence import Alarm, Divergence, DivergenceKind, Finding, Recovered
 from resilient.policy.divergence.known_good import Grade, Graded, KnownGood
 from resilient.policy.divergence.ladder import LadderState
 from resilient.policy.lineage import Lineage, Rollback, RollbackCause, Skip
@@ -27,7 +29,7 @@ from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.divergence_sensor import DivergenceSensor
-from resilient.supervisor.divergence_words import lineage_in_words, rollback_in_words
+from resilient.supervisor.divergence_words import finding_in_words, lineage_in_words, rollback_in_words
 from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
@@ -346,6 +348,31 @@ def test_a_machine_that_errs_is_written_down(bench: Bench) -> None:
 
 
 # --- words
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            Alarm(DivergenceKind.SPIKE, "loss", 30, 31, 31, 10.51179, 2.32197, 0.1, ("two of three",)),
+            "step 31: ALARM, spike of loss since step 30: loss is 10.512 where 2.322 was to be expected",
+        ),
+        (
+            Divergence(DivergenceKind.SPIKE, "loss", 30, 31, 43, 5.69489, 2.32197, 0.1, ("it stays",)),
+            "step 43: DIVERGENCE, loss is 5.6949 where 2.322 was to be expected",
+        ),
+        (
+            Divergence(DivergenceKind.NONFINITE, "loss", 30, 30, 30, math.nan, 0.0, 0.0, ("loss is nan",)),
+            "step 30: DIVERGENCE, loss is nan",
+        ),
+        (
+            Recovered(DivergenceKind.SPIKE, "loss", 30, 31, 37, 2.3, 2.3, 0.1, ("it came back",)),
+            "step 37: the spike of loss since step 30 is over (it came back)",
+        ),
+    ],
+)
+def test_what_was_found_takes_one_line_and_says_nothing_that_the_next_one_says(found: Finding, words: str) -> None:
+    assert finding_in_words(found) == words
 
 
 def test_rollbacks_in_words() -> None:

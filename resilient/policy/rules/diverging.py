@@ -54,7 +54,7 @@ def judged(state: RunState, event: MetricsJudged, now: float) -> Outcome:
         return state, (*told, *saved, *noted)
     reached = max(found.step, *state.steps.values())
     state, saved = _react(_noted(state, found, now), found, lineage, reached)
-    after, killed = _clear(state, _headline(found))
+    after, killed = _clear(state, "training has diverged")
     return after, (*told, *saved, *killed)
 
 
