@@ -2,7 +2,8 @@
 memory or another process. What is to be done is decided in :mod:`resilient.policy.rules`.
 
 A rollback is written down before anything of it is acted on. Where that is not possible, for the disk is full, the run
-goes on from the target all the same, but what it would discard stays until it is written down.
+goes on from the target all the same. What is durable stays until it is written down; what is in memory does not, for a
+successor that knows nothing of the rollback would go on from there.
 """
 
 from __future__ import annotations
@@ -84,9 +85,11 @@ class Diverging:
 
         :param told: as the newest snapshot in the remote tier has it, if that is known.
         """
-        lineage = self._found_lineage
+        lineage, on_disk = self._found_lineage, told_on_disk(self._paths.snapshots)
         if lineage is None:
-            lineage = told_on_disk(self._paths.snapshots) or told or Lineage()
+            lineage = on_disk or told or Lineage()
+        elif on_disk is not None and _continues(lineage, on_disk):
+            lineage = on_disk  # it could not be written down before the supervisor was gone
         if not lineage.pending:
             lineage = lineage.resolved(self._memory.boards[0].skips)
         self._lineage = lineage
@@ -125,6 +128,7 @@ class Diverging:
         if self._recorded:
             self._persistence.discard_after(decision.step)
         else:
+            self._persistence.forget_after(decision.step)
             self._keeps_discarded = True
 
     def begin_round(self, launch: do.LaunchRound, own_step: int) -> None:
@@ -243,6 +247,18 @@ class Diverging:
         self._abandon_replay()
         if not self._recorded:
             self._write()
+        if not self._recorded and self._lineage.rollbacks:
+            last = self._lineage.rollbacks[-1]
+            self._console.say(
+                f"WARNING: the rollback {last.told} is not written down, and the next start may know nothing of it; "
+                f"when there is room: resilient rollback run={self._paths.run_id} to=good"
+            )
+
+
+def _continues(known: Lineage, told: Lineage) -> bool:
+    """Whether ``told`` has all rollbacks of ``known``, and more."""
+    rounds = [[back.round for back in lineage.rollbacks] for lineage in (known, told)]
+    return len(rounds[1]) > len(rounds[0]) and rounds[1][: len(rounds[0])] == rounds[0]
 
 
 def _place(lineage: Lineage) -> tuple[Any, ...]:

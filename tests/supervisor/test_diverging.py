@@ -58,6 +58,9 @@ class Disk:
     def discard_after(self, step: int) -> None:
         self.told.append(("discard", step))
 
+    def forget_after(self, step: int) -> None:
+        self.told.append(("forget", step))
+
     def set_aside(self) -> None:
         self.told.append("set aside")
 
@@ -137,23 +140,40 @@ def test_a_rollback_is_durable_before_anything_is_discarded(bench: Bench) -> Non
     assert "rolling back to step 20, leaving out the data of steps 21 to 42: nonfinite of loss" in bench.said()
 
 
-def test_what_cannot_be_written_down_discards_nothing_until_it_is(bench: Bench) -> None:
+def test_what_cannot_be_written_down_discards_nothing_durable_until_it_is(bench: Bench) -> None:
     obstacle = bench.fill_the_disk()
     bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20), do.SaveLineage(PENDING.launched()))
-    assert bench.disk.told == []
+    assert bench.disk.told == [("forget", 20)]
     assert bench.disk.lineage == PENDING.launched()  # the run goes on all the same
     assert bench.said().count("WARNING") == 1
     assert "kept until it is written down" in bench.said()
     bench.now += 60
     bench.diverging.poll(RUNNING)
-    assert bench.disk.told == []
+    assert bench.disk.told == [("forget", 20)]
     obstacle.rmdir()
     bench.diverging.poll(RUNNING)  # not at once again
     assert not bench.paths.lineage.exists()
     bench.now += 60
     bench.diverging.poll(RUNNING)
     assert read_lineage(bench.paths) == PENDING.launched()
-    assert bench.disk.told == ["set aside"]
+    assert bench.disk.told == [("forget", 20), "set aside"]
+
+
+def test_a_rollback_that_could_not_be_written_down_to_the_end_is_said(bench: Bench) -> None:
+    bench.fill_the_disk()
+    bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20))
+    bench.diverging.close()
+    assert "the rollback to step 20, leaving out the data of steps 21 to 42 is not written down" in bench.said()
+    assert not bench.paths.lineage.exists()
+
+
+def test_one_that_was_written_down_at_last_needs_no_word(bench: Bench) -> None:
+    obstacle = bench.fill_the_disk()
+    bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20))
+    obstacle.rmdir()
+    bench.diverging.close()
+    assert "is not written down" not in bench.said()
+    assert read_lineage(bench.paths) == PENDING
 
 
 def known(*steps: int) -> KnownGood:
@@ -202,6 +222,24 @@ def test_without_a_file_it_is_that_of_the_snapshot_made_last(bench: Bench) -> No
 def test_with_nothing_here_it_is_that_of_the_remote_tier(bench: Bench) -> None:
     assert bench.diverging.open(told=PENDING.launched()) == PENDING.launched()
     assert read_lineage(bench.paths) == PENDING.launched()
+
+
+def test_a_rollback_that_only_a_later_snapshot_tells_of_is_not_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Lineage())
+    snapshot(bench.paths, 30, PENDING.launched())
+    assert bench.diverging.open(told=None) == PENDING.launched()
+    assert read_lineage(bench.paths) == PENDING.launched()
+    bench.memory.remove()
+
+
+def test_a_file_that_knows_more_than_the_snapshots_is_believed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PENDING)
+    snapshot(bench.paths, 30, Lineage())
+    assert bench.diverging.open(told=None) == PENDING
+    other = Lineage().rolled_back(replace(BACK, round=7)).rolled_back(replace(BACK, round=9))
+    snapshot(bench.paths, 40, other)
+    assert bench.diverging.open(told=None) == PENDING, "of another lineage"
+    bench.memory.remove()
 
 
 def test_a_new_run_has_none_and_needs_no_file(bench: Bench) -> None:
