@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from resilient.cli import main
-from resilient.drill.faults import KillWorker, Preempt, flip_bit
-from resilient.errors import ExitCode
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, flip_bit
+from resilient.errors import ExitCode, FaultNotInjected
 from resilient.policy.lineage import Lineage, RollbackCause
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.names import image_name
@@ -159,6 +162,42 @@ def test_the_supervisor_is_struck_in_the_middle_of_a_rollback(
     code = replace(case, program=(str(FATAL), number, moment)).finish()
     assert code == (ExitCode.REQUEUE if number == "SIGTERM" else -9), case.output()
     assert case.finish() == 0, case.output()
+    assert_same_end(case, rolled_back)
+    assert_rolled_back_once(case, clean, 20, (21, 35 + MARGIN))
+
+
+def strike(dice: random.Random, running: Running, *, first: bool) -> str:
+    """Something happens to a run that is near its divergence, in the middle of its rollback, or after it.
+
+    Not before that: which snapshots are good enough to go back to would depend on it.
+    """
+    with suppress(OSError, psutil.Error, FaultNotInjected):  # it may have ended, or have no worker
+        if first or dice.random() < 0.4:
+            running.wait_for_step(dice.choice((33, 34, 35)))
+            time.sleep(dice.choice((0.0, dice.uniform(0, 0.3))))
+        else:
+            time.sleep(dice.uniform(0, 8))
+        return dice.choice((KillWorker(), Preempt(), KillSupervisor(), KillSupervisor())).inject(running.target)
+    return "nothing"
+
+
+@pytest.mark.parametrize("seed", [1, random.SystemRandom().randrange(1 << 30)])
+def test_whatever_strikes_a_run_around_its_rollback_it_ends_as_it_would_have(
+    workspace: Workspace, clean: RunCase, rolled_back: RunCase, seed: int
+) -> None:
+    print(f"seed {seed}")
+    dice, budgets = random.Random(seed), [f"restarts.{name}=90" for name in ("max_failures", "intensity", "crash_loop")]
+    case = diverging(workspace, "storm", f"train.deadly={poison(clean, 35)}", "train.step_seconds=0.03", *budgets)
+    for number in range(4):
+        running = case.start()
+        print(strike(dice, running, first=not number))
+        code = running.wait()
+        workspace.wait_until_alone()
+        if code == 0:
+            break
+        assert code in (-9, ExitCode.REQUEUE), case.output()
+    else:
+        assert case.finish() == 0, case.output()
     assert_same_end(case, rolled_back)
     assert_rolled_back_once(case, clean, 20, (21, 35 + MARGIN))
 
