@@ -195,7 +195,7 @@ def test_whatever_strikes_a_run_around_its_rollback_it_ends_as_it_would_have(
         workspace.wait_until_alone()
         if code == 0:
             break
-        assert code in (-9, ExitCode.REQUEUE), case.output()
+        assert code in (-9, -15, ExitCode.REQUEUE), case.output()  # -15: before the supervisor can heed it
     else:
         assert case.finish() == 0, case.output()
     assert_same_end(case, rolled_back)
@@ -330,6 +330,34 @@ def test_a_spike_that_lasts(workspace: Workspace, clean: RunCase) -> None:
     assert "ALARM, spike of loss since step 35" in case.output()
     assert "DIVERGENCE, loss is" in case.output()
     assert max(loss for step, loss in case.losses().items() if step > 20) < 100
+
+
+def test_a_divergence_in_the_very_last_step(workspace: Workspace, clean: RunCase) -> None:
+    case = diverging(workspace, "last", f"train.deadly={poison(clean, 60)}")
+    assert case.finish() == 0, case.output()
+    (rollback,) = lineage_of(case).rollbacks
+    assert (rollback.reached, rollback.skip) == (60, (rollback.target + 1, 60 + MARGIN))
+    assert len(case.losses()) == 60
+    assert all(map(math.isfinite, case.losses().values()))
+    assert case.finish("train.steps=70", "run.allow_drift=true") == 0, case.output()  # the total is raised later
+    assert len(case.losses()) == 70
+    after = {sample for _, _, samples in rounds_from(case, rollback.round + 1) for sample in samples}
+    assert not samples_of(trained(clean), range(rollback.target + 1, 60 + MARGIN + 1)) & after
+
+
+def test_an_alarm_that_is_open_when_the_run_is_preempted_is_open_after_it(workspace: Workspace, clean: RunCase) -> None:
+    slow = ["divergence.metrics.loss.spike.patience=15", "train.step_seconds=0.05"]
+    case = diverging(workspace, "open", f"train.heavy={poison(clean, 35)}", *slow)
+    running = case.start()
+    running.wait_for_step(40)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    assert not lineage_of(case).rollbacks, "within the patience"
+    assert case.finish() == 0, case.output()
+    (rollback,) = lineage_of(case).rollbacks
+    assert rollback.target in (10, 20)
+    assert "spike of loss since step 35" in rollback.reason
+    assert case.output().count("ALARM") == 1
 
 
 def test_two_ranks_leave_out_the_same_data(workspace: Workspace) -> None:
