@@ -138,7 +138,9 @@ class Once:
         if self._reached.exists() and step <= int(self._reached.read_text()):
             self._over.touch()
             return
-        self._reached.write_text(str(step))
+        fresh = self._reached.with_suffix(".new")  # the process may be killed at any moment
+        fresh.write_text(str(step))
+        fresh.replace(self._reached)
         with torch.no_grad():
             self._fault(Moment(model, optimizer, step - first))
 

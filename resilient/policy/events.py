@@ -179,9 +179,9 @@ class RollbackRequested(Event):
 
 @dataclass(frozen=True)
 class SkipResolved(Event):
-    """A worker has found out which data the last rollback leaves out."""
+    """A worker has found out which data is left out, for each range of steps of which that was not known."""
 
-    skip: Skip
+    skips: tuple[Skip, ...]
 
 
 @dataclass(frozen=True)

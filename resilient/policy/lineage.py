@@ -10,7 +10,7 @@ matter what a crash in the middle of a rollback leaves behind, nor in which tier
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -165,10 +165,12 @@ class Lineage:
         return self.inherited + own
 
     @property
-    def unresolved(self) -> tuple[int, int] | None:
-        """First and last step whose data is to be left out, where no worker has said yet which data that is."""
-        last = self.rollbacks[-1] if self.rollbacks else None
-        return last.skip if last is not None and last.skipped is None else None
+    def unresolved(self) -> tuple[tuple[int, int], ...]:
+        """First and last steps whose data is to be left out, where no worker has said yet which data that is: each as
+        steps were counted with the ones before it left out, from the target of any later rollback too. It goes back no
+        less far, so the steps up to the first of them are the same ones.
+        """
+        return tuple(back.skip for back in self.rollbacks if back.skip is not None and back.skipped is None)
 
     def holds(self, step: int, round_number: int) -> bool:
         """Whether a snapshot of ``step``, taken in that round, is on the lineage and not discarded."""
@@ -193,11 +195,21 @@ class Lineage:
             ladder=replace(self.ladder, targets=targets),
         )
 
-    def resolved(self, skip: Skip) -> Lineage:
-        """A worker has found out which data the last rollback leaves out."""
-        if self.unresolved is None:
+    def resolved(self, skips: Sequence[Skip]) -> Lineage:
+        """A worker has found out which data all of :attr:`unresolved` are."""
+        if not skips or len(skips) != len(self.unresolved):
             return self
-        return replace(self, rollbacks=(*self.rollbacks[:-1], replace(self.rollbacks[-1], skipped=skip)))
+        found = iter(skips)
+        rollbacks = (
+            replace(back, skipped=next(found)) if back.skip is not None and back.skipped is None else back
+            for back in self.rollbacks
+        )
+        return replace(self, rollbacks=tuple(rollbacks))
+
+    def without_unresolved(self) -> Lineage:
+        """A person wants what no worker has left out yet not to be left out."""
+        rollbacks = (back if back.skipped is not None else replace(back, skip=None) for back in self.rollbacks)
+        return replace(self, rollbacks=tuple(rollbacks))
 
     def launched(self) -> Lineage:
         """A round has begun from the target of the last rollback."""

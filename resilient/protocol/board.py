@@ -12,10 +12,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from resilient.policy.lineage import Skip
 
 _MAGIC = 0x31_44_52_42_4C_53_45_52  # "RESLBRD1"
 _PAGE = 4096
@@ -29,6 +31,10 @@ _RECORD = struct.Struct(f"=QQd{_VALUES}d{_VALUES}BH")  # step, count, time, valu
 _RECORD_BYTES = 160
 _PHASE_NAME_WORDS = 4
 PHASE_NAME_BYTES = 8 * _PHASE_NAME_WORDS
+_SKIPS_AT = 64  # the words of what is left out, as many for each
+_SKIP_WORDS = 5
+_SKIPS = 64
+_UNITS = ("samples", "batches")  # of offsets, by their number
 assert _RECORD.size <= _RECORD_BYTES  # noqa: S101  a layout that contradicts itself must not load
 
 _NAMES_AT = _PAGE
@@ -60,12 +66,7 @@ class Word(IntEnum):
     OWN_STEPS = 20  # steps of this round whose own time has been measured
     OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
     OWN_COMPUTE = 22  # and that the model's forward pass takes
-    # by rank 0: the data that the plan's ``skip_steps`` turned out to be, see ``policy.lineage.Skip``
-    SKIP_UNIT = 17  # 0 until the rest is written, 1 for samples, 2 for batches
-    SKIP_START_EPOCH = 18
-    SKIP_START = 19
-    SKIP_END_EPOCH = 28
-    SKIP_END = 29
+    SKIPS = 17  # by rank 0: how many of the plan's ``skip_steps`` it has said the data of, see ``Board.tell_skips``
     PHASE_NAME = 24  # of a phase that has no number of its own: UTF-8, in this word and the three after it
     # written by the supervisor alone
     COMMAND = 32
@@ -226,7 +227,31 @@ class Board:
         self._index[name] = index
         return index
 
+    def tell_skips(self, skips: Sequence[Skip]) -> None:
+        """Say which data the plan's ``skip_steps`` turned out to be, one for each. Of more than fit nothing is said:
+        they are left out all the same, and found out once more by the next round.
+        """
+        if len(skips) > _SKIPS:
+            return
+        for number, skip in enumerate(skips):
+            at = _SKIPS_AT + _SKIP_WORDS * number
+            for word, value in enumerate((_UNITS.index(skip.unit), *skip.start, *skip.end), at):
+                self._words[word] = value
+        self._words[Word.SKIPS] = len(skips)  # last, so that the rest is there when it is
+
     # --- the supervisor's side
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """What :meth:`tell_skips` has said; nothing where that is not to be understood."""
+        found = []
+        for number in range(min(self._words[Word.SKIPS], _SKIPS)):
+            at = _SKIPS_AT + _SKIP_WORDS * number
+            unit, start_epoch, start, end_epoch, end = self._words[at : at + _SKIP_WORDS]
+            if unit >= len(_UNITS):
+                return ()
+            found.append(Skip((start_epoch, start), (end_epoch, end), _UNITS[unit]))
+        return tuple(found)
 
     @property
     def phase_name(self) -> str:

@@ -29,8 +29,8 @@ class RoundPlan:
     :param failure_seconds: mean time until what is in memory is lost, as far as it is known.
     :param restart_seconds: from such a loss to the next step.
     :param skips: data that is left out.
-    :param skip_steps: first and last step whose data is to be left out as well, counted on from the step that the round
-        resumes from; rank 0 says on its board which data that is.
+    :param skip_steps: first and last step of each range whose data is to be left out as well, counted on from the step
+        that the round resumes from, with the ranges before it left out; rank 0 says on its board which data they are.
     :param lr_factor: what the learning rate is multiplied by while an optimizer steps.
     :param stop_after: leave after this step without finishing, and without a snapshot of it; for replays.
     :param fingerprint: hashes that are reported.
@@ -47,7 +47,7 @@ class RoundPlan:
     failure_seconds: float = 86400.0
     restart_seconds: float = 0.0
     skips: tuple[Skip, ...] = ()
-    skip_steps: tuple[int, int] | None = None
+    skip_steps: tuple[tuple[int, int], ...] = ()
     lr_factor: float = 1.0
     stop_after: int | None = None
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
@@ -62,7 +62,5 @@ class RoundPlan:
         body["snapshot"] = SnapshotSettings(**body["snapshot"])
         body["fingerprint"] = FingerprintSettings(**body["fingerprint"])
         body["skips"] = tuple(map(Skip.from_json, body["skips"]))
-        if body["skip_steps"] is not None:
-            first, last = body["skip_steps"]
-            body["skip_steps"] = (first, last)
+        body["skip_steps"] = tuple((first, last) for first, last in body["skip_steps"])
         return cls(**body)

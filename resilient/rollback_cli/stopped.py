@@ -58,11 +58,15 @@ def _idle(paths: RunPaths) -> Iterator[None]:
 
 
 def _decided(paths: RunPaths, before: Lineage, decided: Plan, order: Order) -> tuple[Lineage, Plan]:
-    """The lineage with the rollback. The data that one which has not begun was to leave out are left out still."""
-    if before.pending and before.unresolved is not None and not order.said_skip:
-        first, last = before.unresolved
-        note = f"the data of steps {first} to {last} are left out as the rollback that has not begun yet had it"
-        decided = replace(decided, skip=before.unresolved, notes=(note,))
+    """The lineage with the rollback. The data that earlier ones were to leave out, and that no round has come to, are
+    left out still, unless it is said what is to be left out in their place.
+    """
+    if order.said_skip and before.pending:
+        before = before.without_unresolved()
+    if before.unresolved:
+        steps = " and ".join(f"{first} to {last}" for first, last in before.unresolved)
+        note = f"the data of steps {steps} are left out as an earlier rollback, which has not begun yet, had it"
+        decided = replace(decided, notes=(note,))
     rollback = Rollback(
         target=decided.target,
         reached=decided.reached,

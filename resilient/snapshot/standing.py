@@ -20,6 +20,9 @@ from resilient.snapshot import catalog
 
 LATENCY = 200
 """Steps between the onset of a divergence and its alarm, at the most, as far as retention reckons with it."""
+RUNGS = 2
+"""Good snapshots that are kept beside, so that the second rollback of an episode need not go back ever so far. Few, for
+one may have hundreds of gigabytes."""
 MARGIN = DivergenceSettings().margin
 
 _WORDS = {Grade.GOOD: "good", Grade.TAKEN: "probation", Grade.SUSPECT: "suspect"}
@@ -68,7 +71,7 @@ class Standing:
             return frozenset()
         for step in set(steps) - {item.step for item in known.snapshots}:
             known = known.taken(step, margin)
-        return known.only(steps).to_keep(max(steps), LATENCY, margin)
+        return known.only(steps).to_keep(max(steps), LATENCY, margin, RUNGS)
 
 
 def told(snapshots: Path) -> Lineage | None:

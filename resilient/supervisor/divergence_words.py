@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
-from resilient.policy.divergence import Accepted, Alarm, Divergence, Finding, Recovered
+from resilient.policy.divergence import Accepted, Divergence, DivergenceKind, Finding, Recovered
 from resilient.policy.lineage import Lineage, Rollback
 
 
 def finding_in_words(finding: Finding) -> str:
-    """One line: what, since when, how it stands, and the first sentence of the evidence."""
+    """One line. The rollback or the incident that follows a divergence says since when, and what led to it."""
     evidence = f" ({finding.evidence[0]})" if finding.evidence else ""
     what = f"{finding.kind.value} of {finding.metric}"
     if isinstance(finding, Recovered):
         return f"step {finding.step}: the {what} since step {finding.onset_step} is over{evidence}"
     if isinstance(finding, Accepted):
         return f"step {finding.step}: the {what} since step {finding.onset_step} is taken for normal now{evidence}"
-    stands = f"{finding.metric} is {finding.value:.6g}"
-    if finding.scale and math.isfinite(finding.value):
-        stands += f" where {finding.baseline:.6g} was to be expected"
-    if isinstance(finding, Alarm):
-        return f"step {finding.step}: ALARM, {what} since step {finding.onset_step}: {stands}{evidence}"
-    word = "DIVERGENCE" if isinstance(finding, Divergence) else "FOUND"
-    return f"step {finding.step}: {word}, {what} since step {finding.onset_step}: {stands}{evidence}"
+    stands = f"{finding.metric} is {finding.value:.5g}"
+    if finding.kind is not DivergenceKind.NONFINITE:
+        stands += f" where {finding.baseline:.5g} was to be expected"
+    if isinstance(finding, Divergence):
+        return f"step {finding.step}: DIVERGENCE, {stands}"
+    return f"step {finding.step}: ALARM, {what} since step {finding.onset_step}: {stands}"
 
 
 def rollback_in_words(rollback: Rollback, lr_before: float) -> str:
@@ -46,7 +43,5 @@ def lineage_in_words(lineage: Lineage) -> str:
         parts.append(f"leaving out {samples} samples")
     if others := len(lineage.skips) - len(inside):
         parts.append("leaving out the data of " + ("1 more window" if others == 1 else f"{others} more windows"))
-    if lineage.unresolved is not None:
-        first, last = lineage.unresolved
-        parts.append(f"leaving out the data of steps {first} to {last}")
+    parts += [f"leaving out the data of steps {first} to {last}" for first, last in lineage.unresolved]
     return ", ".join(parts)

@@ -2,7 +2,8 @@
 memory or another process. What is to be done is decided in :mod:`resilient.policy.rules`.
 
 A rollback is written down before anything of it is acted on. Where that is not possible, for the disk is full, the run
-goes on from the target all the same, but what it would discard stays until it is written down.
+goes on from the target all the same. What is durable stays until it is written down; what is in memory does not, for a
+successor that knows nothing of the rollback would go on from there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from typing import Any
 from resilient.errors import ResilientError, RunDirectoryNotWritable
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.lineage import Lineage, RollbackCause, Skip
+from resilient.policy.lineage import Lineage, RollbackCause
 from resilient.policy.state import Phase, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
-from resilient.protocol.board import Board, Word
 from resilient.protocol.distrusted import distrust
 from resilient.protocol.lineage_file import write_lineage
 from resilient.protocol.rollback_request import RollbackAnswer, RollbackRequest, answer, take_request
@@ -34,7 +34,6 @@ from resilient.supervisor.spec import RunSpec
 _LOOK_SECONDS = 0.5  # between two looks for a request
 _AGAIN_SECONDS = 5.0  # between two attempts to write the lineage
 _UP = frozenset({Phase.STARTING, Phase.RUNNING, Phase.DUMPING, Phase.CLEARING, Phase.STOPPING})
-_UNITS = {1: "samples", 2: "batches"}
 
 
 class Diverging:
@@ -86,12 +85,13 @@ class Diverging:
 
         :param told: as the newest snapshot in the remote tier has it, if that is known.
         """
-        lineage = self._found_lineage
+        lineage, on_disk = self._found_lineage, told_on_disk(self._paths.snapshots)
         if lineage is None:
-            lineage = told_on_disk(self._paths.snapshots) or told or Lineage()
-        if lineage.unresolved is not None and not lineage.pending:
-            skip = skip_on(self._memory.boards[0])
-            lineage = lineage if skip is None else lineage.resolved(skip)
+            lineage = on_disk or told or Lineage()
+        elif on_disk is not None and _continues(lineage, on_disk):
+            lineage = on_disk  # it could not be written down before the supervisor was gone
+        if not lineage.pending:
+            lineage = lineage.resolved(self._memory.boards[0].skips)
         self._lineage = lineage
         self._persistence.adopt_lineage(lineage)
         if lineage != (self._found_lineage or Lineage()):
@@ -128,6 +128,7 @@ class Diverging:
         if self._recorded:
             self._persistence.discard_after(decision.step)
         else:
+            self._persistence.forget_after(decision.step)
             self._keeps_discarded = True
 
     def begin_round(self, launch: do.LaunchRound, own_step: int) -> None:
@@ -170,12 +171,12 @@ class Diverging:
             self._end_replay(verdict)
 
     def _look_at_skips(self, state: RunState) -> None:
-        """Which data the last rollback leaves out is known to rank 0, once it has resumed."""
+        """Which data rollbacks leave out is known to rank 0, once it has resumed."""
         lineage = state.lineage
-        if lineage.unresolved is None or lineage.pending or state.phase not in _UP:
+        if not lineage.unresolved or lineage.pending or state.phase not in _UP:
             return
-        if (skip := skip_on(self._memory.boards[0])) is not None:
-            self._feed(on.SkipResolved(skip))
+        if skips := self._memory.boards[0].skips:
+            self._feed(on.SkipResolved(skips))
 
     def _look_for_request(self, state: RunState) -> None:
         now = self._clock()
@@ -246,15 +247,18 @@ class Diverging:
         self._abandon_replay()
         if not self._recorded:
             self._write()
+        if not self._recorded and self._lineage.rollbacks:
+            last = self._lineage.rollbacks[-1]
+            self._console.say(
+                f"WARNING: the rollback {last.told} is not written down, and the next start may know nothing of it; "
+                f"when there is room: resilient rollback run={self._paths.run_id} to=good"
+            )
 
 
-def skip_on(board: Board) -> Skip | None:
-    """The data that the plan's ``skip_steps`` have turned out to be, once rank 0 has said so."""
-    unit = _UNITS.get(board[Word.SKIP_UNIT])
-    if unit is None:
-        return None
-    start = board[Word.SKIP_START_EPOCH], board[Word.SKIP_START]
-    return Skip(start, (board[Word.SKIP_END_EPOCH], board[Word.SKIP_END]), unit)
+def _continues(known: Lineage, told: Lineage) -> bool:
+    """Whether ``told`` has all rollbacks of ``known``, and more."""
+    rounds = [[back.round for back in lineage.rollbacks] for lineage in (known, told)]
+    return len(rounds[1]) > len(rounds[0]) and rounds[1][: len(rounds[0])] == rounds[0]
 
 
 def _place(lineage: Lineage) -> tuple[Any, ...]:

@@ -112,6 +112,10 @@ class Persistence:
             self._remote.discard_after(step)
         self._look()
 
+    def forget_after(self, step: int) -> None:
+        """As far as memory goes: the run goes on from ``step``, and nothing later is to become durable."""
+        self._memory.forget_newer(step)
+
     def set_aside(self) -> None:
         """What lies on the disk and is not on the lineage is not to be taken for a snapshot by anybody."""
         self._drain.set_aside(self.lineage.to_json())

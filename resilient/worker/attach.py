@@ -73,7 +73,7 @@ def attach(
     run = Run(host, {**objects, "position": position, "rng": random}, position, random)
     _resume(run, host, {**objects, "position": position}, position)
     left_out = leave_out(position, host.plan.skips, host.plan.skip_steps, run.step)
-    if left_out is not None:
+    if left_out:
         host.left_out(left_out)
     if host.group is not None:
         settle_buckets(objects.values())

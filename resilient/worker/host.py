@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,6 @@ from resilient.worker.reporting import users_own
 from resilient.worker.schedule import Chosen, Schedule
 from resilient.worker.signals import sigterm
 
-_UNITS = {"samples": 1, "batches": 2}  # see ``Word.SKIP_UNIT``
 _RECORD_LIMIT = 14  # values in one record of the board
 
 
@@ -110,8 +109,8 @@ class Host(Protocol):
         """The loop ended after the step that the plan names."""
         ...
 
-    def left_out(self, skip: Skip) -> None:
-        """The steps whose data the plan leaves out turned out to be this data."""
+    def left_out(self, skips: Sequence[Skip]) -> None:
+        """The steps whose data the plan leaves out turned out to be this data, for each of its ranges."""
         ...
 
     def finished(self) -> None: ...
@@ -218,12 +217,9 @@ class SupervisedHost:
     def stopped(self, step: int) -> None:  # noqa: ARG002  likewise
         self._board.raise_flag(Flag.STOPPED_AFTER)
 
-    def left_out(self, skip: Skip) -> None:
-        if self.rank:
-            return  # all find out the same
-        self._board[Word.SKIP_START_EPOCH], self._board[Word.SKIP_START] = skip.start
-        self._board[Word.SKIP_END_EPOCH], self._board[Word.SKIP_END] = skip.end
-        self._board[Word.SKIP_UNIT] = _UNITS[skip.unit]  # last, so that the rest is there when it is
+    def left_out(self, skips: Sequence[Skip]) -> None:
+        if not self.rank:  # all find out the same
+            self._board.tell_skips(skips)
 
     def finished(self) -> None:
         self._board.raise_flag(Flag.FINISHED)
@@ -372,7 +368,7 @@ class StandaloneHost:
     def stopped(self, step: int) -> None:
         """No plan names a step."""
 
-    def left_out(self, skip: Skip) -> None:
+    def left_out(self, skips: Sequence[Skip]) -> None:
         """Nobody asks."""
 
     def finished(self) -> None:

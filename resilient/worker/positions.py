@@ -56,23 +56,25 @@ class Positioned(Data, Protocol):
         ...
 
 
-def leave_out(data: Positioned, skips: Sequence[Skip], steps: tuple[int, int] | None, step: int) -> Skip | None:
-    """Leave out what a plan says, beside what the restored state does; returns what ``steps`` turned out to be.
+def leave_out(data: Positioned, skips: Sequence[Skip], steps: Sequence[tuple[int, int]], step: int) -> tuple[Skip, ...]:
+    """Leave out what a plan says, beside what the restored state does; returns what each of ``steps`` turned out to be.
 
-    :param steps: first and last step whose data is to be left out too, counted on from ``step``.
+    :param steps: first and last step whose data is to be left out too, counted on from ``step``: each range as steps
+        are with the ones before it left out, and without those after it.
     :param step: after which ``data`` stands.
     """
-    before = data.skips.resolved
-    data.skips = data.skips.joined(skips)
-    if steps is None:
-        return None
-    if before is not None and before.steps == steps and before.skip not in skips:
-        return before.skip  # found out by the round that took this snapshot, and the supervisor never heard of it
-    first, last = steps
-    start, end = (data.after(max(0, past - step)) for past in (first - 1, last))
-    skip = Skip(start, end, data.skips.unit)
-    data.skips = replace(data.skips.joined([skip]), resolved=Resolved(steps, skip))
-    return skip
+    known = [found for found in data.skips.resolved if found.skip not in skips]
+    data.skips = replace(data.skips.joined(skips), resolved=())
+    for first, last in steps:
+        # Found out by the round that took this snapshot, and the supervisor never heard of it?
+        found = next((old for old in known if old.steps == (first, last)), None)
+        if found is None:
+            start, end = (data.after(max(0, past - step)) for past in (first - 1, last))
+            found = Resolved((first, last), Skip(start, end, data.skips.unit))
+        else:
+            known.remove(found)
+        data.skips = replace(data.skips.joined([found.skip]), resolved=(*data.skips.resolved, found))
+    return tuple(found.skip for found in data.skips.resolved)
 
 
 def no_batch(what: str = "check the dataset's length, batch_size and drop_last") -> UsageError:

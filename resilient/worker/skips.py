@@ -64,13 +64,13 @@ class SkipSet:
     """All data of one unit that is left out.
 
     :ivar skips: disjoint, in order, none of them empty.
-    :ivar resolved: the last that was found out, kept in snapshots so that one taken before the supervisor has heard of
-        it does not have it found out again from another position.
+    :ivar resolved: what this round has found out, kept in snapshots so that one taken before the supervisor has heard
+        of it does not have it found out again from another position.
     """
 
     unit: str
     skips: tuple[Skip, ...] = ()
-    resolved: Resolved | None = None
+    resolved: tuple[Resolved, ...] = ()
 
     def joined(self, more: Iterable[Skip]) -> SkipSet:
         """With ``more``, which may overlap; what is of another unit cannot be placed, and is warned of."""
@@ -115,14 +115,14 @@ class SkipSet:
         state: dict[str, Any] = {}
         if self.skips:
             state["skips"] = [skip.to_json() for skip in self.skips]
-        if self.resolved is not None:
-            state["resolved"] = [list(self.resolved.steps), self.resolved.skip.to_json()]
+        if self.resolved:
+            state["resolved"] = [[list(found.steps), found.skip.to_json()] for found in self.resolved]
         return state
 
     def of_state(self, state: Mapping[str, Any]) -> SkipSet:
         """What :meth:`to_state` left in ``state``, in place of what this one has."""
         found = SkipSet(self.unit).joined(map(Skip.from_json, state.get("skips", ())))
-        if "resolved" in state:
-            (first, last), skip = state["resolved"]
-            found = replace(found, resolved=Resolved((int(first), int(last)), Skip.from_json(skip)))
-        return found
+        resolved = (
+            Resolved((int(first), int(last)), Skip.from_json(skip)) for (first, last), skip in state.get("resolved", ())
+        )
+        return replace(found, resolved=tuple(resolved))

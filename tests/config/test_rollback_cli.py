@@ -142,12 +142,12 @@ def test_what_a_rollback_that_has_not_begun_was_to_leave_out_is_left_out_still(
     paths: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rollback("step=20", "skip=25..30") == 0
-    assert "as the rollback that has not begun yet had it" in parsed(capsys, "step=10")["notes"][0]
-    assert read_lineage(paths).unresolved == (25, 30)
+    assert "as an earlier rollback, which has not begun yet, had it" in parsed(capsys, "step=10")["notes"][0]
+    assert read_lineage(paths).unresolved == ((25, 30),)
     assert parsed(capsys, "step=10", "skip=20..47")["reached"] == 47
-    assert read_lineage(paths).unresolved == (20, 47)
+    assert read_lineage(paths).unresolved == ((20, 47),)
     assert parsed(capsys, "step=10", "skip=none")["skip"] is None
-    assert read_lineage(paths).unresolved is None
+    assert read_lineage(paths).unresolved == ()
 
 
 def test_the_start_of_a_fork_is_what_it_began_with(paths: RunPaths) -> None:

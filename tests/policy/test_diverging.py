@@ -192,19 +192,19 @@ def test_a_worker_says_which_data_is_left_out() -> None:
     diverge(story)
     gone(story)
     go_on(story, (50, 100))
-    assert story.state.lineage.unresolved == (101, 130)
+    assert story.state.lineage.unresolved == ((101, 130),)
     skip = Skip((0, 800), (0, 1040))
-    (saved,) = story.on(SkipResolved(skip))
+    (saved,) = story.on(SkipResolved((skip,)))
     assert isinstance(saved, SaveLineage)
     assert saved.lineage.skips == (skip,)
-    assert story.on(SkipResolved(skip)) == (), "once is enough"
+    assert story.on(SkipResolved((skip,))) == (), "once is enough"
 
 
 def test_what_a_worker_of_the_killed_round_says_is_not_taken_for_the_next_one() -> None:
     story = trained()
     diverge(story)
-    assert story.on(SkipResolved(Skip((0, 800), (0, 1040)))) == ()
-    assert story.state.lineage.unresolved == (101, 130)
+    assert story.on(SkipResolved((Skip((0, 800), (0, 1040)),))) == ()
+    assert story.state.lineage.unresolved == ((101, 130),)
 
 
 def test_where_no_snapshot_is_good_yet_nothing_newer_than_the_unproven_target_is_taken() -> None:
@@ -247,7 +247,7 @@ def test_a_run_that_was_given_up_does_not_go_on_from_what_diverged() -> None:
     story = trained(policy=replace(POLICY, divergence=replace(DIVERGENCE, ladder=replace(LADDER, attempts=0))))
     diverge(story)
     lineage = lineage_in(gone(story))
-    assert (lineage.target, lineage.unresolved, lineage.ladder.rollbacks) == (100, None, 0)
+    assert (lineage.target, lineage.unresolved, lineage.ladder.rollbacks) == (100, (), 0)
     again = Story(POLICY)
     assert again.on(RunOpened(lineage=lineage, last_round=0)) == (DiscardAfter(100), ListSnapshots())
     assert go_on(again, (50, 100), memory=130).step == 100
@@ -364,7 +364,7 @@ def test_a_corrupt_target_gives_way_to_an_older_one_and_never_to_a_newer_one() -
     decisions = story.on(SnapshotsListed(None, (50, 120), 1))
     assert kinds(decisions) == [SaveLineage, DiscardAfter, RestoreSnapshot]
     lineage = lineage_in(decisions)
-    assert (lineage.target, lineage.unresolved, lineage.ladder.targets) == (50, (101, 130), (50,))
+    assert (lineage.target, lineage.unresolved, lineage.ladder.targets) == (50, ((101, 130),), (50,))
     assert decisions[1:] == (DiscardAfter(50), RestoreSnapshot(50))
     assert not lineage.holds(60, 0)
 
@@ -464,7 +464,7 @@ def test_a_script_that_raises_on_a_number_that_is_not_finite_is_on_the_same_ladd
     incident = incident_in(decisions)
     assert (incident.rank, incident.step, incident.failure) == (0, 130, NAN)
     lineage = lineage_in(decisions)
-    assert (lineage.target, lineage.unresolved) == (100, (101, 136))
+    assert (lineage.target, lineage.unresolved) == (100, ((101, 136),))
     assert story.state.history.rounds == ()
 
 

@@ -118,6 +118,27 @@ def test_there_is_always_one_old_enough_though_retention_deletes_all_else() -> N
     assert worst <= 2 * (latency + MARGIN + 100)
 
 
+def test_the_good_ones_before_the_newest_lie_at_growing_distances_though_retention_deletes_all_else() -> None:
+    known = KnownGood()
+    for step in range(10, 5000, 10):
+        known = known.taken(step, MARGIN).advanced(step, 20)
+        known = known.only({*known.to_keep(step, 200, MARGIN, 2), step})
+        assert len(known.snapshots) <= 7
+        good = sorted(item.step for item in known.snapshots if item.grade is Grade.GOOD)
+        if len(good) > 3:
+            assert good[-1] - good[-2] <= 150
+            assert good[-1] - good[-3] <= 300
+        if step == 190:  # a young run: nothing is as old as an alarm of now would want it
+            assert len([item for item in good if 10 < item < good[-1]]) == 2
+    assert known.to_keep(5000, 200, MARGIN, 0) < known.to_keep(5000, 200, MARGIN, 2)
+    assert known.to_keep(5000, 200, MARGIN, 9) >= set(good)
+
+
+def test_without_good_ones_there_are_no_rungs() -> None:
+    assert KnownGood().to_keep(100, 200, MARGIN, 2) == frozenset()
+    assert after(50, now=300).to_keep(300, 200, MARGIN, 2) == {50}
+
+
 def test_what_retention_deleted_is_forgotten() -> None:
     assert list(grades(after(100, 200, 300).only([200, 900]))) == [200]
 

@@ -35,7 +35,7 @@ def test_a_rollback_is_pending_until_a_round_begins() -> None:
 
 def test_a_target_that_cannot_be_had_gives_way_to_an_older_one() -> None:
     older = BACK.retargeted(80)
-    assert (older.target, older.ladder.targets, older.unresolved) == (80, (80,), (101, 130))
+    assert (older.target, older.ladder.targets, older.unresolved) == (80, (80,), ((101, 130),))
     assert [item.step for item in older.known.snapshots] == [50, 80]
     assert not older.holds(90, 4)
     assert older.retargeted(50).ladder.targets == (50,)
@@ -55,10 +55,22 @@ def test_what_the_ladder_has_not_tried_is_left_alone() -> None:
 def test_data_is_left_out_for_good_once_a_worker_has_said_where_it_lies() -> None:
     skip, inherited = Skip((0, 800), (0, 1040)), Skip((0, 0), (0, 8), "batches")
     assert BACK.skips == ()
-    resolved = BACK.resolved(skip)
-    assert (resolved.skips, resolved.unresolved) == ((skip,), None)
-    assert resolved.resolved(inherited) is resolved
-    assert Lineage(inherited=(inherited,)).rolled_back(BACK.rollbacks[0]).resolved(skip).skips == (inherited, skip)
+    resolved = BACK.resolved([skip])
+    assert (resolved.skips, resolved.unresolved) == ((skip,), ())
+    assert resolved.resolved([inherited]) is resolved
+    assert Lineage(inherited=(inherited,)).rolled_back(BACK.rollbacks[0]).resolved([skip]).skips == (inherited, skip)
+
+
+def test_what_an_earlier_rollback_was_to_leave_out_is_not_forgotten_with_the_next_one() -> None:
+    again = BACK.launched().rolled_back(Rollback(80, 120, 5, (95, 99)))
+    assert again.unresolved == ((101, 130), (95, 99))
+    first, second = Skip((0, 800), (0, 1040)), Skip((0, 752), (0, 792))
+    assert again.resolved([first]) is again, "said by a round that knew of the first alone"
+    assert again.resolved([first, second]).skips == (first, second)
+    partly = BACK.resolved([first]).rolled_back(again.rollbacks[-1])
+    assert partly.unresolved == ((95, 99),)
+    assert partly.resolved([second]).skips == (first, second)
+    assert (partly.without_unresolved().skips, partly.without_unresolved().unresolved) == ((first,), ())
 
 
 def test_the_learning_rate_is_that_of_the_last_rollback_or_of_the_run_it_was_forked_from() -> None:

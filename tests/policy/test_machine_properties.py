@@ -488,7 +488,7 @@ class Shell(RuleBasedStateMachine):
     @precondition(lambda self: self.rounds and not self.ends)
     @rule()
     def worker_finds_out_what_is_left_out(self) -> None:
-        self.feed(SkipResolved(Skip((0, 8), (0, 16))))
+        self.feed(SkipResolved((Skip((0, 8), (0, 16)),)))
 
     @precondition(lambda self: self.replaying is not None or (self.rounds and not self.ends))
     @rule(kind=st.sampled_from(VerdictKind))

@@ -120,7 +120,7 @@ def test_hardware_that_errs_for_good_ends_the_run_on_this_machine() -> None:
     decisions = story.on(ReplayEnded(PERSISTENT))
     assert kinds(decisions) == [SaveLineage, RecordIncident, DiscardAfter, DistrustNode, FlushMemory]
     lineage = lineage_in(decisions)
-    assert (lineage.target, lineage.unresolved) == (100, None)
+    assert (lineage.target, lineage.unresolved) == (100, ())
     ending = ending_of(decisions, story)
     assert ending.exit_code is ExitCode.UNTRUSTED_NODE
     for told in (
@@ -137,7 +137,7 @@ def test_a_replay_that_does_not_answer_is_given_up() -> None:
     assert story.on(Tick(), at=601.0) == ()
     decisions = story.on(Tick(), at=603.0)
     assert kinds(decisions) == [AbandonReplay, SaveLineage, RecordIncident, DiscardAfter, ListSnapshots]
-    assert lineage_in(decisions).unresolved == (101, 130)
+    assert lineage_in(decisions).unresolved == ((101, 130),)
     assert "did not answer in time" in incident_in(decisions).failure.evidence[1]
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resilient.policy.lineage import Skip
 from resilient.protocol.board import SIZE, Board, Command, Flag, Metrics, Word, WorkerPhase
 
 RING = 4096
@@ -55,6 +56,26 @@ def test_every_beat_counts_and_only_a_step_moves_the_step(ours: Board, theirs: B
 def test_a_command_goes_down(ours: Board, theirs: Board) -> None:
     ours[Word.COMMAND] = Command.LEAVE
     assert Command(theirs[Word.COMMAND]) is Command.LEAVE
+
+
+@pytest.mark.parametrize("count", [0, 1, 64])
+def test_rank_0_says_which_data_is_left_out(ours: Board, theirs: Board, count: int) -> None:
+    skips = tuple(Skip((0, 7 * n), (1, n), ("samples", "batches")[n % 2]) for n in range(count))
+    theirs.tell_skips(skips)
+    assert ours.skips == skips
+    theirs.write_metrics(_report(1, loss=2.0))
+    assert [item.values for item in ours.collect_metrics()] == [{"loss": 2.0}]
+
+
+def test_of_more_skips_than_fit_nothing_is_said(ours: Board, theirs: Board) -> None:
+    theirs.tell_skips([Skip((0, 0), (0, 1))] * 65)
+    assert ours.skips == ()
+
+
+def test_a_skip_in_a_unit_that_is_not_known_is_not_understood(ours: Board, theirs: Board) -> None:
+    theirs.tell_skips([Skip((0, 0), (0, 1))])
+    theirs._words[64] = 9
+    assert ours.skips == ()
 
 
 def test_flags_add_up(ours: Board, theirs: Board) -> None:

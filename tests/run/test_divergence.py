@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from resilient.cli import main
-from resilient.drill.faults import KillWorker, Preempt, flip_bit
-from resilient.errors import ExitCode
+from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, flip_bit
+from resilient.errors import ExitCode, FaultNotInjected
 from resilient.policy.lineage import Lineage, RollbackCause
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.names import image_name
@@ -163,6 +166,60 @@ def test_the_supervisor_is_struck_in_the_middle_of_a_rollback(
     assert_rolled_back_once(case, clean, 20, (21, 35 + MARGIN))
 
 
+def strike(dice: random.Random, running: Running, *, first: bool) -> str:
+    """Something happens to a run that is near its divergence, in the middle of its rollback, or after it.
+
+    Not before that: which snapshots are good enough to go back to would depend on it.
+    """
+    with suppress(OSError, psutil.Error, FaultNotInjected):  # it may have ended, or have no worker
+        if first or dice.random() < 0.4:
+            running.wait_for_step(dice.choice((33, 34, 35)))
+            time.sleep(dice.choice((0.0, dice.uniform(0, 0.3))))
+        else:
+            time.sleep(dice.uniform(0, 8))
+        return dice.choice((KillWorker(), Preempt(), KillSupervisor(), KillSupervisor())).inject(running.target)
+    return "nothing"
+
+
+@pytest.mark.parametrize("seed", [1, random.SystemRandom().randrange(1 << 30)])
+def test_whatever_strikes_a_run_around_its_rollback_it_ends_as_it_would_have(
+    workspace: Workspace, clean: RunCase, rolled_back: RunCase, seed: int
+) -> None:
+    print(f"seed {seed}")
+    dice, budgets = random.Random(seed), [f"restarts.{name}=90" for name in ("max_failures", "intensity", "crash_loop")]
+    case = diverging(workspace, "storm", f"train.deadly={poison(clean, 35)}", "train.step_seconds=0.03", *budgets)
+    for number in range(4):
+        running = case.start()
+        print(strike(dice, running, first=not number))
+        code = running.wait()
+        workspace.wait_until_alone()
+        if code == 0:
+            break
+        assert code in (-9, -15, ExitCode.REQUEUE), case.output()  # -15: before the supervisor can heed it
+    else:
+        assert case.finish() == 0, case.output()
+    assert_same_end(case, rolled_back)
+    assert_rolled_back_once(case, clean, 20, (21, 35 + MARGIN))
+
+
+def test_a_person_goes_back_farther_before_anybody_has_said_which_data_is_left_out(
+    workspace: Workspace, clean: RunCase
+) -> None:
+    case = diverging(workspace, "farther", f"train.deadly={poison(clean, 35)}")
+    struck = ("SIGKILL", "after:SaveLineage:3")  # the round is launched, and does not get to its data
+    assert replace(case, program=(str(FATAL), *struck)).finish() == -9, case.output()
+    workspace.wait_until_alone()
+    before = lineage_of(case)
+    assert (before.pending, before.unresolved) == (False, ((21, 35 + MARGIN),))
+    assert main(["rollback", f"run={case.run_id}", f"dir={case.paths.root.parent}", "step=10"]) == 0
+    assert lineage_of(case).unresolved == ((21, 35 + MARGIN),)
+    assert case.finish() == 0, case.output()
+    assert [back.skipped is not None for back in lineage_of(case).rollbacks] == [True, False]
+    after = {step: samples for _, step, samples in rounds_from(case, before.rollbacks[0].round + 2)}
+    whole = {step: samples for _, step, samples in trained(clean)}
+    assert all(after[step] == whole[step if step <= 20 else step + 17] for step in range(11, 61))
+
+
 @pytest.mark.parametrize("step", [22, 38, 55])
 def test_a_worker_is_killed_after_a_rollback(
     workspace: Workspace, clean: RunCase, rolled_back: RunCase, step: int
@@ -221,16 +278,17 @@ def test_a_preemption_does_not_wait_for_a_replay(workspace: Workspace, clean: Ru
 
 
 def test_what_recurs_goes_deeper_and_then_lowers_the_learning_rate(workspace: Workspace, clean: RunCase) -> None:
-    # 35 → back to 20, and step 21 has the data of 38 → back to 10, and step 11 has that of 41 → back to the beginning
-    case = diverging(workspace, "deeper", f"train.deadly={poison(clean, 35, 38, 41)}")
+    # 35 → back to 20, and step 21 has the data of 38 → there once more, without the data of as many steps again, and
+    # step 21 has that of 72 → back to 10
+    case = diverging(workspace, "deeper", f"train.deadly={poison(clean, 35, 38, 72)}")
     assert case.finish() == 0, case.output()
     rollbacks = lineage_of(case).rollbacks
-    assert [rollback.target for rollback in rollbacks] == [20, 10, 0]
+    assert [rollback.target for rollback in rollbacks] == [20, 20, 10]
     assert [rollback.lr_factor for rollback in rollbacks] == [1.0, 1.0, 0.5]
-    assert "starting from the beginning, learning rate × 0.5, leaving out" in case.output()
+    assert "starting from step 10 in local, learning rate × 0.5, leaving out" in case.output()
     assert all(map(math.isfinite, case.losses().values()))
     last = rounds_from(case, rollbacks[-1].round + 1)
-    assert not samples_of(trained(clean), range(1, 44)) & {sample for _, _, samples in last for sample in samples}
+    assert not samples_of(trained(clean), range(11, 75)) & {sample for _, _, samples in last for sample in samples}
     status = json.loads(case.paths.status.read_text())
     assert (status["rollbacks"], status["lr_factor"]) == (3, 0.5)
 
@@ -271,8 +329,36 @@ def test_a_spike_that_lasts(workspace: Workspace, clean: RunCase) -> None:
     (rollback,) = lineage_of(case).rollbacks
     assert rollback.target in (10, 20)
     assert "ALARM, spike of loss since step 35" in case.output()
-    assert "DIVERGENCE, spike of loss since step 35" in case.output()
+    assert "DIVERGENCE, loss is" in case.output()
     assert max(loss for step, loss in case.losses().items() if step > 20) < 100
+
+
+def test_a_divergence_in_the_very_last_step(workspace: Workspace, clean: RunCase) -> None:
+    case = diverging(workspace, "last", f"train.deadly={poison(clean, 60)}")
+    assert case.finish() == 0, case.output()
+    (rollback,) = lineage_of(case).rollbacks
+    assert (rollback.reached, rollback.skip) == (60, (rollback.target + 1, 60 + MARGIN))
+    assert len(case.losses()) == 60
+    assert all(map(math.isfinite, case.losses().values()))
+    assert case.finish("train.steps=70", "run.allow_drift=true") == 0, case.output()  # the total is raised later
+    assert len(case.losses()) == 70
+    after = {sample for _, _, samples in rounds_from(case, rollback.round + 1) for sample in samples}
+    assert not samples_of(trained(clean), range(rollback.target + 1, 60 + MARGIN + 1)) & after
+
+
+def test_an_alarm_that_is_open_when_the_run_is_preempted_is_open_after_it(workspace: Workspace, clean: RunCase) -> None:
+    slow = ["divergence.metrics.loss.spike.patience=15", "train.step_seconds=0.05"]
+    case = diverging(workspace, "open", f"train.heavy={poison(clean, 35)}", *slow)
+    running = case.start()
+    running.wait_for_step(40)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    assert not lineage_of(case).rollbacks, "within the patience"
+    assert case.finish() == 0, case.output()
+    (rollback,) = lineage_of(case).rollbacks
+    assert rollback.target in (10, 20)
+    assert "spike of loss since step 35" in rollback.reason
+    assert case.output().count("ALARM") == 1
 
 
 def test_two_ranks_leave_out_the_same_data(workspace: Workspace) -> None:

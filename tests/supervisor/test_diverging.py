@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import pytest
 from resilient.errors import LineageUnreadable
 from resilient.policy import decisions as do
 from resilient.policy import events as on
+from resilient.policy.divergence import Alarm, Divergence, DivergenceKind, Finding, Recovered
 from resilient.policy.divergence.known_good import Grade, Graded, KnownGood
 from resilient.policy.divergence.ladder import LadderState
 from resilient.policy.lineage import Lineage, Rollback, RollbackCause, Skip
 from resilient.policy.state import Phase, PolicySettings, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
-from resilient.protocol.board import Word
 from resilient.protocol.distrusted import distrusted
 from resilient.protocol.lineage_file import read_lineage, write_lineage
 from resilient.protocol.paths import RunPaths
@@ -28,7 +29,7 @@ from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.divergence_sensor import DivergenceSensor
-from resilient.supervisor.divergence_words import lineage_in_words, rollback_in_words
+from resilient.supervisor.divergence_words import finding_in_words, lineage_in_words, rollback_in_words
 from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
@@ -56,6 +57,9 @@ class Disk:
 
     def discard_after(self, step: int) -> None:
         self.told.append(("discard", step))
+
+    def forget_after(self, step: int) -> None:
+        self.told.append(("forget", step))
 
     def set_aside(self) -> None:
         self.told.append("set aside")
@@ -136,23 +140,40 @@ def test_a_rollback_is_durable_before_anything_is_discarded(bench: Bench) -> Non
     assert "rolling back to step 20, leaving out the data of steps 21 to 42: nonfinite of loss" in bench.said()
 
 
-def test_what_cannot_be_written_down_discards_nothing_until_it_is(bench: Bench) -> None:
+def test_what_cannot_be_written_down_discards_nothing_durable_until_it_is(bench: Bench) -> None:
     obstacle = bench.fill_the_disk()
     bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20), do.SaveLineage(PENDING.launched()))
-    assert bench.disk.told == []
+    assert bench.disk.told == [("forget", 20)]
     assert bench.disk.lineage == PENDING.launched()  # the run goes on all the same
     assert bench.said().count("WARNING") == 1
     assert "kept until it is written down" in bench.said()
     bench.now += 60
     bench.diverging.poll(RUNNING)
-    assert bench.disk.told == []
+    assert bench.disk.told == [("forget", 20)]
     obstacle.rmdir()
     bench.diverging.poll(RUNNING)  # not at once again
     assert not bench.paths.lineage.exists()
     bench.now += 60
     bench.diverging.poll(RUNNING)
     assert read_lineage(bench.paths) == PENDING.launched()
-    assert bench.disk.told == ["set aside"]
+    assert bench.disk.told == [("forget", 20), "set aside"]
+
+
+def test_a_rollback_that_could_not_be_written_down_to_the_end_is_said(bench: Bench) -> None:
+    bench.fill_the_disk()
+    bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20))
+    bench.diverging.close()
+    assert "the rollback to step 20, leaving out the data of steps 21 to 42 is not written down" in bench.said()
+    assert not bench.paths.lineage.exists()
+
+
+def test_one_that_was_written_down_at_last_needs_no_word(bench: Bench) -> None:
+    obstacle = bench.fill_the_disk()
+    bench.carry_out(do.SaveLineage(PENDING), do.DiscardAfter(20))
+    obstacle.rmdir()
+    bench.diverging.close()
+    assert "is not written down" not in bench.said()
+    assert read_lineage(bench.paths) == PENDING
 
 
 def known(*steps: int) -> KnownGood:
@@ -203,17 +224,31 @@ def test_with_nothing_here_it_is_that_of_the_remote_tier(bench: Bench) -> None:
     assert read_lineage(bench.paths) == PENDING.launched()
 
 
+def test_a_rollback_that_only_a_later_snapshot_tells_of_is_not_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Lineage())
+    snapshot(bench.paths, 30, PENDING.launched())
+    assert bench.diverging.open(told=None) == PENDING.launched()
+    assert read_lineage(bench.paths) == PENDING.launched()
+    bench.memory.remove()
+
+
+def test_a_file_that_knows_more_than_the_snapshots_is_believed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PENDING)
+    snapshot(bench.paths, 30, Lineage())
+    assert bench.diverging.open(told=None) == PENDING
+    other = Lineage().rolled_back(replace(BACK, round=7)).rolled_back(replace(BACK, round=9))
+    snapshot(bench.paths, 40, other)
+    assert bench.diverging.open(told=None) == PENDING, "of another lineage"
+    bench.memory.remove()
+
+
 def test_a_new_run_has_none_and_needs_no_file(bench: Bench) -> None:
     assert bench.diverging.open(told=None) == Lineage()
     assert not bench.paths.lineage.exists()
 
 
-def write_skip(bench: Bench, unit: int = 1) -> None:
-    board = bench.memory.boards[0]
-    words = (Word.SKIP_START_EPOCH, Word.SKIP_START, Word.SKIP_END_EPOCH, Word.SKIP_END)
-    for word, value in zip(words, (0, 80, 0, 168), strict=True):
-        board[word] = value
-    board[Word.SKIP_UNIT] = unit
+def write_skip(bench: Bench) -> None:
+    bench.memory.boards[0].tell_skips([SKIP])
 
 
 def test_what_a_killed_supervisor_had_not_read_of_the_data_left_out_is_not_lost(tmp_path: Path) -> None:
@@ -248,16 +283,17 @@ def test_a_sound_file_is_read_at_the_start(bench: Bench) -> None:
 # --- what comes in
 
 
-@pytest.mark.parametrize(("unit", "told"), [(0, []), (1, [on.SkipResolved(SKIP)]), (7, [])])
-def test_rank_0_says_which_data_it_is(bench: Bench, unit: int, told: Sequence[on.Event]) -> None:
-    write_skip(bench, unit)
+def test_rank_0_says_which_data_it_is(bench: Bench) -> None:
     bench.diverging.poll(replace(RUNNING, lineage=PENDING.launched()))
-    assert bench.events == told
+    assert bench.events == []
+    write_skip(bench)
+    bench.diverging.poll(replace(RUNNING, lineage=PENDING.launched()))
+    assert bench.events == [on.SkipResolved((SKIP,))]
 
 
 def test_data_that_is_known_or_of_a_round_to_come_is_not_asked_for(bench: Bench) -> None:
     write_skip(bench)
-    for lineage in (PENDING, PENDING.launched().resolved(SKIP), Lineage()):
+    for lineage in (PENDING, PENDING.launched().resolved([SKIP]), Lineage()):
         bench.diverging.poll(replace(RUNNING, lineage=lineage))
     assert bench.events == []
 
@@ -352,6 +388,31 @@ def test_a_machine_that_errs_is_written_down(bench: Bench) -> None:
 # --- words
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            Alarm(DivergenceKind.SPIKE, "loss", 30, 31, 31, 10.51179, 2.32197, 0.1, ("two of three",)),
+            "step 31: ALARM, spike of loss since step 30: loss is 10.512 where 2.322 was to be expected",
+        ),
+        (
+            Divergence(DivergenceKind.SPIKE, "loss", 30, 31, 43, 5.69489, 2.32197, 0.1, ("it stays",)),
+            "step 43: DIVERGENCE, loss is 5.6949 where 2.322 was to be expected",
+        ),
+        (
+            Divergence(DivergenceKind.NONFINITE, "loss", 30, 30, 30, math.nan, 0.0, 0.0, ("loss is nan",)),
+            "step 30: DIVERGENCE, loss is nan",
+        ),
+        (
+            Recovered(DivergenceKind.SPIKE, "loss", 30, 31, 37, 2.3, 2.3, 0.1, ("it came back",)),
+            "step 37: the spike of loss since step 30 is over (it came back)",
+        ),
+    ],
+)
+def test_what_was_found_takes_one_line_and_says_nothing_that_the_next_one_says(found: Finding, words: str) -> None:
+    assert finding_in_words(found) == words
+
+
 def test_rollbacks_in_words() -> None:
     assert (
         rollback_in_words(Rollback(0, 9, 0, lr_factor=0.5), 1.0) == "rolling back to the beginning, learning rate × 0.5"
@@ -362,7 +423,7 @@ def test_rollbacks_in_words() -> None:
 def test_a_round_in_words() -> None:
     assert lineage_in_words(Lineage()) == ""
     assert lineage_in_words(PENDING) == "leaving out the data of steps 21 to 42"
-    assert lineage_in_words(PENDING.resolved(SKIP)) == "leaving out 88 samples"
+    assert lineage_in_words(PENDING.resolved([SKIP])) == "leaving out 88 samples"
     lowered = Lineage(inherited=(SKIP, Skip((0, 90), (1, 4))), inherited_lr_factor=0.25)
     assert (
         lineage_in_words(lowered)

@@ -108,7 +108,7 @@ def resumed(data: Positioned, state: Mapping[str, Any], step: int = 0) -> Positi
 
 
 def without(data: Positioned, *skips: Skip) -> Positioned:
-    leave_out(data, skips, None, 0)
+    leave_out(data, skips, (), 0)
     return data
 
 
@@ -314,12 +314,11 @@ def test_the_steps_left_out_are_gone_and_all_others_are_as_they_were(
     early = MAKERS[name]()
     take(early, restored)
     data = resumed(MAKERS[name](), early.state_dict())
-    skip = leave_out(data, (), (first, last), restored)
-    assert skip is not None
+    (skip,) = leave_out(data, (), [(first, last)], restored)
     expected = whole[restored : first - 1] + whole[last:]
     assert take(data, len(expected)) == expected
     again = resumed(MAKERS[name](), early.state_dict())
-    leave_out(again, [Skip.from_json(json.loads(json.dumps(skip.to_json())))], None, restored)
+    leave_out(again, [Skip.from_json(json.loads(json.dumps(skip.to_json())))], (), restored)
     assert take(again, len(expected)) == expected, "the skip says the same as the steps"
 
 
@@ -327,7 +326,7 @@ def test_the_steps_left_out_are_gone_and_all_others_are_as_they_were(
 def test_snapshots_carry_what_is_left_out(name: str) -> None:
     whole = take(MAKERS[name](), 30)
     data = MAKERS[name]()
-    leave_out(data, (), (4, 9), 0)
+    leave_out(data, (), [(4, 9)], 0)
     assert take(data, 2) == whole[:2]
     second = resumed(MAKERS[name](), data.state_dict())
     assert take(second, 3) == [whole[2], whole[9], whole[10]]
@@ -340,23 +339,36 @@ def test_what_was_found_out_is_not_found_out_again_from_a_later_snapshot(name: s
     """The worker died after its snapshot, before the supervisor had read the board: the plan says steps still."""
     whole = take(MAKERS[name](), 30)
     data = MAKERS[name]()
-    skip = leave_out(data, (), (4, 9), 0)
+    skips = leave_out(data, (), [(4, 9), (6, 7)], 0)
     take(data, 5)
     second = resumed(MAKERS[name](), data.state_dict())
-    assert leave_out(second, (), (4, 9), 5) == skip
-    assert take(second, 3) == whole[11:14]
+    assert leave_out(second, (), [(4, 9), (6, 7)], 5) == skips
+    assert take(second, 3) == whole[13:16]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_steps_of_a_second_rollback_are_counted_without_what_the_first_left_out(name: str) -> None:
+    """The first round was lost before it could say which data the first one leaves out; the second goes deeper."""
+    whole = take(MAKERS[name](), 40)
+    data = MAKERS[name]()
+    take(data, 2)
+    second = resumed(MAKERS[name](), data.state_dict())
+    first_window, second_window = leave_out(second, (), [(7, 10), (5, 8)], 2)
+    assert take(second, 8) == [*whole[2:4], *whole[12:18]]
+    one_by_one = resumed(MAKERS[name](), data.state_dict())
+    assert leave_out(one_by_one, (), [(7, 10)], 2) == (first_window,)
+    again = resumed(MAKERS[name](), data.state_dict())
+    assert leave_out(again, [first_window], [(5, 8)], 2) == (second_window,)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_same_steps_after_a_second_rollback_are_other_data(name: str) -> None:
     whole = take(MAKERS[name](), 40)
     data = MAKERS[name]()
-    skip = leave_out(data, (), (4, 9), 0)
-    assert skip is not None
+    (skip,) = leave_out(data, (), [(4, 9)], 0)
     take(data, 2)
     second = resumed(MAKERS[name](), data.state_dict())
-    other = leave_out(second, [skip], (4, 9), 2)
-    assert other is not None
+    (other,) = leave_out(second, [skip], [(4, 9)], 2)
     assert other != skip
     assert take(second, 4) == [whole[2], *whole[15:18]]
 
@@ -364,8 +376,7 @@ def test_the_same_steps_after_a_second_rollback_are_other_data(name: str) -> Non
 def test_steps_that_are_behind_leave_out_nothing_more() -> None:
     data = shuffled(20, 3)
     take(data, 8)
-    skip = leave_out(data, (), (2, 5), 8)
-    assert skip is not None
+    (skip,) = leave_out(data, (), [(2, 5)], 8)
     assert skip.start == skip.end
     assert data.skips.skips == ()
 
@@ -373,11 +384,9 @@ def test_steps_that_are_behind_leave_out_nothing_more() -> None:
 @pytest.mark.parametrize("name", ["shuffled", "distributed", "own batches", "stateful"])
 def test_skips_may_overlap_and_lie_within_each_other(name: str) -> None:
     whole = take(MAKERS[name](), 30)
-    skips = []
+    skips: list[Skip] = []
     for steps in ((3, 6), (5, 8), (4, 5), (12, 12)):
-        skip = leave_out(MAKERS[name](), (), steps, 0)
-        assert skip is not None
-        skips.append(skip)
+        skips += leave_out(MAKERS[name](), (), [steps], 0)
     data = without(MAKERS[name](), *skips)
     assert take(data, 10) == [*whole[:2], *whole[8:11], *whole[12:17]]
 
@@ -416,7 +425,7 @@ def test_prefetching_processes_leave_out_the_same(name: str, persistent: bool) -
         return positioned(DataLoader(Numbers(20), batch_size=3, shuffle=True, **options), 5)
 
     plain, prefetched = make(0), make(2)
-    assert leave_out(plain, (), (3, 9), 0) == leave_out(prefetched, (), (3, 9), 0)
+    assert leave_out(plain, (), [(3, 9)], 0) == leave_out(prefetched, (), [(3, 9)], 0)
     expected = take(plain, 17)
     assert take(prefetched, 11) == expected[:11]
     later = resumed(make(2), prefetched.state_dict())
@@ -444,7 +453,7 @@ def test_a_position_of_an_older_release_still_counts_in_batches_of_the_sizes_tha
 def test_one_without_a_count_takes_the_step_for_it(name: str, old: dict[str, Any]) -> None:
     whole = take(MAKERS[name](), 30)
     data = resumed(MAKERS[name](), old, step=3)
-    assert leave_out(data, (), (5, 8), 3) == Skip((0, 4), (0, 8), "batches")
+    assert leave_out(data, (), [(5, 8)], 3) == (Skip((0, 4), (0, 8), "batches"),)
     assert take(data, 3) == [whole[3], *whole[8:10]]
 
 
@@ -465,5 +474,5 @@ def test_augmentation_of_a_batch_is_the_same_whatever_is_left_out_before_it() ->
 
     whole = take(make(), 16)
     data = make()
-    leave_out(data, (), (3, 9), 0)
+    leave_out(data, (), [(3, 9)], 0)
     assert take(data, 9) == whole[:2] + whole[9:]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from resilient.policy.lineage import Skip
-from resilient.protocol.board import Board, Flag, Metrics, Word
+from resilient.protocol.board import Board, Flag, Metrics
 from resilient.protocol.environment import Rendezvous, WorkerEnvironment
 from resilient.protocol.metrics_log import BATCH_HASH, GRADIENT_HASH, PARAMETER_HASH, PHASE_CHANGE
 from resilient.protocol.plan import RoundPlan
@@ -55,8 +55,7 @@ class Round:
         self.seen, self.step, self.finished, self.left_early, self.lr_factor = json.loads(output.splitlines()[-1])
         self.metrics: list[Metrics] = list(board.collect_metrics())
         self.flags = {flag for flag in Flag if board.has_flag(flag)}
-        words = (Word.SKIP_UNIT, Word.SKIP_START_EPOCH, Word.SKIP_START, Word.SKIP_END_EPOCH, Word.SKIP_END)
-        self.told = tuple(board[word] for word in words)
+        self.told = board.skips
 
     @property
     def batches(self) -> list[Any]:
@@ -110,16 +109,16 @@ def test_steps_are_left_out_from_the_restored_step_on_and_it_is_said_which_data_
     assert set(whole.values(BATCH_HASH)) == set(range(1, 13))
     assert len(set(whole.values(BATCH_HASH).values())) == 12
     assert whole.values(PHASE_CHANGE) == {3: 1.0}
-    assert whole.told == (0, 0, 0, 0, 0)
+    assert whole.told == ()
     bench.round(total=2)
-    second = bench.round(total=5, restore_step=2, skip_steps=(4, 7), lr_factor=0.25)
+    second = bench.round(total=5, restore_step=2, skip_steps=((4, 7),), lr_factor=0.25)
     assert second.batches == [whole.batches[2], *whole.batches[7:9]]
     assert second.values(BATCH_HASH)[4] == whole.values(BATCH_HASH)[8]
-    assert second.told == (1, 0, 6, 1, 4)
+    assert second.told == (Skip((0, 6), (1, 4)),)
     slot = bench.memory.arenas[0].newest()
     assert slot is not None
     assert set(slot.meta["metrics"]) == {"moved", "lr"}, "hashes are no metrics of the user's"
-    again = bench.round(total=8, restore_step=5, skip_steps=(4, 7))
+    again = bench.round(total=8, restore_step=5, skip_steps=((4, 7),))
     assert again.told == second.told, "from a later snapshot, before the supervisor had heard of it"
     assert again.batches == whole.batches[9:12]
     assert (whole.lr_factor, second.lr_factor) == (1.0, 0.25)
@@ -131,9 +130,9 @@ def test_steps_are_left_out_from_the_restored_step_on_and_it_is_said_which_data_
 def test_a_script_that_makes_its_own_batches_is_told_which_one_is_next(bench: Bench) -> None:
     settings = FingerprintSettings(gradients=True, parameters=True)
     skips = (Skip((0, 2), (0, 4), "batches"),)
-    done = bench.round("none", total=5, skips=skips, skip_steps=(2, 2), fingerprint=settings)
+    done = bench.round("none", total=5, skips=skips, skip_steps=((2, 2),), fingerprint=settings)
     assert done.batches == [1, 5, 6, 7, 8]
-    assert done.told == (2, 0, 1, 0, 2)
+    assert done.told == (Skip((0, 1), (0, 2), "batches"),)
     assert done.values(BATCH_HASH) == {}
     assert done.values(GRADIENT_HASH).keys() == done.values(PARAMETER_HASH).keys() == set(range(1, 6))
     assert len(set(done.values(PARAMETER_HASH).values())) == 5

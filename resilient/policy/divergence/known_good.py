@@ -117,19 +117,31 @@ class KnownGood:
         good = (item.step for item in self.snapshots if item.grade is Grade.GOOD)
         return max((step for step in good if not_after is None or step <= not_after), default=None)
 
-    def to_keep(self, step: int, latency: int, margin: int) -> frozenset[int]:
+    def to_keep(self, step: int, latency: int, margin: int, rungs: int = 0) -> frozenset[int]:
         """What retention must not delete: the newest good one, the newest good one that an alarm of now would leave
         good, and their heirs, without which there would be none to follow them: the oldest good one after that, and
-        the oldest whose probation is not over.
+        the oldest whose probation is not over. And some more to go deeper by small steps.
 
         :param latency: steps between an onset and its alarm, at the most.
+        :param rungs: so many good ones before the newest, at distances from it that about double.
         """
         newest, settled = self.newest_good(), self.newest_good(step - latency - margin)
         heirs = (
             min((item.step for item in self.snapshots if item.grade is grade and item.step > after), default=None)
             for grade, after in ((Grade.GOOD, step - latency - margin), (Grade.TAKEN, -1 if newest is None else newest))
         )
-        return frozenset(item for item in (newest, settled, *heirs) if item is not None)
+        return frozenset(item for item in (newest, settled, *heirs, *self._rungs(rungs)) if item is not None)
+
+    def _rungs(self, count: int) -> list[int]:
+        """Of the good ones before the newest, those that are left when, until there are ``count``, always the one goes
+        without which its neighbours lie nearest to each other, as their distances from the newest compare.
+        """
+        *steps, newest = sorted(item.step for item in self.snapshots if item.grade is Grade.GOOD) or [0]
+        while len(steps) > count:
+            away = [newest, *(newest - step for step in steps), (newest - steps[-1]) / 2]
+            gaps = [far / near for far, near in zip(away, away[2:], strict=False)]
+            steps.pop(gaps.index(min(gaps)))
+        return steps
 
     def _graded(self, change: Callable[[Graded], Graded]) -> KnownGood:
         return replace(self, snapshots=tuple(map(change, self.snapshots)))

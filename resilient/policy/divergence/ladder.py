@@ -95,8 +95,7 @@ def respond(
         rollbacks=state.rollbacks + 1,
         lr_factor=factor,
     )
-    lowered = f", learning rate × {factor:g}" if factor != state.lr_factor else ""
-    reason = f"{_what(found)}; attempt {attempt} of {ladder.attempts}: {why}{lowered}"
+    reason = f"{_what(found)}; {why}, attempt {attempt} of {ladder.attempts}"
     return after, RollBack(target, (target + 1, last) if ladder.skip else None, factor, reason)
 
 
@@ -132,21 +131,21 @@ def _target(
     latest = found.onset_step - settings.margin
     last = tried[-1] if settings.ladder.skip and tried and tried.count(tried[-1]) == 1 else None
     if last is not None and latest < last < found.onset_step and any(item.step == last for item in known.snapshots):
-        return last, f"to step {last} once more, leaving out more, as what came next was no better"
+        return last, "once more, leaving out more, as what came next was no better"
     deepest = min(latest, min(tried, default=latest + 1) - 1)
     good = known.newest_good(deepest)
     if good is not None:
-        return good, f"to step {good}, the newest known good one" + (" before the last" if tried else "")
+        return good, "the newest known good snapshot" + (" before the last" if tried else "")
     unproven = max(
         (item.step for item in known.snapshots if item.grade is Grade.TAKEN and item.step <= deepest), default=None
     )
     if unproven is not None:
-        return unproven, f"to step {unproven}, which no divergence shadows though its probation was not over"
+        return unproven, "a snapshot that no divergence shadows, though its probation was not over"
     if max(1, found.onset_step) <= settings.ladder.restart_within:
-        return 0, "to the beginning" + (" once more" if 0 in tried else ", as no older snapshot is sound")
+        return 0, "once more" if 0 in tried else "no older snapshot is sound"
     again = min(tried, default=None)
     if again is not None and again <= latest and any(item.step == again for item in known.snapshots):
-        return again, f"to step {again} once more, as there is none before it"
+        return again, "once more, as there is none before it"
     return None
 
 

@@ -147,7 +147,7 @@ def _alarmed(settings: SpikeSettings, state: SpikeState, reading: Reading) -> Ju
         text = f"the level has stayed up for {alarm.since} reports and is what is normal now"
         return SpikeState(), Accepted(*found, (text,))
     if alarm.since >= settings.patience and not alarm.near and not alarm.declared:
-        text = f"not recovered {alarm.since} reports after the alarm; the worst was {alarm.peak:g}"
+        text = f"{reading.metric} has not recovered {alarm.since} reports after the alarm; the worst was {alarm.peak:g}"
         return replace(state, alarm=replace(alarm, declared=True)), Divergence(*found, (text,))
     return replace(state, alarm=alarm), None
 

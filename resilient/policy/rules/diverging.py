@@ -54,7 +54,7 @@ def judged(state: RunState, event: MetricsJudged, now: float) -> Outcome:
         return state, (*told, *saved, *noted)
     reached = max(found.step, *state.steps.values())
     state, saved = _react(_noted(state, found, now), found, lineage, reached)
-    after, killed = _clear(state, _headline(found))
+    after, killed = _clear(state, "training has diverged")
     return after, (*told, *saved, *killed)
 
 
@@ -209,10 +209,10 @@ def durable(state: RunState, event: SnapshotDurable, now: float) -> Outcome:
 
 
 def resolved(state: RunState, event: SkipResolved, now: float) -> Outcome:
-    """A worker has found out which data the last rollback leaves out."""
+    """A worker has found out which data rollbacks leave out."""
     if state.lineage.pending:
         return state, ()  # said of the one before it
-    return save(state, state.lineage.resolved(event.skip))
+    return save(state, state.lineage.resolved(event.skips))
 
 
 def late(state: RunState, event: Event, now: float) -> Outcome:
