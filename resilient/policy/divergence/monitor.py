@@ -209,7 +209,8 @@ def _count_nonfinite(
     count, first = count + 1, first if count else step
     if count != most:
         return (count, first), ()
-    text = f"{name} has not been finite for {count} values in a row, since step {first}"
+    since = f"has not been finite for {count} values in a row, since step {first}"
+    text = f"{name} {since if count > 1 else f'is not finite at step {first}'}"
     place = (DivergenceKind.NONFINITE, name, first, step, step, value, 0.0, 0.0)
     return (count, first), (Divergence(*place, (text,)),)
 

@@ -149,7 +149,7 @@ class LadderSettings:
     :param skip: leave out the data between the snapshot and the alarm; false repeats them.
     :param cut_from: the attempt of an episode from which on the learning rate is lowered.
     :param lr_factor: it is multiplied by this, each time.
-    :param probation: steps past the alarm without which an episode is not over.
+    :param probation: steps past the verdict without which an episode is not over.
     :param restart_within: where no snapshot is old enough, the run begins anew if what went wrong began within so many
         steps of its beginning; 0 for never.
     """
