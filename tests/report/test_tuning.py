@@ -52,6 +52,19 @@ def test_a_lower_threshold_shows_the_alarm_that_a_higher_one_does_not() -> None:
     assert [finding.alarm_step for _, finding in low.findings if isinstance(finding, Alarm)] == [302]
 
 
+def test_a_threshold_below_that_of_a_high_gradient_norm_holds_for_both() -> None:
+    losses = noisy(range(1, 400), bump=300, height=0.45)
+    entries = [
+        Entry(0, 0, Metrics(step, 0.0, {"loss": loss, "grad_norm": 1.0 + 99 * (step >= 300)}))
+        for step, loss in losses.items()
+    ]
+    tried = trials({"metrics": {"loss": {"spike": {"hits": 1}}}}, ["divergence.metrics.loss.spike.threshold=3,9"], {})
+    low, high = (try_out(Curve(tuple(entries)), one) for one in tried[1:])
+    assert low.findings
+    assert "more than 3 scales" in low.findings[0][1].evidence[0]
+    assert all("more than 4 scales" in one.evidence[0] for _, one in high.findings if isinstance(one, Alarm))
+
+
 def test_nothing_is_acted_on_so_the_curve_is_read_to_its_end() -> None:
     curve = curve_of(noisy(range(1, 400), bump=200, height=3.0, width=100))
     found = try_out(curve, Trial((), DivergenceSettings(enabled=False)))
