@@ -221,8 +221,8 @@ def test_a_preemption_does_not_wait_for_a_replay(workspace: Workspace, clean: Ru
 
 
 def test_what_recurs_goes_deeper_and_then_lowers_the_learning_rate(workspace: Workspace, clean: RunCase) -> None:
-    # 35 → back to 20, and step 21 has the data of 38 → back to 10, and step 11 has that of 41 → back to the beginning
-    case = diverging(workspace, "deeper", f"train.deadly={poison(clean, 35, 38, 41)}")
+    # 35 → back to 20, and step 28 has the data of 45 → back to 10, and step 18 has that of 55 → back to the beginning
+    case = diverging(workspace, "deeper", f"train.deadly={poison(clean, 35, 45, 55)}")
     assert case.finish() == 0, case.output()
     rollbacks = lineage_of(case).rollbacks
     assert [rollback.target for rollback in rollbacks] == [20, 10, 0]
@@ -230,7 +230,7 @@ def test_what_recurs_goes_deeper_and_then_lowers_the_learning_rate(workspace: Wo
     assert "starting from the beginning, learning rate × 0.5, leaving out" in case.output()
     assert all(map(math.isfinite, case.losses().values()))
     last = rounds_from(case, rollbacks[-1].round + 1)
-    assert not samples_of(trained(clean), range(1, 44)) & {sample for _, _, samples in last for sample in samples}
+    assert not samples_of(trained(clean), range(1, 58)) & {sample for _, _, samples in last for sample in samples}
     status = json.loads(case.paths.status.read_text())
     assert (status["rollbacks"], status["lr_factor"]) == (3, 0.5)
 

@@ -203,14 +203,17 @@ def _count_nonfinite(
     if math.isfinite(value):
         if not most or count < most:
             return (0, 0), ()
-        text = f"{name} is finite again after {count} values that were not"
+        text = f"{name} is finite again" if count == 1 else f"{name} is finite again after {count} values that were not"
         place = (DivergenceKind.NONFINITE, name, first, first + most - 1, step, value, value, 0.0)
         return (0, 0), (Recovered(*place, (text,)),)
     count, first = count + 1, first if count else step
     if count != most:
         return (count, first), ()
-    since = f"has not been finite for {count} values in a row, since step {first}"
-    text = f"{name} {since if count > 1 else f'is not finite at step {first}'}"
+    text = (
+        f"{name} is {value:g}"
+        if count == 1
+        else f"{name} has not been finite since step {first}, {count} times in a row"
+    )
     place = (DivergenceKind.NONFINITE, name, first, step, step, value, 0.0, 0.0)
     return (count, first), (Divergence(*place, (text,)),)
 
