@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
     DIFFERENT = 1, "replay: today's policy decides otherwise somewhere; verify: the hardware computed wrong"
     USAGE = 2, "the command line could not be understood"
     UNDECIDED = 3, "verify: replays differ among themselves, or nothing could be concluded"
-    UNREADABLE = 65, "the journal cannot be read, or holds nothing that could be replayed"
+    UNREADABLE = 65, "the journal or the metrics cannot be read, or hold nothing that could be replayed"
     NO_ENTRY_POINT = 66, "the script or module to train does not exist"
     NO_SNAPSHOT = 67, "snapshots exist, but none of them can be loaded, or the one asked for is corrupt"
     NOT_FOUND = 68, "there is no such run or snapshot"
@@ -156,6 +156,12 @@ class RunNotFound(ResilientError):
 
 class JournalUnreadable(ResilientError):
     """A journal cannot be read, or nothing in it can be replayed."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
+class CurveUnreadable(ResilientError):
+    """What the divergence detectors are to be tried on cannot be read, or holds no numbers."""
 
     exit_code = ExitCode.UNREADABLE
 

@@ -1,4 +1,6 @@
-"""``resilient replay``: the decisions of a journal, taken again by today's policy."""
+"""``resilient replay``: the decisions of a journal, taken again by today's policy; or the divergence detectors over a
+curve again.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,22 @@ from typing import Any
 
 import yaml
 
-from resilient.config import Config, load
+from resilient.config import Config, builtin_directory, load
 from resilient.errors import ConfigurationError, ExitCode, JournalUnreadable, RunNotFound, UsageError
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
+from resilient.report.curves import file_curve, run_curve
 from resilient.report.decoding import NotDecodable, decode
 from resilient.report.replay import Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
+from resilient.report.tuning import trials, try_out, watching
+from resilient.report.tuning_table import as_json as detectors_as_json
+from resilient.report.tuning_table import render as render_detectors
 from resilient.runs import JOURNAL, find_run
 from resilient.supervisor.journal import plain
+from resilient.verify.window import read_configuration
 
+_SECTION = "divergence"
 _HELP = """\
 Take the decisions of a journal again, with today's policy, and show where it decides otherwise.
 
@@ -32,6 +40,15 @@ Take the decisions of a journal again, with today's policy, and show where it de
   resilient replay demo --conf mine                    with the policy settings of a configuration
 
 The exit code is 0 where every decision is the same, 1 where one is not.
+
+With --metrics, the divergence detectors read the curve again, and each alarm that would have come is shown; nothing is
+done about it. That is how they are fitted to curves of your own, of runs and of any other file:
+
+  resilient replay demo --metrics                                         with the run's own settings
+  resilient replay demo --metrics --set divergence=strict                 and with a preset
+  resilient replay demo --metrics --set divergence.metrics.loss.spike.threshold=3,4,5     and with each of three
+  resilient replay losses.jsonl --metrics     {"step": 1, "loss": 2.5} a line; or CSV with a heading; or bare numbers
+  resilient replay ppo.csv --metrics --set divergence.metrics.reward.higher_is_worse=false     a metric of another name
 """
 
 
@@ -39,14 +56,15 @@ def add_parser(commands: Any) -> None:
     """Add ``replay`` to the subparsers of the command line."""
     parser = commands.add_parser(
         "replay",
-        help="take a journal's decisions again, and show what today's policy decides otherwise",
+        help="take a journal's decisions again, or have the divergence detectors read a curve again",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", metavar="RUN", help="a run's id, its directory, or a journal")
+    parser.add_argument("target", metavar="RUN", help="a run's id, its directory, or a file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dir=runs, where the runs are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting to try")
     parser.add_argument("--conf", default="", metavar="NAME", help="a configuration whose policy settings to try")
+    parser.add_argument("--metrics", action="store_true", help="have the divergence detectors read the metrics again")
     parser.add_argument("--all", action="store_true", help="show every event, not only where the decisions differ")
     parser.add_argument("--json", action="store_true", help="print JSON with stable keys")
 
@@ -56,8 +74,11 @@ def run(options: argparse.Namespace) -> ExitCode:
 
     :raises RunNotFound: there is no such run, or it has no journal.
     :raises JournalUnreadable: a journal cannot be read.
+    :raises CurveUnreadable: there are no metrics.
     :raises ConfigurationError: the settings to try are wrong.
     """
+    if options.metrics:
+        return _try_detectors(options)
     journals = _journals(options.target, options.overrides)
     configured = load(options.conf, []).config if options.conf else None
     _changed(PolicySettings(), configured, options.set)  # before anything is printed, whether they can be used
@@ -84,14 +105,48 @@ def _print(results: Mapping[Path, Replay], options: argparse.Namespace) -> None:
         render(found, sys.stdout, everything=options.all)
 
 
-def _journals(target: str, overrides: Sequence[str]) -> list[Path]:
+def _try_detectors(options: argparse.Namespace) -> ExitCode:
+    """Show what the divergence detectors find, with the settings as they are and with those to try."""
+    path = Path(options.target)
+    tree: Mapping[str, Any] = {}
+    if path.is_file():
+        curve = file_curve(path)
+    else:
+        paths = _run(options.target, options.overrides)
+        curve, tree = run_curve(paths), read_configuration(paths).get(_SECTION) or {}
+    if options.conf:
+        tree = plain(load(options.conf, []).config.divergence)
+    outcomes = [try_out(curve, trial) for trial in trials(watching(tree, curve), options.set, _presets())]
+    if options.json:
+        print(json.dumps(detectors_as_json(curve, outcomes), indent=1, allow_nan=False))
+    else:
+        render_detectors(curve, outcomes, sys.stdout)
+    return ExitCode.FINISHED
+
+
+def _presets() -> dict[str, Any]:
+    """The presets of the section, those in ``./conf`` before the built-in ones of the same name."""
+    places = [builtin_directory("conf"), Path.cwd() / "conf"]
+    return {
+        path.stem: yaml.safe_load(path.read_text()) or {}
+        for place in places
+        for path in sorted((place / _SECTION).glob("*.yaml"))
+    }
+
+
+def _run(target: str, overrides: Sequence[str]) -> RunPaths:
     given = dict(text.split("=", 1) for text in overrides if "=" in text)
     if unknown := [text for text in overrides if text.split("=")[0] != "dir"]:
         raise UsageError(f"{unknown[0]} is not understood", "replay knows dir=…; settings to try are given with --set")
     path = Path(target)
+    return RunPaths(path) if (path / JOURNAL).is_dir() else find_run(target, Path(given.get("dir", "runs")), JOURNAL)
+
+
+def _journals(target: str, overrides: Sequence[str]) -> list[Path]:
+    path = Path(target)
     if path.is_file():
         return [path]
-    paths = RunPaths(path) if (path / "journal").is_dir() else find_run(target, Path(given.get("dir", "runs")), JOURNAL)
+    paths = _run(target, overrides)
     found = sorted((paths.root / "journal").glob("*.jsonl"))
     if not found:
         raise RunNotFound(f"there is no journal in {paths.root}", "name a run of ./runs, its directory, or a journal")

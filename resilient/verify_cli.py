@@ -28,7 +28,8 @@ from resilient.verify.window import Window, choose
 _HELP = """\
 Run steps of a run again from a snapshot, and compare every reported loss, gradient norm and hash with what it had
 reported, bit for bit. What is not the same again, and the same twice, the hardware computed wrong. The run itself is
-not touched; start it in the directory that the run was started in.
+not touched; start it in the directory that the run was started in. The script itself runs again up to the end of its
+loop, and what comes after that is not done: if it writes files of its own in the loop, have it look at run.is_replay.
 
   resilient verify run=demo                       the newest snapshot after which 20 steps are reported
   resilient verify run=demo from=150 steps=50     the 50 steps after the snapshot of step 150

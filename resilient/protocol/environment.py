@@ -86,6 +86,11 @@ class WorkerEnvironment:
         }
 
 
+def is_replay(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process only runs steps again, to see if they give what they gave."""
+    return PLACE in environ
+
+
 def is_elsewhere(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process replays steps on another device than the run's."""
     return environ.get(PLACE) == "elsewhere"

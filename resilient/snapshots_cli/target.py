@@ -186,6 +186,8 @@ def find_target(
     :raises UsageError: a key is not known, or no run is named.
     :raises RunNotFound: there is no such run.
     """
+    if bare := [text for text in overrides if "=" not in text]:
+        raise UsageError(f"{bare[0]} is no key=value", f"did you mean run={bare[0]}?")
     pairs = dict(text.split("=", 1) for text in overrides)
     plain = {key: value for key, value in pairs.items() if key.partition(".")[0] not in _SECTIONS}
     for key in plain.keys() - set(keys):

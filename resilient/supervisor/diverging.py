@@ -210,10 +210,8 @@ class Diverging:
             self._console.say(f"WARNING: {self._paths.rollback_answer.name} cannot be written: {error.strerror}")
 
     def _replay_window(self, decision: do.ReplayWindow) -> None:
-        self._console.say(
-            f"running steps {decision.first} to {decision.last} again from the snapshot of step {decision.snapshot}, "
-            "to see whether the hardware computed them right"
-        )
+        first = decision.snapshot + 1
+        self._console.say(f"running steps {first} to {decision.last} again, to see whether the hardware was right")
         try:
             self._replay = self._start_replay(decision)
         except OSError as error:

@@ -24,6 +24,7 @@ from resilient.verify.window import Window, read_run
 
 _POLL_SECONDS = 0.05
 _UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
+_SILENT = {"WANDB_MODE": "disabled"}  # a replay is no experiment
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # without it torch takes all of cuBLAS for not deterministic
 
 
@@ -58,7 +59,7 @@ class Replayer:
     def _scratch_run(self, name: str, want: Want, surroundings: Surroundings) -> Iterator[ScratchRun]:
         """What it needs to be started; afterwards its logs are left, and nothing else."""
         window, paths = self.window, RunPaths.of(self.into, name)
-        environment = {**surroundings.environment, DRILLED: ""}
+        environment = {**surroundings.environment, DRILLED: "", **_SILENT}
         if want.deterministic:
             environment |= {DETERMINISTIC: "1", _CUBLAS: os.environ.get(_CUBLAS, ":4096:8")}
         memory_dir = str((window.tree.get("snapshot") or {}).get("memory_dir", ""))
@@ -68,7 +69,8 @@ class Replayer:
         shutil.rmtree(paths.root, ignore_errors=True)
         paths.create()
         try:
-            link(window.paths.snapshot(window.snapshot), paths.snapshot(window.snapshot))
+            if window.snapshot:
+                link(window.paths.snapshot(window.snapshot), paths.snapshot(window.snapshot))
             write_lineage(paths, window.lineage)
             order = Order.read(window.paths) if is_drilled(window.paths) else None
             if order is not None and order.persistent:

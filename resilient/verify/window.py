@@ -26,7 +26,7 @@ class Window:
     :param paths: the run's.
     :param tree: its configuration.
     :param names: the metrics that are compared, in the order in which a step makes them.
-    :param snapshot: the step after which it begins.
+    :param snapshot: the step after which it begins; 0 for the beginning of the run, which needs no snapshot.
     :param last: its last step.
     :param records: what the run had reported; of what was done again, what came of it the last time.
     :param lineage: the data that was left out then, and the factor of the learning rate.
@@ -119,7 +119,7 @@ def window(paths: RunPaths, snapshot: int, last: int) -> Window:
     :raises RunNotFound: the run has no configuration.
     :raises ConfigurationError: it cannot be read, or the run's lineage cannot.
     """
-    if snapshot not in catalog.committed_steps(paths.snapshots):
+    if snapshot and snapshot not in catalog.committed_steps(paths.snapshots):
         raise SnapshotNotFound(f"the run {paths.run_id} has no snapshot of step {snapshot} on disk")
     tree = read_configuration(paths)
     names = compared_names(tree)

@@ -97,8 +97,11 @@ class Flips:
         return wrapped
 
     def before_forward(self, module: nn.Module, *_: Any) -> None:
-        """Flip a bit of a weight, before the first module that has any computes with it."""
-        weight = next((one for one in module.parameters() if one.numel() and one.is_floating_point()), None)
+        """Flip a bit of the last weight of the first module that has any, before it computes with it: what is done to
+        an earlier one, a normalisation that comes after may undo, and an embedding may not use.
+        """
+        weights = [one for one in module.parameters() if one.numel() and one.is_floating_point()]
+        weight = weights[-1] if weights else None
         if weight is not None and module.training and (order := self._take("weight")) is not None:
             flip_bit(weight, order.bit)
 

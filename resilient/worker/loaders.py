@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from resilient.errors import StateError
 from resilient.worker.positions import Opened, no_batch
+from resilient.worker.rng import jump
 from resilient.worker.samplers import Course, Ticket, course_of
 from resilient.worker.seeding import SeededDataset
 from resilient.worker.skips import ENDLESS, Place, SkipSet
@@ -122,15 +123,23 @@ class StatefulData(_Counted):
 
 
 class NoData(_Counted):
-    """The script makes its own batches, and goes by :attr:`Run.batch` so that some can be left out."""
+    """The script makes its own batches. Some can be left out where it goes by :attr:`Run.batch`, or draws them from the
+    global generators: these jump, for else it would draw again what it had drawn.
+    """
 
     _KIND = "none"
 
     def batches(self, opened: Opened) -> Iterator[None]:
         opened()
+        left_out = False
         while True:
-            if not self._is_left_out():
-                yield None
+            if self._is_left_out():
+                left_out = True
+                continue
+            if left_out:
+                jump()
+            left_out = False
+            yield None
 
 
 class _Sampler:

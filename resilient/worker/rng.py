@@ -87,6 +87,16 @@ def seed_cpu(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
+def jump() -> None:
+    """Have all global generators go on elsewhere, at a place that follows from where they are now: another one each
+    time, and the same one whenever this is done again from the same state, on each rank.
+    """
+    seed = int(torch.randint(2**62, (), device="cpu", generator=torch.default_generator))
+    seed_cpu(seed)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs
+        torch.cuda.manual_seed_all(seed)
+
+
 def mix(*parts: int) -> int:
     """A 63-bit seed from several integers: splitmix64 over them, so that neighbours get unrelated seeds."""
     value = 0x9E3779B97F4A7C15

@@ -334,6 +334,7 @@ def test_a_request_that_nobody_answers_ends_in_time(
     ("arguments", "code", "text"),
     [
         (("list",), ExitCode.USAGE, "run=ID is needed"),
+        (("list", "demo"), ExitCode.USAGE, "did you mean run=demo?"),
         (("list", "run=demo", "stp=3"), ExitCode.USAGE, "did you mean step=?"),
         (("list", "run=dmeo"), ExitCode.NOT_FOUND, "did you mean demo?"),
         (("list", "run=demo", "dir=elsewhere"), ExitCode.NOT_FOUND, "dir="),

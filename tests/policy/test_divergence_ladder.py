@@ -150,10 +150,19 @@ def test_a_divergence_long_after_begins_a_new_episode_with_the_learning_rate_as_
     assert state.rollbacks == 4
 
 
-def test_an_episode_ends_past_the_alarm_and_the_probation_and_not_before() -> None:
+def test_an_episode_ends_past_the_verdict_and_the_probation_and_not_before() -> None:
     state, _ = run(snapshots(700), diverged(720, 723))
-    assert advanced(state, 823).targets == (700,)
-    assert advanced(state, 824) == LadderState(skipped_to=733, rollbacks=1)
+    assert advanced(state, 853).targets == (700,)
+    assert advanced(state, 854) == LadderState(skipped_to=733, rollbacks=1)
+
+
+def test_what_takes_longer_to_be_certain_of_than_the_probation_goes_up_the_ladder_when_it_recurs() -> None:
+    slow = Divergence(DivergenceKind.DRIFT, "loss", 720, 730, 900, 9.0, 3.0, 0.1)
+    state, responses, known = LadderState(), [], snapshots(500, 600, 700)
+    for _ in range(3):
+        state, response = respond(SETTINGS, advanced(state, slow.step - 1), known, slow)
+        responses.append(response)
+    assert [(target, factor) for target, _, factor in rollbacks(responses)] == [(700, 1.0), (600, 1.0), (500, 0.5)]
 
 
 def test_the_budget_of_the_run_is_not_given_back() -> None:

@@ -155,7 +155,7 @@ def test_when_they_are_gone_it_is_recorded_uncharged_and_what_came_after_is_set_
     incident = record.incident
     assert (incident.number, incident.rank, incident.step) == (1, None, 130)
     assert incident.failure.failure_class is FailureClass.NUMERIC
-    assert incident.failure.message == "loss is up since 120"
+    assert incident.failure.message == "spike of loss since step 120: loss is up since 120"
     assert incident.remedy == "roll back to step 100, leaving out the data of steps 101 to 130"
     assert story.state.history.rounds == ()
 
@@ -284,9 +284,9 @@ def test_an_episode_goes_on_after_a_restart_and_is_over_past_its_probation() -> 
     again = Story(POLICY)
     again.on(RunOpened(lineage=lineage, last_round=0))
     go_on(again, (50, 100))
-    train(again, 101, 165)
+    train(again, 101, 170)
     assert again.state.lineage.ladder.targets == (100,)
-    saved = again.on(MetricsJudged(166))
+    saved = again.on(MetricsJudged(171))
     assert lineage_in(saved).ladder.targets == ()
     assert lineage_in(saved).ladder.rollbacks == 1
 

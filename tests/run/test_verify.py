@@ -71,7 +71,24 @@ def test_good_hardware_gives_the_same_again_whatever_the_data(workspace: Workspa
     assert [replay["place"] for replay in said["replays"]] == ["here", "elsewhere"]
     assert all(replay["reached"] == 20 for replay in said["replays"])
     assert files(case) == before, "the run is as it was"
+    assert (workspace.directory / "after.txt").read_text() == "40\n", "what comes after the loop is not done again"
     assert list((workspace.directory / "runs").glob("verify-*")) == [], "and nothing is left beside it"
+
+
+def test_the_first_steps_of_a_run_are_run_again_without_a_snapshot(workspace: Workspace) -> None:
+    case = trained(workspace)
+    into = case.paths.incident(1) / "replay"
+    command = [sys.executable, "-m", "resilient.verify", "--run", str(case.paths.root), "--into", str(into), "--json"]
+    done = subprocess.run(
+        [*command, "--snapshot", "0", "--first", "5", "--last", "8"],
+        cwd=workspace.directory,
+        env=workspace.environment(),
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT,
+        check=True,
+    )
+    assert json.loads(done.stdout)["kind"] == VerdictKind.REPRODUCED.value, done.stderr
 
 
 @pytest.mark.parametrize("what", ["weight", "gradient", "batch", "loss"])

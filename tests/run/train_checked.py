@@ -77,6 +77,8 @@ def main() -> None:
         optimizer.step()
         run.report(loss=loss, grad_norm=norm, seconds=time.monotonic())
         time.sleep(0.01)
+    with Path("after.txt").open("a") as stream:  # as a script writes its model when it is done
+        stream.write(f"{run.step}\n")
 
 
 if __name__ == "__main__":

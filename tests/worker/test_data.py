@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -24,9 +24,10 @@ from torch.utils.data import (
 )
 
 from resilient.errors import StateError, UsageError
+from resilient.policy.lineage import Skip
 from resilient.worker.data import positioned
 from resilient.worker.loaders import LoaderData, NoData, StatefulData
-from resilient.worker.rng import seed_cpu
+from resilient.worker.rng import GlobalRandomState, seed_cpu
 from resilient.worker.seeding import SeededDataset
 
 SIZE = 10
@@ -468,6 +469,34 @@ def test_a_script_may_make_its_own_batches() -> None:
     assert list(islice(data.batches(lambda: opened.append(1)), 3)) == [None] * 3
     assert opened == [1]
     data.load_state_dict(data.state_dict())
+
+
+def drawn(skips: Sequence[Skip], state: Mapping[str, Any] | None = None, batches: int = 6) -> list[tuple[float, ...]]:
+    """What a script draws from the global generators for each of its batches."""
+    data = positioned(None, 5)
+    if state is not None:
+        data.load_state_dict(state)
+    data.skips = data.skips.joined(skips)
+    return [
+        (torch.rand(()).item(), random.random(), float(np.random.rand()))
+        for _ in islice(data.batches(lambda: None), batches)
+    ]
+
+
+def test_a_script_that_draws_its_batches_draws_others_where_some_are_left_out() -> None:
+    generators = GlobalRandomState()
+    before = generators.state_dict()
+    whole = drawn([])
+    generators.load_state_dict(before)
+    skipped = drawn([Skip((0, 2), (0, 4), "batches")])
+    assert skipped[:2] == whole[:2]
+    assert not {value for drawing in skipped[2:] for value in drawing} & {value for one in whole for value in one}
+    generators.load_state_dict(before)
+    assert drawn([Skip((0, 2), (0, 4), "batches")]) == skipped  # whenever it is done again
+    generators.load_state_dict(before)
+    longer = drawn([Skip((0, 2), (0, 4), "batches"), Skip((0, 5), (0, 7), "batches")])
+    assert longer[:3] == skipped[:3]
+    assert longer[3] != skipped[3]
 
 
 class Endless(IterableDataset[int]):

@@ -85,6 +85,15 @@ def test_a_batch_as_the_loader_yields_it(workers: int, monkeypatch: pytest.Monke
     assert [int((batch[0] < 0).sum()) for batch in batches] == [0, 1, 0]
 
 
+def test_of_several_weights_the_last_which_no_normalisation_hides() -> None:
+    flips = Flips(lambda what: Order("flip", bit=31) if what == "weight" else None)
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+    before = [one.detach().clone() for one in model.parameters()]
+    flips.before_forward(model)
+    same = [torch.equal(one, old) for one, old in zip(model.parameters(), before, strict=True)]
+    assert same == [True] * 5 + [False]
+
+
 def test_a_weight_only_while_training() -> None:
     flips, model = Flips(lambda what: Order("flip", bit=31) if what == "weight" else None), nn.Linear(3, 1, bias=False)
     nn.init.ones_(model.weight)

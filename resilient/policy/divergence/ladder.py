@@ -6,7 +6,8 @@
 3. and from the third on with a lower learning rate each time, which stays lowered;
 4. stop, with the evidence.
 
-One *episode* is a divergence and whatever recurs before training has come ``probation`` steps past its alarm. An
+One *episode* is a divergence and whatever recurs before training has come ``probation`` steps past the step at which it
+was certain: what is slow to be seen, as a drift is, needs as long to be seen again. An
 episode that is over begins the rungs anew, but not the budget of rollbacks, and does not give the learning rate back.
 Patience, the rung before the first, belongs to the detectors: what recovers by itself never comes here.
 """
@@ -90,7 +91,7 @@ def respond(
     last = _skipped_to(settings, state, found, target)
     after = LadderState(
         targets=(*state.targets, target),
-        until=max(state.until or 0, found.alarm_step + ladder.probation),
+        until=max(state.until or 0, found.step + ladder.probation),
         skipped_to=last if ladder.skip else state.skipped_to,
         rollbacks=state.rollbacks + 1,
         lr_factor=factor,

@@ -25,8 +25,8 @@ class SpikeSettings:
     :param threshold: a value is high when it lies more than this many scales above the level.
     :param hits: so many high values …
     :param of: … among so many raise the alarm.
-    :param armed_threshold: in place of ``threshold`` while the gradient norm is high.
-    :param armed_hits: in place of ``hits`` then.
+    :param armed_threshold: in place of ``threshold`` while the gradient norm is high, if it is lower.
+    :param armed_hits: in place of ``hits`` then, if they are fewer.
     :param floor: the scale is never less than this share of what the metric stands for: its level, or what has been
         gained since the start. Keeps quantised, constant and tiny losses from being judged by their last digit.
     :param patience: an alarm becomes a divergence if the metric has not recovered so many reports later.
@@ -53,12 +53,12 @@ class SpikeSettings:
         for name, least in (("window", 8), ("level_window", 1), ("history", 2), ("of", 1), ("recovered", 1)):
             _between(f"{key}.{name}", getattr(self, name), least, _LONGEST)
         _between(f"{key}.hits", self.hits, 1, self.of, "spike.of")
-        _between(f"{key}.armed_hits", self.armed_hits, 1, self.hits, "spike.hits")
+        _between(f"{key}.armed_hits", self.armed_hits, 1, _LONGEST)
         _between(f"{key}.history", self.history, 2, self.window, "spike.window")
         _between(f"{key}.patience", self.patience, 0, _LONGEST)
         _between(f"{key}.accept_after", self.accept_after, self.patience + 1, 10**9)
         _between(f"{key}.threshold", self.threshold, 1.0, 1e6)
-        _between(f"{key}.armed_threshold", self.armed_threshold, 1.0, self.threshold, "spike.threshold")
+        _between(f"{key}.armed_threshold", self.armed_threshold, 1.0, 1e6)
         _between(f"{key}.floor", self.floor, 0.0, 1.0)
 
 
@@ -149,7 +149,7 @@ class LadderSettings:
     :param skip: leave out the data between the snapshot and the alarm; false repeats them.
     :param cut_from: the attempt of an episode from which on the learning rate is lowered.
     :param lr_factor: it is multiplied by this, each time.
-    :param probation: steps past the alarm without which an episode is not over.
+    :param probation: steps past the verdict without which an episode is not over.
     :param restart_within: where no snapshot is old enough, the run begins anew if what went wrong began within so many
         steps of its beginning; 0 for never.
     """

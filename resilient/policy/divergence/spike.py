@@ -106,13 +106,13 @@ def _accept(settings: SpikeSettings, baseline: Baseline, value: float) -> Baseli
 def _calm(settings: SpikeSettings, state: SpikeState, reading: Reading) -> Judged:
     baseline, step = state.baseline, reading.step
     centre, scale = baseline.centre, baseline.scale(settings.floor)
-    threshold = settings.armed_threshold if reading.armed else settings.threshold
+    threshold = min(settings.threshold, settings.armed_threshold) if reading.armed else settings.threshold
     reach = threshold * scale
     is_high = settings.enabled and reading.value > centre + reach
     window = (*state.high, (step, reach) if is_high else None)
     high, left = window[-settings.of :], window[: -settings.of]
     hits = [item for item in high if item is not None]
-    if is_high and len(hits) >= (settings.armed_hits if reading.armed else settings.hits):
+    if is_high and len(hits) >= (min(settings.hits, settings.armed_hits) if reading.armed else settings.hits):
         alarm = OpenAlarm(hits[0][0], step, reading.value)
         text = (
             f"{len(hits)} of the last {len(high)} values of {reading.metric} lay more than {threshold:g} scales "

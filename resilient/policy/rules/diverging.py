@@ -59,9 +59,11 @@ def judged(state: RunState, event: MetricsJudged, now: float) -> Outcome:
 
 
 def _headline(found: Divergence) -> str:
-    return (
-        found.evidence[0] if found.evidence else f"{found.kind.value} of {found.metric} since step {found.onset_step}"
-    )
+    """What, since when, and the first of the sentences that say why; those of a value that is not finite say it all."""
+    what = f"{found.kind.value} of {found.metric} since step {found.onset_step}"
+    if not found.evidence:
+        return what
+    return found.evidence[0] if found.kind is DivergenceKind.NONFINITE else f"{what}: {found.evidence[0]}"
 
 
 def _failure_of(found: Divergence) -> Failure:
