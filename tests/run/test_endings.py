@@ -124,7 +124,7 @@ def test_interrupt_is_a_request_to_stop(workspace: Workspace, reference: RunCase
 
 
 def test_second_supervisor_is_refused_and_the_first_goes_on(workspace: Workspace, reference: RunCase) -> None:
-    case = workspace.run("contested")
+    case = workspace.run("contested", "train.step_seconds=0.2")
     first = case.start().wait_for_step(10)
     assert case.finish() == ExitCode.RUN_LOCKED
     assert f"owned by process {first.process.pid}" in case.output()

@@ -85,7 +85,7 @@ def test_a_second_directory_is_a_remote_tier_too(workspace: Workspace, reference
     place = workspace.directory / "other disk"
     place.mkdir()
     remote = RemoteSettings(url=str(place))
-    case = workspace.run("second", SLOW, f"remote.url='{place}'", "remote.retention.last=2")
+    case = workspace.run("second", SLOW, f"remote.url='{place}'", "remote.retention.last=2", "divergence.enabled=false")
     running = case.start()
     wait_until(lambda: max(remote_steps(remote, case), default=0) >= 20, running)
     lose_the_machine(workspace, running)

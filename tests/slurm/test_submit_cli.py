@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from resilient.config import load
 from resilient.errors import ExitCode
+from resilient.protocol.distrusted import FORMAT, Distrusted
 from resilient.supervisor.status import Status
 
 _CONFIGURATION = """\
@@ -157,8 +159,9 @@ def test_what_the_job_trains_is_what_was_checked(project: Path, monkeypatch: pyt
 def test_machines_that_computed_wrongly_are_excluded_while_they_are_distrusted(project: Path) -> None:
     root = project / "runs" / "mine"
     root.mkdir(parents=True)
-    nodes = [{"host": "n3", "until": 4e9}, {"host": "n2", "until": 1.0}, {"host": "n1", "until": 4e9}]
-    (root / "distrusted.json").write_text(json.dumps({"nodes": nodes}))
+    until = {"n3": 4e9, "n2": 1.0, "n1": 4e9}
+    nodes = [asdict(Distrusted(host, "computed wrong", 1, 0.0, end)) for host, end in until.items()]
+    (root / "distrusted.json").write_text(json.dumps({"format": FORMAT, "nodes": nodes}))
     lines = text(project, "conf=mine", "slurm.exclude=n9")
     assert "#SBATCH --exclude=n9,n1,n3" in lines
     assert "# Machines on which this run was computed wrongly: n1, n3." in lines
