@@ -265,7 +265,7 @@ def test_a_refusal_is_undone_before_the_next_submission_begins(commands: Command
 
 def test_an_array_may_have_more_runs_than_a_process_may_have_files(commands: Commands, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
     try:
         assert _submit(tmp_path, commands.client(), *range(100)) == "12"
