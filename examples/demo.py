@@ -121,7 +121,7 @@ def damage_left(reference: RunPaths, damaged: RunPaths) -> list[str]:
     lineage = read_lineage(damaged)
     final = [list(series(paths.metrics, "val_loss").values())[-1] for paths in (reference, damaged)]
     console.print(
-        f"damaged samples: {len(lineage.rollbacks)} rollback, validation loss {final[1]:.4f} at the end, "
+        f"damaged samples: taken back {len(lineage.rollbacks)} times, validation loss {final[1]:.4f} at the end, "
         f"{final[0]:.4f} without any damage"
     )
     found = [] if lineage.rollbacks else ["the damaged samples were not noticed"]

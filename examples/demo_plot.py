@@ -88,17 +88,17 @@ def _plot_lineages(axes: Any, reference: RunPaths, poisoned: RunPaths) -> None:
         axes.plot(list(part), list(part.values()), color=RED, linewidth=1.2, label=label)
     kept = surviving(poisoned, lineage)
     axes.plot(list(kept), list(kept.values()), color=DARK, linewidth=1, label="surviving lineage")
-    for rollback in lineage.rollbacks:
-        axes.axvline(rollback.target, color=DARK, linewidth=0.8, linestyle=":")
+    for target in sorted({rollback.target for rollback in lineage.rollbacks}):
+        axes.axvline(target, color=DARK, linewidth=0.8, linestyle=":")
         axes.annotate(
-            f"back to step {rollback.target}",
-            (rollback.target, 0.02),
+            f"back to step {target}",
+            (target, 0.98),
             xycoords=("data", "axes fraction"),
             fontsize=8,
             color=DARK,
             rotation=90,
             ha="right",
-            va="bottom",
+            va="top",
         )
     axes.set(xlabel="step", ylabel="loss [nats per byte]", title="Damaged samples: found, taken back, left out")
 
