@@ -347,8 +347,9 @@ def test_retention_there_keeps_what_a_rollback_may_need_and_leaves_alone_what_is
     tier, last = RemoteTier(bucket), RetentionSettings(last=1)
     for standing in (Standing(lineage), None):  # as the run has it, and as the newest of them has it
         found = tier.review(tier.items(), last, standing=standing)
-        assert found.removable == (100, 400)
+        assert found.removable == (400,)
         assert found.kept == {
+            100: (Reason.GOOD,),  # a rung to go back to from 200
             200: (Reason.GOOD,),
             300: (Reason.GOOD,),
             500: (Reason.NEWEST, Reason.LAST),
