@@ -59,7 +59,7 @@ def test_looking_works_while_the_run_is_up_and_pruning_is_refused(workspace: Wor
 
 def test_a_request_survives_the_death_of_the_worker(workspace: Workspace) -> None:
     """One that hangs in a step cannot obey; the one that takes its place does."""
-    case = workspace.run("asked-again", "snapshot.every_steps=1000", "train.hang_at=20", "train.step_seconds=0.02")
+    case = workspace.run("asked-again", "snapshot.every_steps=1000", "train.hang_at=20", "train.step_seconds=0.2")
     running = case.start().wait_for_step(19)
     request = ask(case, "--json", "--timeout", "60")
     time.sleep(1.0)

@@ -86,4 +86,8 @@ def test_abandoned_it_is_gone_with_what_it_started(start: Start, tmp_path: Path)
         time.sleep(0.01)
     replay.abandon()
     for pid in (replay.pid, int(ready.read_text())):
+        while psutil.pid_exists(pid) and time.monotonic() < deadline:  # killed, and not yet taken apart
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                break
+            time.sleep(0.01)
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
