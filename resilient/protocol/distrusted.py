@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resilient.errors import RunDirectoryNotWritable, UntrustedNode
+from resilient.errors import UntrustedNode
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.small_file import read_bounded, replace_durably
 
 FORMAT = 1
 LASTS_SECONDS = 7 * 86400.0
@@ -75,18 +75,8 @@ def distrust(
         known = ()
         paths.distrusted.replace(paths.distrusted.with_suffix(".unreadable"))
     others = [asdict(other) for other in known if other.host != found.host and other.until > now]
-    fresh = paths.fresh(paths.distrusted)
-    try:
-        with fresh.open("w") as stream:
-            json.dump({"format": FORMAT, "nodes": [*others, asdict(found)]}, stream, indent=1, allow_nan=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(paths.distrusted)
-        _sync(paths)
-    except OSError as error:
-        raise RunDirectoryNotWritable(
-            f"{paths.distrusted} cannot be written: {error.strerror}", "free space in the run directory"
-        ) from error
+    nodes = [*others, asdict(found)]
+    replace_durably(paths.distrusted, json.dumps({"format": FORMAT, "nodes": nodes}, indent=1, allow_nan=False))
     return found
 
 
@@ -108,13 +98,9 @@ def require_trust(paths: RunPaths, now: float | None = None) -> None:
 
 
 def _read(paths: RunPaths) -> tuple[Distrusted, ...]:
-    try:
-        with paths.distrusted.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
+    data = read_bounded(paths.distrusted, _MOST_BYTES)
+    if data is None:
         return ()
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"{paths.distrusted} has more than {_MOST_BYTES} bytes")
     try:
         body = json.loads(data)
         if body["format"] != FORMAT:
@@ -122,11 +108,3 @@ def _read(paths: RunPaths) -> tuple[Distrusted, ...]:
         return tuple(map(Distrusted.from_json, body["nodes"]))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{paths.distrusted} is no list of distrusted machines: {error!r}") from error
-
-
-def _sync(paths: RunPaths) -> None:
-    descriptor = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,10 @@ snapshots count.
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
-from resilient.errors import RunDirectoryNotWritable
 from resilient.policy.lineage import Lineage
 from resilient.protocol.paths import RunPaths
+from resilient.protocol.small_file import read_bounded, replace_durably
 
 _MOST_BYTES = 16 << 20
 
@@ -22,13 +20,9 @@ def read_lineage(paths: RunPaths) -> Lineage:
 
     :raises ValueError: the file is not one that this release has written.
     """
-    try:
-        with paths.lineage.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
+    data = read_bounded(paths.lineage, _MOST_BYTES)
+    if data is None:
         return Lineage()
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"{paths.lineage} has more than {_MOST_BYTES} bytes")
     return Lineage.from_json(json.loads(data))
 
 
@@ -37,23 +31,4 @@ def write_lineage(paths: RunPaths, lineage: Lineage) -> None:
 
     :raises RunDirectoryNotWritable: it cannot be written.
     """
-    fresh = paths.fresh(paths.lineage)
-    try:
-        with fresh.open("w") as stream:
-            json.dump(lineage.to_json(), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(paths.lineage)
-        _sync(paths.root)
-    except OSError as error:
-        raise RunDirectoryNotWritable(
-            f"{paths.lineage} cannot be written: {error.strerror}", "free space in the run directory"
-        ) from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_durably(paths.lineage, json.dumps(lineage.to_json()))

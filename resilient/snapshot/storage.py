@@ -15,6 +15,7 @@ from pathlib import Path
 
 from resilient.errors import StorageFull
 from resilient.protocol.append import NO_ROOM
+from resilient.protocol.small_file import sync_directory
 from resilient.snapshot.direct import open_direct, write_all
 
 Writer = Callable[[memoryview], None]
@@ -57,11 +58,7 @@ class Storage:
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)
