@@ -26,6 +26,7 @@ RANKS = {
     "convert": 5,
     "drill": 5,
     "integrations": 5,
+    "nodes": 5,
     "report": 5,
     "runs": 5,
     "slurm": 5,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from resilient.protocol import names
 def hostname() -> str:
     """The host's short name, as part of file names that several nodes write side by side."""
     return socket.gethostname().split(".")[0] or "localhost"
+
+
+NODE = "RESILIENT_NODE"
+"""Name of the node, in runs of several; set where machines are told apart by other names than their own."""
+
+
+def node_name(environ: Mapping[str, str] = os.environ) -> str:
+    """Which of the run's nodes this is, as part of file names. One machine may stand for several nodes."""
+    return environ.get(NODE) or hostname()
 
 
 @dataclass(frozen=True)
@@ -42,19 +52,19 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        return self.root / f"supervisor-{hostname()}.lock"
+        return self.root / f"supervisor-{node_name()}.lock"
 
     def locks(self) -> list[Path]:
-        """The locks of all hosts that have ever supervised this run."""
+        """The locks of all nodes that have ever supervised this run."""
         return sorted(self.root.glob("supervisor-*.lock"))
 
     @property
     def journal(self) -> Path:
-        return self.root / "journal" / f"{hostname()}.jsonl"
+        return self.root / "journal" / f"{node_name()}.jsonl"
 
     @property
     def metrics(self) -> Path:
-        return self.root / "metrics" / f"{hostname()}.jsonl"
+        return self.root / "metrics" / f"{node_name()}.jsonl"
 
     @property
     def lineage(self) -> Path:
@@ -148,7 +158,10 @@ class RunPaths:
         """Name of this run's directory in shared memory: stable, so that a successor finds what its predecessor
         left.
         """
-        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        place = os.fsencode(self.root)
+        if NODE in os.environ:  # another node may be on the same machine
+            place += b"\0" + os.fsencode(node_name())
+        digest = hashlib.sha256(place).hexdigest()[:16]
         return f"resilient-{os.getuid()}-{digest}"
 
     def identity(self) -> str:
@@ -164,10 +177,10 @@ class RunPaths:
 
     @staticmethod
     def fresh(path: Path) -> Path:
-        """Where to write what is then to replace ``path`` in one step. One name for each host: what a supervisor that
+        """Where to write what is then to replace ``path`` in one step. One name for each node: what a supervisor that
         was killed has left there is its successor's to overwrite.
         """
-        return path.with_name(f".{path.name}.{hostname()}")
+        return path.with_name(f".{path.name}.{node_name()}")
 
     def create(self) -> None:
         """Create the directories of the run.

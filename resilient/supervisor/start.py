@@ -21,7 +21,7 @@ from resilient.protocol.environment import shared_by
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
-from resilient.protocol.paths import RunPaths, hostname
+from resilient.protocol.paths import RunPaths, hostname, node_name
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.strays import MARK, kill_strays, mark
 from resilient.snapshot import catalog
@@ -185,7 +185,7 @@ def _supervise_owned(
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        ours = {MARK: mark(paths.identity(), Owner.current(hostname()))}
+        ours = {MARK: mark(f"{paths.identity()}@{node_name()}", Owner.current(hostname()))}
         launcher = Launcher(
             spec.worker.preload,
             lock=lock,
@@ -245,7 +245,7 @@ def _lineage(paths: RunPaths) -> Lineage | None:
 
 
 def _strays(paths: RunPaths) -> list[int]:
-    return kill_strays(paths.identity(), hostname())
+    return kill_strays(f"{paths.identity()}@{node_name()}", hostname())
 
 
 def _open_journal(paths: RunPaths) -> Journal:

@@ -96,3 +96,13 @@ def test_the_last_round_is_found_by_its_logs(tmp_path: Path) -> None:
         paths.round_logs(number).mkdir()
     (paths.root / "logs" / "round-99.old").mkdir()
     assert paths.last_round() == 12
+
+
+def test_a_machine_may_stand_for_several_nodes_with_files_of_their_own(tmp_path, monkeypatch):
+    paths = RunPaths.of(tmp_path, "run")
+    monkeypatch.setenv("RESILIENT_NODE", "n1")
+    first = (paths.lock, paths.journal, paths.metrics, paths.memory_name, paths.fresh(paths.lineage))
+    monkeypatch.setenv("RESILIENT_NODE", "n2")
+    second = (paths.lock, paths.journal, paths.metrics, paths.memory_name, paths.fresh(paths.lineage))
+    assert not set(first) & set(second)
+    assert first[1].name == "n1.jsonl"

@@ -1,0 +1,1 @@
+"""Runs of several nodes: who leads, who takes part, and what they do together."""
