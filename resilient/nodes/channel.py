@@ -35,6 +35,8 @@ class Channel:
     :ivar most: bytes of a message that is accepted, so that nobody who is not known yet can fill our memory.
     """
 
+    most_bytes = _MOST_BYTES
+
     def __init__(
         self, connection: socket.socket, *, silent_seconds: float, clock: Callable[[], float], most: int = _MOST_BYTES
     ) -> None:
@@ -48,6 +50,7 @@ class Channel:
         self._outgoing = bytearray()
         self._heard_at = self._sent_at = clock()
         self._failed = ""
+        self._kept: list[Message] = []  # read, and not asked for yet
         self.most = most
 
     def fileno(self) -> int:
@@ -88,10 +91,20 @@ class Channel:
         :raises ChannelClosed: there are none, and there will be none.
         """
         ended = self._read()
-        messages = list(self._whole())
+        messages, self._kept = [*self._kept, *self._whole()], []
         if not messages and (ended or self._failed):
             raise ChannelClosed(self._failed or "the connection was closed")
         return messages
+
+    def receive_one(self) -> list[Message]:
+        """Likewise, but one message at the most; the others are kept for :meth:`receive`."""
+        first, self._kept = (messages := self.receive())[:1], messages[1:]
+        return first
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether there are messages that no selector tells of."""
+        return bool(self._kept)
 
     def _read(self) -> bool:
         """Whether the other side has ended the connection."""

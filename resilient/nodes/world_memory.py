@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,9 +113,8 @@ class WorldMemory(RunMemory):
                 board.renewed(number)
 
     def write_plan(self, plan: RoundPlan) -> Path:
-        body = {**asdict(plan), "skips": [skip.to_json() for skip in plan.skips]}
         for node in self._nodes:
-            self._post_to(node, {"op": "plan", "plan": body})
+            self._post_to(node, {"op": "plan", "plan": plan.to_json()})
         return super().write_plan(plan)
 
     # --- where some ranks are missing, there is no image of all

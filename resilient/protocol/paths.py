@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +173,9 @@ class RunPaths:
         if not file.exists():
             fresh = self.fresh(file)
             fresh.write_text(uuid.uuid4().hex)
-            fresh.replace(file)
+            with suppress(FileExistsError):  # another node was quicker
+                os.link(fresh, file)
+            fresh.unlink(missing_ok=True)
         return file.read_text()
 
     @staticmethod

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resilient.protocol.arena import Arena, Slot, SlotInfo
-from resilient.protocol.board import Board, Flag, Word
+from resilient.protocol.board import Board, Word
 from resilient.protocol.neighbour import Neighbour
 from resilient.protocol.world_view import Everybody, First, WorldView, is_done
 
@@ -181,4 +181,3 @@ class Group:
             )
 
         return spared
-

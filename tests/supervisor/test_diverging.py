@@ -34,7 +34,7 @@ from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.start import _lineage
+from resilient.supervisor.start import lineage_of
 
 BACK = Rollback(20, 40, 1, (21, 42), reason="nonfinite of loss")
 PENDING = Lineage().rolled_back(BACK)
