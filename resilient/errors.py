@@ -144,6 +144,10 @@ class SnapshotCorrupt(SnapshotError):
     """A snapshot fails verification: truncated, altered, incomplete or malformed."""
 
 
+class TermOver(SnapshotError):
+    """Another node leads the run, and the one before commits nothing any more."""
+
+
 class NoLoadableSnapshot(SnapshotError):
     """Snapshots exist, but every one of them fails verification."""
 

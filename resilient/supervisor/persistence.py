@@ -14,9 +14,9 @@ from resilient.snapshot import catalog
 from resilient.snapshot.manifest import bounded
 from resilient.supervisor.agreement import unfulfilled
 from resilient.supervisor.console import Console
-from resilient.supervisor.drain import (
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.drain_answers import (
     Answer,
-    Drain,
     Persisted,
     PersistFailed,
     Rejected,
