@@ -226,7 +226,7 @@ class _Node:
     def _lead(self, term: Term) -> ExitCode | None:
         """Decide for all until the run ends; None when another node has taken over."""
         self._console.say(f"term {term.number}: this node leads, at {term.address}")
-        spec = replace(self._spec, lineage=start.lineage_of(self._spec.paths), term=term.number)
+        spec = replace(self._spec, lineage=start.lineage_of(self._spec.paths))
         self._record_config(self._journal)
         if self._memory is not None:
             self._memory.close()
@@ -247,6 +247,7 @@ class _Node:
                 clock=time.monotonic,
                 node_of=memory.node_of,
                 post=self._hub.post,
+                term=term.number,
             )
             stack.callback(drain.close)
             uploads = None

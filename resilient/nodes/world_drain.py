@@ -4,7 +4,6 @@ has put them together.
 
 from __future__ import annotations
 
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from resilient.nodes.world_memory import PostTo
-from resilient.protocol import names
 from resilient.protocol.arena import Slot
 from resilient.protocol.decoding import NotDecodable, decode
-from resilient.snapshot.commit import TEMPORARY
-from resilient.supervisor import drain as answers
-from resilient.supervisor.drain import Answer, Drain, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.snapshot.commit import temporary_name
+from resilient.supervisor import drain_answers as answers
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.drain_answers import Answer, Persisted, PersistFailed, Rejected, Restored, RestoreFailed
+from resilient.supervisor.journal import plain
 
 _OWN = ""  # the name under which the leader's own part is waited for
 _ANSWERS: Mapping[str, Any] = {
@@ -28,8 +28,6 @@ _ANSWERS: Mapping[str, Any] = {
 
 def told(answer: Answer) -> dict[str, Any]:
     """What a node says of an answer of its drain's; :func:`understood` is the inverse."""
-    from resilient.supervisor.journal import plain  # noqa: PLC0415
-
     return {"op": "drain", "answer": type(answer).__name__, "data": plain(answer)}
 
 
@@ -76,14 +74,19 @@ class WorldDrain(Drain):
         clock: Callable[[], float],
         node_of: Callable[[int], str | None],
         post: PostTo,
+        term: int,
     ) -> None:
-        """:param node_of: the other node that has a rank; None for one of our own."""
+        """:param node_of: the other node that has a rank; None for one of our own.
+        :param term: the one that this node leads in.
+        """
+        self._term = term
         self._node_of = node_of
         self._post = post
         self._writes: dict[int, _Writing] = {}
         self._reads: _Reading | None = None
         self._late: deque[Answer] = deque()
-        super().__init__(snapshots, lock=lock, log=log, clock=clock)
+        super().__init__(snapshots, lock=lock, log=log, clock=clock, sweeps=False)
+        self.sweep()
 
     def _split(self, slots: Mapping[int, Slot]) -> tuple[dict[int, Slot], dict[str, dict[str, int]]]:
         """The slots of our own ranks; and for each other node, the indexes of those of its ranks."""
@@ -101,14 +104,14 @@ class WorldDrain(Drain):
 
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         own, others = self._split(slots)
-        if not others:
-            super().persist(step, slots, details)
-            return
-        staging = f"{TEMPORARY}{names.snapshot_name(step)}-{uuid.uuid4().hex[:8]}"
+        details = {**details, "term": self._term, "world_size": len(slots)}
+        staging = temporary_name(step)
         self._writes[step] = _Writing(staging, details, {_OWN, *others}, self._clock())
+        told = {name: value for name, value in details.items() if name != "retention"}  # the leader alone makes room
         for node, indexes in others.items():
-            body = {"op": "persist_part", "step": step, "staging": staging, "slots": indexes, "details": dict(details)}
-            self._post(node, body)
+            self._post(
+                node, {"op": "persist_part", "step": step, "staging": staging, "slots": indexes, "details": told}
+            )
         self.persist_part(step, own, details, staging)
 
     def pending(self, step: int) -> bool:
@@ -232,6 +235,8 @@ class WorldDrain(Drain):
             return self._written(node, answer)
         if isinstance(answer, Persisted):
             return self._committed(answer)
+        if isinstance(answer, answers.Fenced):
+            return self._not_written(answer.step, PersistFailed(answer.step, "another node leads by now"))
         if isinstance(answer, (PersistFailed, answers.Unfinished)) and answer.step in self._writes:
             return self._not_written(answer.step, answer)
         if isinstance(answer, Restored) and self._reads is not None:

@@ -201,6 +201,10 @@ class Drain(HelperQueue[Answer]):
             self.rate = message["bytes"] / max(message["seconds"] - message["waited"], 1e-6)
         return answer_in(message)
 
+    def late(self) -> Answer | None:
+        """An answer of another node's drain, where there are any; none else is late."""
+        return None
+
     def _given_up(self, request: dict[str, Any], words: str) -> Answer:
         problem = f"the drain died {MAX_DEATHS} times over it: {words}"
         return failed(request["op"], {**request, "problem": problem})

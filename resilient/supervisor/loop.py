@@ -273,6 +273,10 @@ class Supervisor:
         if event is not None:
             self._feed(event)
 
+    def _on_late_answers(self) -> None:
+        while (event := self._persistence.receive_late()) is not None:
+            self._feed(event)
+
     def _on_uploads(self) -> None:
         event = self._persistence.receive_remote()
         if event is not None:
@@ -298,6 +302,7 @@ class Supervisor:
         self._boards.note_interval()
         if (times := self._boards.look_at_times(self._state)) is not None:
             self._feed(times)
+        self._on_late_answers()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(self._script.describe(flushed))

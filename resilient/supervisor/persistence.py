@@ -298,7 +298,13 @@ class Persistence:
 
     def receive(self) -> on.Event | None:
         """What the drain has to say; returns what the policy core has to know of it."""
-        answer = self._drain.receive()
+        return self._take(self._drain.receive())
+
+    def receive_late(self) -> on.Event | None:
+        """Likewise, of what did not come from the drain on this node."""
+        return self._take(self._drain.late())
+
+    def _take(self, answer: Answer | None) -> on.Event | None:
         if answer is None:
             return None
         self._note(answer)
