@@ -47,6 +47,7 @@ class RunOpened(Event):
         lets a bug be requeued for ever.
     :param durations: seconds that each phase was known to take at the most.
     :param lineage: rollbacks and known good snapshots, as they were written down last.
+    :param group: the nodes of the last round, in the order of their ranks.
     """
 
     takeover: bool = False
@@ -56,6 +57,20 @@ class RunOpened(Event):
     history: History = field(default_factory=History)
     durations: Mapping[str, float] = field(default_factory=dict)
     lineage: Lineage = field(default_factory=Lineage)
+    group: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodesSeen(Event):
+    """Which nodes are there to train on; told while the run looks for what to resume from, whenever that changes and
+    again as time passes, until it is answered.
+
+    :param nodes: their names, that of whoever decides first.
+    :param since: when the gathering began.
+    """
+
+    nodes: tuple[str, ...]
+    since: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class SnapshotsListed(Event):
     :param remote_steps: steps in the remote tier.
     :param remote_problem: why nothing is known of the remote tier, where there is one. With nothing else left, this is
         no fresh run either.
+    :param ranks: of the group that was formed of several nodes; None for as many as the settings say.
     """
 
     memory_step: int | None = None
@@ -73,6 +89,7 @@ class SnapshotsListed(Event):
     quarantined: int = 0
     remote_steps: tuple[int, ...] = ()
     remote_problem: str | None = None
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)
