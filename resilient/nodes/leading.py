@@ -148,8 +148,8 @@ class Leading:
         if len(there) < len(decision.nodes):
             return  # one was lost in this moment, and who is there is asked anew
         dealt = assign(self._ranks, there, self._node, self._per_node)
-        for name, ranks in list(self._memory.nodes.items()):
-            if name not in dealt or tuple(ranks) != dealt[name]:
+        for name, had in list(self._memory.nodes.items()):
+            if name not in dealt or tuple(had) != dealt[name]:
                 self._memory.detach(name)
                 if name not in dealt:
                     self._hub.post(name, {"op": "assign", "ranks": []})

@@ -84,7 +84,7 @@ def own_address(wanted: str) -> str:
 
 
 class _Node:
-    """This node's supervisor, through all terms."""
+    """The supervisor of one node, through all terms."""
 
     def __init__(
         self, spec: RunSpec, record_config: RecordConfig, console: Console, scheduler: Scheduler, stack: ExitStack
@@ -300,7 +300,7 @@ class _Node:
     def _end_workers(self) -> None:
         self._launcher.kill()
         until = time.monotonic() + _END_SECONDS
-        waiting = Sources(lambda: {self._launcher.connection: self._launcher.receive})
+        waiting = Sources(lambda: {self._launcher.connection: self._forget_reports})
         while self._launcher.workers and time.monotonic() < until:
             self._launcher.check()
             waiting.handle(_LOOK_SECONDS)
@@ -308,6 +308,9 @@ class _Node:
         kill_orphans({self._launcher.pid})
         if self._memory is not None:
             self._memory.void_growing()
+
+    def _forget_reports(self) -> None:
+        self._launcher.receive()
 
     # --- following
 

@@ -4,6 +4,7 @@ has put them together.
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,15 @@ from resilient.supervisor.journal import plain
 _OWN = ""  # the name under which the leader's own part is waited for
 _ANSWERS: Mapping[str, Any] = {
     kind.__name__: kind
-    for kind in (answers.PartWritten, PersistFailed, answers.Unfinished, Restored, Rejected, RestoreFailed)
+    for kind in (
+        answers.PartWritten,
+        answers.PartFailed,
+        PersistFailed,
+        answers.Unfinished,
+        Restored,
+        Rejected,
+        RestoreFailed,
+    )
 }
 
 
@@ -105,7 +114,7 @@ class WorldDrain(Drain):
     def persist(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any]) -> None:
         own, others = self._split(slots)
         details = {**details, "term": self._term, "world_size": len(slots)}
-        staging = temporary_name(step)
+        staging = temporary_name(step, uuid.uuid4().hex)
         self._writes[step] = _Writing(staging, details, {_OWN, *others}, self._clock())
         told = {name: value for name, value in details.items() if name != "retention"}  # the leader alone makes room
         for node, indexes in others.items():
@@ -170,13 +179,22 @@ class WorldDrain(Drain):
 
     # --- reading
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, reshard: bool = False) -> None:
+    def restore(
+        self,
+        step: int,
+        slots: Mapping[int, Slot],
+        sequence: int,
+        *,
+        reshard: bool = False,
+        world_size: int | None = None,
+    ) -> None:
+        world = world_size or len(slots)
         own, others = self._split(slots)
         self._reads = _Reading(step, {_OWN, *others})
         for node, indexes in others.items():
-            body = {"op": "restore", "step": step, "slots": indexes, "sequence": sequence, "world": len(slots)}
+            body = {"op": "restore", "step": step, "slots": indexes, "sequence": sequence, "world": world}
             self._post(node, {**body, "reshard": reshard})
-        super().restore(step, own, sequence, reshard=reshard, world_size=len(slots))
+        super().restore(step, own, sequence, reshard=reshard, world_size=world)
 
     def abandon_restore(self) -> None:
         for node in self._reads.waiting if self._reads is not None else ():
@@ -237,6 +255,8 @@ class WorldDrain(Drain):
             return self._committed(answer)
         if isinstance(answer, answers.Fenced):
             return self._not_written(answer.step, PersistFailed(answer.step, "another node leads by now"))
+        if isinstance(answer, answers.PartFailed):
+            return self._not_written(answer.step, PersistFailed(answer.step, answer.problem))
         if isinstance(answer, (PersistFailed, answers.Unfinished)) and answer.step in self._writes:
             return self._not_written(answer.step, answer)
         if isinstance(answer, Restored) and self._reads is not None:

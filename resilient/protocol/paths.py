@@ -88,6 +88,11 @@ class RunPaths:
         return self.root / "distrusted.json"
 
     @property
+    def terms(self) -> Path:
+        """Who has led the run, of several nodes, and who does."""
+        return self.root / "nodes" / "terms"
+
+    @property
     def slurm(self) -> Path:
         """What ``resilient submit`` writes, and the logs of the jobs that it submitted."""
         return self.root / "slurm"

@@ -1,9 +1,13 @@
 """STUB until the real one is merged."""
+
 from __future__ import annotations
-import json, os, time
+
+import json
+import os
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,26 @@ class Reign:
 
 
 class Election:
-    def __init__(self, terms: Terms, node: str, address: str, token: str, *, lease_seconds: float, clock: Callable[[], float]) -> None:
-        self.terms, self.node, self.address, self.token, self.lease, self.clock = terms, node, address, token, lease_seconds, clock
+    def __init__(
+        self, terms: Terms, node: str, address: str, token: str, *, lease_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self.terms, self.node, self.address, self.token, self.lease, self.clock = (
+            terms,
+            node,
+            address,
+            token,
+            lease_seconds,
+            clock,
+        )
         self.beat, self.at = "", clock()
 
     def poll(self) -> Lead | Follow | str:
         newest = self.terms.newest()
-        if newest is not None and newest.node != self.node and not (self.terms.directory / f"{newest.number:06d}.closed").exists():
+        if (
+            newest is not None
+            and newest.node != self.node
+            and not (self.terms.directory / f"{newest.number:06d}.closed").exists()
+        ):
             beat = self.terms.directory / f"{newest.number:06d}.beat"
             text = f"{newest.number}-{beat.read_text() if beat.exists() else ''}"
             if text != self.beat:

@@ -18,6 +18,7 @@ from resilient.policy.lineage import Lineage
 from resilient.protocol.append import NO_ROOM
 from resilient.protocol.distrusted import require_trust
 from resilient.protocol.environment import shared_by
+from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.lock import Owner, RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import RunPaths, hostname, node_name
