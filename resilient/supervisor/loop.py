@@ -347,7 +347,7 @@ class Supervisor:
         if isinstance(ranks, on.NodesSeen):
             self._feed(ranks)
         elif ranks is not None and (listed := self._persistence.list_snapshots()) is not None:
-            self._feed(replace(listed, ranks=ranks) if ranks != self._state.settings.ranks else listed)
+            self._feed(replace(listed, ranks=ranks) if ranks != self._spec.policy.ranks else listed)
 
     def _form_group(self, decision: do.FormGroup) -> None:
         self._others.form(decision)
@@ -362,7 +362,7 @@ class Supervisor:
         if start.source:
             self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
         known = (self._opening.history, self._state.lineage, self._persistence.identity)
-        ranks = self._state.settings.ranks
+        ranks = self._state.ranks
         specs = self._rounds.prepare(decision, start, *known, ranks=ranks)
         self._diverging.begin_round(decision, start.step)
         self._boards.begin_round()
