@@ -201,11 +201,13 @@ class Leading:
         self._dumping.discard(name)
         if name in self._members:
             self._formed = False
+        if self._state().phase is Phase.ENDED:
+            return
         self._journal.write("note", "node lost", self._clock(), node=name, reason=why)
         self._console.say(f"node {name} is lost: {why}")
         failure = Failure(FailureClass.NODE_LOST, f"node {name} is lost", why)
         for rank, step in steps.items():
-            if rank in self._state().live and self._state().phase is not Phase.ENDED:
+            if rank in self._state().live:
                 self._feed(on.WorkerExited(rank, step, failure))
 
     # --- what they are to do
