@@ -215,6 +215,7 @@ class Leading:
     def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
         self._formed = False  # when this round is over, whoever is there is asked
         self._reign.began(launch.step or 0, launch.round)
+        self._memory.remove_strangers()
         for name, ranks in self._memory.nodes.items():
             theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
             self._hub.post(name, {"op": "launch", "round": launch.round, "step": launch.step, "specs": theirs})
