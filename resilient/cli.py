@@ -182,6 +182,10 @@ def _train_one(composed: Composed) -> ExitCode:
     )
     job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()))
     try:
+        if spec.policy.nodes is not None:
+            from resilient.nodes.start import supervise_group  # noqa: PLC0415  most runs have one node
+
+            return supervise_group(spec, record_config, console, job)
         return supervise(spec, record_config, console, job)
     finally:
         console.flush()
