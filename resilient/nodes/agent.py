@@ -307,6 +307,7 @@ class Agent:
     def _launch(self, message: Message) -> None:
         assert self.memory is not None  # noqa: S101  ranks were assigned before
         self._round = int(message["round"])
+        self.memory.remove_strangers()
         specs = []
         for body in message["specs"]:
             spec = LaunchSpec.from_json(body)

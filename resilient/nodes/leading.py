@@ -201,11 +201,13 @@ class Leading:
         self._dumping.discard(name)
         if name in self._members:
             self._formed = False
+        if self._state().phase is Phase.ENDED:
+            return
         self._journal.write("note", "node lost", self._clock(), node=name, reason=why)
         self._console.say(f"node {name} is lost: {why}")
         failure = Failure(FailureClass.NODE_LOST, f"node {name} is lost", why)
         for rank, step in steps.items():
-            if rank in self._state().live and self._state().phase is not Phase.ENDED:
+            if rank in self._state().live:
                 self._feed(on.WorkerExited(rank, step, failure))
 
     # --- what they are to do
@@ -213,6 +215,7 @@ class Leading:
     def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
         self._formed = False  # when this round is over, whoever is there is asked
         self._reign.began(launch.step or 0, launch.round)
+        self._memory.remove_strangers()
         for name, ranks in self._memory.nodes.items():
             theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
             self._hub.post(name, {"op": "launch", "round": launch.round, "step": launch.step, "specs": theirs})

@@ -148,10 +148,16 @@ class _Node:
             versions=self._spec.versions,
         )
         stack.callback(self._witness.close)
-        self._address, self._handlers = own_address(spec.group.address.partition(":")[0]), Handlers()
+        self._address, self._handlers = own_address(spec.group.host), Handlers()
         self._token = secrets.token_hex(32)
-        silent = spec.group.silent_seconds
-        self._hub = Hub(self._address, self._token, self._handlers, silent_seconds=silent, clock=time.monotonic)
+        self._hub = Hub(
+            self._address,
+            self._token,
+            self._handlers,
+            silent_seconds=spec.group.silent_seconds,
+            clock=time.monotonic,
+            port=spec.group.port,
+        )
         stack.callback(self._hub.close)
         self._terms = Terms(paths.terms, self._name)
 
