@@ -22,12 +22,13 @@ from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
 from resilient.protocol.append import NO_ROOM
+from resilient.protocol.election import Election, Follow, Lead
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
-from resilient.protocol.terms import Election, Follow, Lead, Term, Terms
+from resilient.protocol.terms import Term, Terms
 from resilient.snapshot import catalog
 from resilient.supervisor import leftovers, start
 from resilient.supervisor.console import Console
@@ -158,7 +159,7 @@ class _Node:
             port=spec.group.port,
         )
         stack.callback(self._hub.close)
-        self._terms = Terms(paths.terms)
+        self._terms = Terms(paths.terms, self._name)
 
     def _log(self, name: str) -> Path:
         return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
@@ -274,7 +275,7 @@ class _Node:
                 drain=drain,
                 journal=self._journal,
                 console=self._console,
-                reign=self._terms.reign(term),
+                reign=self._terms.reign(term, lease_seconds=spec.group.lease_seconds),
             )
             supervisor = Supervisor(
                 spec,
