@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resilient.snapshot.inventory import Item, State
+from resilient.snapshot.inventory import Item, State, why_discarded
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem
 from resilient.snapshot.retention import Verdict
@@ -73,8 +73,9 @@ def as_json(
 
 def _alone(other: RemoteItem, standing: Standing) -> Item:
     """A snapshot that lies in the remote tier only."""
-    if other.loadable and other.manifest is not None and not standing.lineage.holds(other.step, other.manifest.round):
-        return Item(other.step, Path(other.name), State.DISCARDED, other.manifest, problem="discarded by a rollback")
+    if other.loadable and other.manifest is not None and not standing.counts(other.manifest):
+        why = why_discarded(other.manifest, standing)
+        return Item(other.step, Path(other.name), State.DISCARDED, other.manifest, problem=why)
     return Item(other.step, Path(other.name), _state(other), other.manifest, problem=other.problem)
 
 

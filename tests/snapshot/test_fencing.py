@@ -9,13 +9,19 @@ import pytest
 
 from resilient.errors import TermOver
 from resilient.policy.lineage import Lineage
+from resilient.protocol.names import snapshot_name
+from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot import catalog
+from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.fencing import Terms, newest_term, require_newest
 from resilient.snapshot.inventory import State, inventory
 from resilient.snapshot.prune import prune
+from resilient.snapshot.remote import RemoteTier
+from resilient.snapshot.standing import Standing
 from resilient.snapshot.storage import Storage
+from resilient.snapshot.upload import upload
 
 
 @pytest.fixture
@@ -119,3 +125,17 @@ def test_what_cannot_be_understood_of_a_term_takes_no_snapshot_away(directory: P
     (directory / "step-000000010" / "manifest.json").write_text("damaged")
     begin(directory, 3, 5)
     assert catalog.committed_steps(directory) == (10,), "whoever loads it finds out"
+
+
+def test_in_the_remote_tier_the_same_count_and_the_others_are_deleted(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    bucket = open_bucket(RemoteSettings(url=f"file://{tmp_path / 'there'}"), "run")
+    for step in (10, 20):
+        save(directory, step, 1)
+        upload(bucket, directory / snapshot_name(step))
+    begin(directory, 2, 10)
+    standing, tier = Standing.read(directory), RemoteTier(bucket)
+    assert tier.prune(RetentionSettings(last=1), standing=standing) == [], "of those that count there is one"
+    [late] = tier.delete_off(standing)
+    assert late.startswith("step-000000020.")
+    assert [item.step for item in tier.items()] == [10]
