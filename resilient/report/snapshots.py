@@ -120,6 +120,7 @@ def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float, sta
         "parent_run": forked.run if forked else None,
         "parent_step": forked.step if forked else steps.get(parent) if parent else None,
         "versions": dict(manifest.versions) if manifest else {},
+        "saved_bytes": manifest.image_size - manifest.size if manifest else None,
         "sharded": _sharded(manifest),
         "path": str(item.path),
     }
@@ -187,6 +188,7 @@ def _details(row: Mapping[str, Any]) -> Table:
         "versions": _metrics(row["versions"]),
         "tiers": "+".join(row["tiers"]),
         "remote": _remote(row["remote"]),
+        "saved_bytes": f"{_size(row['saved_bytes'])}, which several ranks have alike" if row["saved_bytes"] else None,
         "sharded": _parts(row["sharded"]),
     }
     for name, value in shown.items():

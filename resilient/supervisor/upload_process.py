@@ -7,6 +7,7 @@ there already. Run as ``python -m resilient.supervisor.upload_process FD LOCK SN
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from resilient.snapshot import pins
 from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.fencing import Terms
+from resilient.snapshot.lying import read_images
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
 from resilient.snapshot.standing import Standing
@@ -141,9 +143,10 @@ class Uploader:
             if images.keys() != slots.keys():
                 raise SnapshotError(f"{item.name} has images of {len(images)} ranks, the run has {len(slots)}")
             for rank, slot in slots.items():
-                # the listing has compared its size with that of the object, so memory is not reserved for nothing
-                slot.begin(item.step, images[rank].checksum.size)
-                read_image(copy, images[rank], slot.image)
+                # the listing has compared sizes with those of the objects, so memory is not reserved for nothing
+                slot.begin(item.step, images[rank].image_size)
+            contents = {rank: slot.image for rank, slot in slots.items()}
+            read_images(copy, contents, functools.partial(read_image, copy))
             for slot in slots.values():
                 slot.complete(request["sequence"], {"metrics": dict(copy.manifest.metrics)}, hold=False)
         return copy.manifest
