@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt
-from resilient.snapshot.copies import Copy, read_chunks, read_range
+from resilient.snapshot.copies import Copy, read_chunks, read_image, read_range
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import HEADER, STATE, Layout, Placed, header_size, parse_state, state_place
 from resilient.snapshot.manifest import ImageFile
@@ -130,6 +131,18 @@ def read_images(copy: Copy, into: Mapping[int, memoryview], read: ReadFile) -> N
                 target[:] = into[base][place.offset : place.end]
         else:
             _read_borrowed(copy, files[base], wanted)
+
+
+def whole_image(copy: Copy, rank: int) -> memoryview:
+    """The image of one rank as it was in memory, verified.
+
+    :raises ValueError: there is no such rank.
+    :raises SnapshotCorrupt: a byte is not as it was written.
+    """
+    [size] = [file.image_size for file in copy.manifest.files if file.rank == rank]
+    image = memoryview(mmap.mmap(-1, size))
+    read_images(copy, {rank: image}, functools.partial(read_image, copy))
+    return image
 
 
 _Piece = tuple[str, memoryview, int]
