@@ -1,4 +1,4 @@
-"""What is done to the contestants, and who takes part: a kill of one of one, of one of two on one node or on two nodes, a
+"""What is done to the contestants, and who takes part: a kill of one of one, of one of two on one node or on two, a
 stop of one.
 """
 
