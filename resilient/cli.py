@@ -173,6 +173,7 @@ def _train_one(composed: Composed) -> ExitCode:
         fingerprint=config.fingerprint,
         logs=config.logs,
         console=config.console,
+        trackers=config.trackers,
         train=config.train,
         directory=Path.cwd(),
         trust_node=config.run.trust_node,

@@ -29,6 +29,7 @@ RANKS = {
     "report": 5,
     "runs": 5,
     "slurm": 5,
+    "trackers": 5,
     "verify": 5,
     "entry": 5,
     "config": 6,
