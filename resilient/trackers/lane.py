@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from resilient.trackers.details import Details
@@ -71,6 +72,9 @@ class Lane(threading.Thread):
             self._keep_newest()
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, it must not end the others
             self._failed(error)
+            with suppress(Exception, SystemExit):  # its successor may need what it holds, such as a port
+                if tracker is not None:
+                    tracker.close()
             return False
         return True
 

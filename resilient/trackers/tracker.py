@@ -79,4 +79,4 @@ class Tracker:
         """There is nothing more for now. Afterwards what was told counts as done."""
 
     def close(self) -> None:
-        """There will be nothing more."""
+        """There will be nothing more; also called after a hook has raised, and may raise itself then."""
