@@ -116,6 +116,7 @@ class Tracking:
         if not self._ended():
             self._console.say("WARNING: the trackers were not ready in time; the next launch tells them the rest")
         self._helper.close(0.1)
+        self._helper = None
 
     def _ended(self) -> bool:
         """Pass on what it still has to say, until it has gone or its time is over."""
