@@ -6,6 +6,7 @@ their own, ``train/step``, for those of wandb can only grow and a rollback goes 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -136,6 +137,8 @@ def _quiet(mode: str, *, system: bool) -> dict[str, Any]:
         "save_code": False,
         "program": "resilient",
         "x_disable_stats": not system,
+        "x_stats_pid": os.getppid(),  # the supervisor's, and with it all workers
+        "x_stats_track_process_tree": True,
         "x_transaction_log_flush_interval": _FLUSH_SECONDS,
     }
     return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +24,25 @@ from tests.trackers.logs import Logs, wait_until
 JSONL = TrackersSettings(jsonl=JsonlSettings(enabled=True), end_seconds=60.0)
 
 
+class Heard(Console):
+    """Keeps what is said."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self._said = said
+
+    def say(self, message: str) -> None:
+        self._said.append(message)
+
+
 class Supervised:
     """A supervisor's loop, as far as it has to do with trackers."""
 
     def __init__(self, root: Path, settings: TrackersSettings) -> None:
         self.logs = Logs(root)
         self.said: list[str] = []
-        console = Console()
-        console.say = self.said.append  # type: ignore[method-assign]
         self.tracking = Tracking(
-            settings, self.logs.paths, journal=self.logs.journal, console=console, clock=time.monotonic
+            settings, self.logs.paths, journal=self.logs.journal, console=Heard(self.said), clock=time.monotonic
         )
 
     def turn(self) -> None:
@@ -44,6 +53,13 @@ class Supervised:
             except TimeoutError:
                 continue
         self.tracking.poll()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        def turned() -> object:
+            self.turn()
+            return condition()
+
+        wait_until(turned)
 
     def told(self) -> list[int]:
         file = self.logs.paths.root / "trackers" / "details.jsonl"
@@ -83,12 +99,12 @@ def test_one_that_is_killed_is_started_again_and_goes_on(
     supervised: Supervised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervised.logs.steps(1, 3)
-    wait_until(lambda: supervised.turn() or supervised.told() == [1, 2, 3])
+    supervised.until(lambda: supervised.told() == [1, 2, 3])
     first = supervised.tracking.pid
     assert first is not None
     psutil.Process(first).kill()
     supervised.logs.steps(4, 6)
-    wait_until(lambda: supervised.turn() or supervised.told() == [1, 2, 3, 4, 5, 6])
+    supervised.until(lambda: supervised.told() == [1, 2, 3, 4, 5, 6])
     assert supervised.tracking.pid != first
     assert any("has died" in words for words in supervised.said)
     assert [entry["again_after"] for entry in read_journal(supervised.logs.paths.journal)] == [3.0]
@@ -97,10 +113,10 @@ def test_one_that_is_killed_is_started_again_and_goes_on(
 def test_one_that_cannot_live_is_tried_less_and_less(supervised: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_LIVED_SECONDS", 3600.0)
     for _ in range(2):
-        wait_until(lambda: supervised.turn() or supervised.tracking.pid)
+        supervised.until(lambda: supervised.tracking.pid)
         assert supervised.tracking.pid is not None
         psutil.Process(supervised.tracking.pid).kill()
-        wait_until(lambda: supervised.turn() or supervised.tracking.pid is None)
+        supervised.until(lambda: supervised.tracking.pid is None)
     assert [entry["again_after"] for entry in read_journal(supervised.logs.paths.journal)] == [3.0, 6.0]
     assert len(supervised.said) == 1
 
@@ -132,7 +148,7 @@ def test_a_command_that_is_still_running_does_not_hold_up_the_end(tmp_path: Path
     settings = TrackersSettings(command=CommandSettings(argv=argv, on=["started"]), end_seconds=1.0)
     supervised = Supervised(tmp_path / "run", settings)
     supervised.logs.open()
-    wait_until(lambda: supervised.turn() or marker.exists())
+    supervised.until(marker.exists)
     assert supervised.tracking.pid is not None
     (command,) = psutil.Process(supervised.tracking.pid).children()
     supervised.tracking.end(RunState())
