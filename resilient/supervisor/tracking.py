@@ -50,11 +50,15 @@ class Tracking:
 
     def _start(self) -> None:
         arguments = [str(os.getpid()), str(self._paths.root)]
+        log = self._paths.root / "logs" / "trackers.log"
         self._started_at, self._again_at = self._clock(), None
-        self._helper = Helper(
-            "resilient.trackers.process", arguments, lock=None, log=self._paths.root / "logs" / "trackers.log"
-        )
-        self._helper.send({"settings": self._settings.to_json()})
+        try:
+            self._helper = Helper("resilient.trackers.process", arguments, lock=None, log=log)
+        except OSError as error:  # no memory, no process, no disk: what else can be done without
+            self._console.say(f"WARNING: the trackers cannot be started: {error.strerror}; training goes on")
+            self._try_again()
+        else:
+            self._helper.send({"settings": self._settings.to_json()})
 
     @property
     def pid(self) -> int | None:
@@ -77,17 +81,21 @@ class Tracking:
         if now - self._started_at > _LIVED_SECONDS:
             self._wait = _FIRST_WAIT
         self._helper.close(0.1)
-        self._helper, self._again_at = None, now + self._wait
+        self._helper = None
         self._journal.write("note", "trackers died", now, again_after=self._wait)
         if self._wait == _FIRST_WAIT:
             self._console.say("WARNING: the trackers' process has died; training goes on, and it is started again")
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """Later, and the next time later still."""
+        self._again_at = self._clock() + self._wait
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
 
     def poll(self) -> None:
         """Start it again when that is due."""
         if self._again_at is not None and self._clock() >= self._again_at and self._end_by is None:
-            with suppress(OSError):
-                self._start()
+            self._start()
 
     def end(self, state: RunState) -> None:
         """Everything is written that there is to read: let it come to its end while others do.

@@ -37,7 +37,7 @@ class Details:
     :param facts: what else is known: of ``started`` ``first`` and ``host``; of ``metrics`` ``seconds`` since the step
         before, or None, and ``repeated``; of ``snapshot`` ``tier``, ``bytes`` and ``seconds``; of ``incident``
         ``number``, ``class``, ``rank``, ``remedy`` and ``message``; of ``rollback`` ``target``, ``reached``, ``cause``
-        and ``lr_factor``; of ``preempting`` ``grace``; of ``resumed`` ``source``; of ``ended`` ``exit_code``.
+        and ``lr_factor``; of ``preempting`` ``grace``; of ``resumed`` ``source``, or None; of ``ended`` ``exit_code``.
     """
 
     kind: Kind

@@ -25,6 +25,7 @@ class Narrator:
         self._run = run
         self._round = int(known.get("round", 0))
         self._step = int(known.get("step", 0))
+        self._preempted = bool(known.get("preempted", False))
         self._furthest = int(known.get("furthest", 0))
         self._last: list[float] = list(known.get("last", [-1, 0, 0.0]))  # round, step and time of the last metrics
         self._rolled_back: list[int] = list(known.get("rolled_back", []))  # the last round before each rollback
@@ -43,6 +44,7 @@ class Narrator:
         return {
             "round": self._round,
             "step": self._step,
+            "preempted": self._preempted,
             "furthest": self._furthest,
             "last": self._last,
             "rolled_back": self._rolled_back,
@@ -87,7 +89,7 @@ class Narrator:
         yield Details(Kind.METRICS, self._run, round_number, lineage, step, line.time, values=values, facts=facts)
 
     def _opened(self, line: Line, data: Mapping[str, Any]) -> Iterator[Details]:
-        first = data["last_round"] < 0
+        self._preempted, first = False, data["last_round"] < 0
         self._step = max(self._step, int(data["step"]))
         words = f"Run {self._run} {'begins' if first else f'goes on, with step {self._step} or before'}."
         facts = {"first": first, "host": line.file.rpartition("/")[2].removesuffix(".jsonl")}
@@ -100,9 +102,9 @@ class Narrator:
         if not step and not self._round:
             return
         self._step = step
-        source = data["source"] or "the beginning"
-        place = f"step {step} in {source}" if step else source
-        yield self._details(Kind.RESUMED, line, f"Round {self._round} goes on from {place}.", {"source": source})
+        source = data["source"]
+        how = f"goes on from step {step} in {source}" if step else "begins without a snapshot"
+        yield self._details(Kind.RESUMED, line, f"Round {self._round} {how}.", {"source": source})
 
     def _snapshot(self, line: Line, data: Mapping[str, Any], tier: str) -> Iterator[Details]:
         facts = {"tier": tier, "bytes": int(data["bytes"]), "seconds": float(data["seconds"])}
@@ -141,5 +143,6 @@ class Narrator:
             yield self._details(Kind.ROLLBACK, line, words, facts)
 
     def _stop_requested(self, line: Line, data: Mapping[str, Any]) -> Iterator[Details]:
-        if data["kind"] == StopKind.PREEMPTION.value:
+        if data["kind"] == StopKind.PREEMPTION.value and not self._preempted:  # a signal may come more than once
+            self._preempted = True
             yield self._details(Kind.PREEMPTING, line, "The run is preempted.", {"grace": float(data["grace"])})

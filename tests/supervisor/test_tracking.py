@@ -110,6 +110,19 @@ def test_one_that_is_killed_is_started_again_and_goes_on(
     assert [entry["again_after"] for entry in read_journal(supervised.logs.paths.journal)] == [3.0]
 
 
+def test_what_cannot_be_started_ends_nothing(tmp_path: Path) -> None:
+    logs = Logs(tmp_path / "run")
+    (logs.paths.root / "logs" / "trackers.log").mkdir()
+    supervised = Supervised(tmp_path / "run", JSONL)
+    supervised.turn()
+    assert supervised.tracking.pid is None
+    assert "the trackers cannot be started" in supervised.said[0]
+    (logs.paths.root / "logs" / "trackers.log").rmdir()
+    supervised.until(lambda: supervised.tracking.pid)
+    supervised.tracking.end(RunState())
+    supervised.tracking.close()
+
+
 def test_one_that_cannot_live_is_tried_less_and_less(supervised: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_LIVED_SECONDS", 3600.0)
     for _ in range(2):

@@ -37,6 +37,7 @@ def test_a_run_from_its_beginning_to_its_end(logs: Logs) -> None:
     logs.incident(1, 3)
     logs.launch(1, 3)
     logs.preempt()
+    logs.preempt()  # SLURM repeats its signals
     logs.end(ExitCode.REQUEUE)
     found = told(logs)
     assert [details.kind for details in found] == [
