@@ -19,6 +19,7 @@ _LOOK_SECONDS = 0.5
 _KEEP_SECONDS = 1.0  # between two times that the place is kept
 _MOST_TRIES = 3
 _FIRST_WAIT, _LONGEST_WAIT, _LAST_WAIT = 1.0, 60.0, 0.1
+_HANGS_SECONDS = 120.0  # longer than what a tracker waits for the other side
 _WELL_SECONDS = 60.0  # without a failure, and the earlier ones are forgotten
 
 
@@ -49,6 +50,8 @@ class Lane(threading.Thread):
         self._failures = 0  # since it last went well for a while
         self._failed_at = self._written_at = clock()
         self._tries: dict[tuple[str, int], int] = {}  # by the line at which it failed
+        self._alive_at = clock()
+        self._complained = False
 
     def run(self) -> None:
         before = self._dropped
@@ -60,9 +63,16 @@ class Lane(threading.Thread):
         if self._dropped > before:
             self._context.say(f"tracker {self.name} has left out {self._dropped - before} things in all")
 
+    def complain(self) -> None:
+        """Called by another thread: say so, once, where the tracker has been at one thing for long."""
+        if not self._complained and self.is_alive() and self._clock() - self._alive_at > _HANGS_SECONDS:
+            self._complained = True
+            self._context.say(f"WARNING: tracker {self.name} hangs; training goes on")
+
     def _served(self) -> bool:
         """Whether it came to its end in good order."""
         tracker: Tracker | None = None
+        self._alive_at = self._clock()
         try:
             tracker = self._make(self._context)
             if self._kept.tracker:
@@ -92,7 +102,7 @@ class Lane(threading.Thread):
         narrator = Narrator(self._context.paths.run_id, self._kept.narrator)
         while True:
             ending = self._ending.is_set()  # asked first: what is written later, the next look finds
-            told = 0
+            told, self._alive_at = 0, self._clock()
             for line in tail.lines():
                 for details in narrator.tell(line):
                     self._tell(tracker, line, details)
@@ -112,6 +122,7 @@ class Lane(threading.Thread):
         if tries >= _MOST_TRIES:
             self._dropped += 1
             return
+        self._alive_at = self._clock()
         try:
             tracker.handle(details)
         except BaseException:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from resilient.protocol import job_signals, wire
 from resilient.protocol.parent import die_with_parent
@@ -23,6 +24,8 @@ from resilient.trackers.lane import Lane
 from resilient.trackers.making import make
 from resilient.trackers.redacted import shown_config
 from resilient.trackers.tracker import Context
+
+_LOOK_SECONDS = 10.0  # between two looks at whether a tracker hangs
 
 
 def _let_signals_wait() -> None:
@@ -55,11 +58,12 @@ def main(arguments: list[str]) -> int:
     settings = TrackersSettings.of(message["settings"])
     context = Context(paths, settings, paths.identity(), shown_config(paths), say)
     ending = threading.Event()
-    lanes = [Lane(name, functools.partial(_make, name), context, ending) for name in settings.wanted]
+    lanes = [Lane(name, functools.partial(make, name), context, ending) for name in settings.wanted]
     for lane in lanes:
         lane.start()
-    while wire.receive(connection) is not None:
-        pass
+    while not _is_closed(connection):
+        for lane in lanes:
+            lane.complain()
     ending.set()
     for lane in lanes:
         lane.join()
@@ -67,8 +71,10 @@ def main(arguments: list[str]) -> int:
     os._exit(0)  # whatever threads their packages have left
 
 
-def _make(name: str, context: Context) -> Any:
-    return make(name, context)
+def _is_closed(connection: socket.socket) -> bool:
+    """Wait for that, for a while."""
+    readable, _, _ = select.select([connection], [], [], _LOOK_SECONDS)
+    return bool(readable) and wire.receive(connection) is None
 
 
 if __name__ == "__main__":

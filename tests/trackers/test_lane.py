@@ -11,7 +11,7 @@ import pytest
 
 from resilient.trackers import lane
 from resilient.trackers.details import Details
-from resilient.trackers.lane import place_of
+from resilient.trackers.lane import Lane, place_of
 from resilient.trackers.place import Place
 from resilient.trackers.tracker import Context, Tracker
 from tests.trackers.logs import Logs, Telling, tell, wait_until
@@ -151,18 +151,29 @@ def test_what_is_not_safe_yet_is_told_again_after_a_kill(logs: Logs) -> None:
     killed.__exit__()
 
 
-def test_a_hanging_tracker_holds_up_no_other(logs: Logs) -> None:
+def _complaining(*lanes: Lane) -> bool:
+    for each in lanes:
+        each.complain()
+    return True
+
+
+def test_a_hanging_tracker_holds_up_no_other_and_is_named(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     class Hangs(Tracker):
         def told(self, details: Details) -> None:
             time.sleep(3600)
 
+    monkeypatch.setattr(lane, "_HANGS_SECONDS", 0.2)
+    said: list[str] = []
     logs.open()
     logs.steps(1, 2)
-    hung = Telling("hangs", lambda _: Hangs(), logs.context())
+    hung = Telling("hangs", lambda _: Hangs(), logs.context(said.append))
     hung.lane.start()
     steps: list[int] = []
-    tell("record", lambda _: Record(steps), logs.context())
+    with Telling("record", lambda _: Record(steps), logs.context(said.append)) as other:
+        wait_until(lambda: _complaining(hung.lane, other.lane) and said)
+        hung.lane.complain()
     assert steps == [1, 2]
+    assert said == ["WARNING: tracker hangs hangs; training goes on"]
     assert hung.lane.daemon
 
 
