@@ -131,14 +131,13 @@ def test_trackers_show_the_rollback(rolled_back: RunCase, tmp_path: Path) -> Non
     lineages = {event.step: event.value for event in reader.Scalars("resilient/lineage")}
     assert lineages == {step: float(step > 20) for step in range(1, 61)}
 
-    (found,) = stored(paths.root)
-    rows = [(row["resilient/lineage"], row["train/step"]) for row in found.history if "loss" in row]
-    discarded = [step for lineage, step in rows if lineage == 0 and step > 20]
-    assert discarded[:15] == list(range(21, 36))
-    assert [step for lineage, step in rows if lineage == 1] == list(range(21, 61))
-    (back,) = [row for row in found.history if "resilient/rolled_back_to" in row]
-    assert back["resilient/rolled_back_to"] == 20
-    assert sorted(found.alerts) == ["Incident 1: divergence", "Rollback"]
+    found = stored(paths.root)  # one, unless wandb had to be tried again
+    rows = [row for each in found for row in each.history]
+    told = {(row["resilient/lineage"], row["train/step"]) for row in rows if "loss" in row}
+    assert {step for lineage, step in told if lineage == 0} >= set(range(1, 36))
+    assert {step for lineage, step in told if lineage == 1} == set(range(21, 61))
+    assert {row["resilient/rolled_back_to"] for row in rows if "resilient/rolled_back_to" in row} == {20}
+    assert {title for each in found for title in each.alerts} == {"Incident 1: divergence", "Rollback"}
 
 
 def test_a_run_is_rolled_back_and_never_meets_the_poison_again(rolled_back: RunCase, clean: RunCase) -> None:
