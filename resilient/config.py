@@ -37,6 +37,7 @@ from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
+from resilient.protocol.tracker_settings import TrackersSettings
 from resilient.slurm.settings import SlurmSettings
 from resilient.supervisor.settings import ConsoleSettings, GroupSettings, LogSettings, RunSettings, WorkerSettings
 
@@ -50,7 +51,8 @@ _FREE_KEYS = frozenset(
 # These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
 _PER_LAUNCH = re.compile(
-    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm|group)\..*"
+    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)"
+    r"|(console|logs|trackers|divergence|fingerprint|slurm|group)\..*"
     r"|nodes"  # how many ranks there are altogether is compared with what the snapshots say
 )
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
@@ -80,6 +82,7 @@ class Config:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    trackers: TrackersSettings = field(default_factory=TrackersSettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
     nodes: Any = 1

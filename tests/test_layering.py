@@ -30,6 +30,7 @@ RANKS = {
     "report": 5,
     "runs": 5,
     "slurm": 5,
+    "trackers": 5,
     "verify": 5,
     "entry": 5,
     "config": 6,
@@ -148,6 +149,11 @@ def test_torch_is_not_imported_by(statement: str) -> None:
 )
 def test_fsspec_is_not_imported_by(statement: str) -> None:
     assert not {"fsspec", "s3fs", "aiobotocore", "botocore"} & _modules_after(statement)
+
+
+def test_no_trackers_package_is_imported_by_the_supervisor() -> None:
+    loaded = _modules_after("import resilient.supervisor.start, resilient.cli")
+    assert not {"wandb", "tensorboard", "resilient.trackers", "urllib.request", "http.server"} & loaded
 
 
 def test_the_first_use_of_attach_imports_torch() -> None:

@@ -234,7 +234,7 @@ class Agent:
         code = next(code for code in ExitCode if code == number)
         self._console.say(diagnosis)
         self._end_workers("the run ends")
-        self._journal.write("note", "run ended", self._clock(), exit_code=int(code))
+        self._journal.write("note", "left with the leader", self._clock(), exit_code=int(code))
         self._outcome = Outcome(code, bool(message["durable"]), diagnosis)
 
     # --- ranks and their memory

@@ -46,6 +46,7 @@ from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.tracking import Tracking
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
@@ -282,6 +283,10 @@ class _Node:
                     spec.remote, spec.paths.snapshots, spec.paths.run_id, lock=self._lock, log=self._log("uploads")
                 )
                 stack.callback(uploads.close)
+            tracking = Tracking(
+                spec.trackers, spec.paths, journal=self._journal, console=self._console, clock=time.monotonic
+            )
+            stack.callback(tracking.close)
             leading = Leading(
                 self._hub,
                 self._handlers,
@@ -303,6 +308,7 @@ class _Node:
                 uploads=uploads,
                 signals=self._signals,
                 witness=self._witness,
+                tracking=tracking,
                 journal=self._journal,
                 console=self._console,
                 clock=time.monotonic,

@@ -44,9 +44,10 @@ def own_end(arguments: list[str]) -> socket.socket:
     """In a helper process: its end of the pair, the first of its arguments.
 
     The second is the run's lock, which stays open here and in forked children, so that the run is locked until all
-    are gone. Programs that any of them starts get neither.
+    are gone; -1 for none. Programs that any of them starts get neither.
     """
     connection, lock = socket.socket(fileno=int(arguments[0])), int(arguments[1])
     os.set_inheritable(connection.fileno(), False)
-    os.set_inheritable(lock, False)
+    if lock >= 0:
+        os.set_inheritable(lock, False)
     return connection

