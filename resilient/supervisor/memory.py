@@ -262,8 +262,8 @@ class RunMemory:
         return self._ranks
 
     def belongs_to(self, world: int) -> bool:
-        """Whether what is in memory was taken with so many ranks in all, or nothing is known of that. A part of it means
-        nothing to a run of another number.
+        """Whether what is in memory was taken with so many ranks in all, or nothing is known of that. To another number
+        of ranks it means nothing.
         """
         try:
             return int((self.directory / _WORLD).read_text()) == world
