@@ -17,7 +17,7 @@ from resilient.protocol.board import Metrics
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.tracker_settings import TrackersSettings
-from resilient.supervisor.drain import Persisted
+from resilient.supervisor.drain_answers import Persisted
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.tracking import ENDED
 from resilient.trackers.lane import Lane
