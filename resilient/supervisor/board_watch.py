@@ -14,6 +14,7 @@ from resilient.supervisor.agreement import pass_on_termination, release_unfulfil
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.time_notes import NOTE_SECONDS, SPENT, spent
 
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
 _PHASE_NAMES: Mapping[int, str] = {
@@ -48,10 +49,24 @@ class BoardWatch:
         self._interval = 0
         self._looked_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
+        self._noted_spent = -math.inf
 
     def begin_round(self) -> None:
         """The boards are new ones."""
         self._beats.clear()
+        self._noted_spent = self._clock()
+
+    def adopt(self, round_number: int) -> None:
+        """Take down what the workers of a killed predecessor had reported, in its last round."""
+        self.collect_metrics(round_number)
+        if any(board[Word.PID] for board in self._memory.boards.values()):
+            self._journal.write("note", SPENT, self._clock(), **spent(self._memory.boards, round_number))
+
+    def rank_ended(self, rank: int, state: RunState) -> None:
+        """Take down what a rank has left, and with the last one what the round has spent its time on."""
+        self.collect_metrics(state.round)
+        if state.live == {rank}:
+            self._note_spent(state, self._clock())
 
     def collect_metrics(self, round_number: int) -> None:
         for rank, board in self._memory.boards.items():
@@ -105,6 +120,8 @@ class BoardWatch:
             return None
         self._looked_at = now
         self._note_durations(state.durations, now)
+        if state.phase is Phase.RUNNING and now - self._noted_spent >= NOTE_SECONDS:
+            self._note_spent(state, now)
         if state.phase is not Phase.RUNNING or len(self._memory.boards) == 1:
             return None
         return OwnTimesSeen(
@@ -114,6 +131,10 @@ class BoardWatch:
                 if board[Word.OWN_STEPS]
             }
         )
+
+    def _note_spent(self, state: RunState, now: float) -> None:
+        self._noted_spent = now
+        self._journal.write("note", SPENT, now, **spent(self._memory.boards, state.round))
 
     def _note_durations(self, durations: Mapping[str, float], now: float) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""

@@ -149,7 +149,7 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
+        self._boards.adopt(self._opening.last_round)  # what a killed predecessor's workers had reported
         self._persistence.adopt()
         self._open()
         while self._state.phase is not Phase.ENDED:
@@ -299,7 +299,7 @@ class Supervisor:
                 self._feed(replace(progressed, rank=rank))
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
-        self._boards.collect_metrics(self._state.round)
+        self._boards.rank_ended(report.rank, self._state)
         self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
