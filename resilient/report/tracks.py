@@ -1,0 +1,80 @@
+"""What each round reported, as columns: a run may have a million steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resilient.protocol.metrics_log import OURS
+
+
+@dataclass
+class Track:
+    """Rank 0 in one round: after which steps it reported, when (seconds since the epoch), and what.
+
+    :ivar values: by metric; not a number where a step does not have it.
+    """
+
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    times: array[float] = field(default_factory=lambda: array("d"))
+    values: dict[str, array[float]] = field(default_factory=dict)
+
+    def add(self, step: int, time: float, values: Mapping[str, Any]) -> None:
+        """One report; a second one for the same step adds to it."""
+        if not self.steps or self.steps[-1] != step:
+            self.steps.append(step)
+            self.times.append(time)
+        count = len(self.steps)
+        for name, value in values.items():
+            if name.startswith(OURS):
+                continue
+            column = self.values.setdefault(name, array("d"))
+            column.extend([math.nan] * (count - 1 - len(column)))
+            if len(column) < count:
+                column.append(float(value))
+            else:
+                column[-1] = float(value)
+
+    def series(self, name: str) -> array[float]:
+        """One metric, as long as ``steps``."""
+        column = self.values.get(name, array("d"))
+        column.extend([math.nan] * (len(self.steps) - len(column)))
+        return column
+
+
+def read_tracks(metrics: Path) -> dict[int, Track]:
+    """Of every round, from the logs of all machines in that directory."""
+    found: dict[int, Track] = {}
+    for path in sorted(metrics.glob("*.jsonl")):
+        for body in _bodies(path):
+            try:
+                if body.pop("rank") != 0:
+                    continue
+                number, step, time = int(body.pop("round")), int(body.pop("step")), float(body.pop("time"))
+                found.setdefault(number, Track()).add(step, time, body)
+            except (KeyError, TypeError, ValueError):
+                continue
+    return found
+
+
+def _bodies(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                body = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(body, dict):
+                yield body
+
+
+def main_metric(tracks: Mapping[int, Track]) -> str | None:
+    """What the run is about: its loss, or else what is reported first."""
+    names = list(dict.fromkeys(name for track in tracks.values() for name in track.values))
+    named = [name for name in names if "loss" in name.lower()]
+    return "loss" if "loss" in names else (named or names or [None])[0]
