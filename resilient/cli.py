@@ -236,6 +236,12 @@ def _train(options: argparse.Namespace) -> ExitCode:
     )
 
 
+def _configured(conf: str, overrides: Sequence[str]) -> RunPaths:
+    """The run that a configuration names."""
+    config = load(conf, list(overrides)).config
+    return RunPaths.of(config.run.dir, config.run.id)
+
+
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "submit": lambda options: submit_cli.run(options, *_conf_of(options.overrides)),
@@ -246,7 +252,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
     "report": report_cli.run,
-    "status": status_cli.run,
+    "status": lambda options: status_cli.run(options, _configured),
 }
 """All others look at snapshots."""
 

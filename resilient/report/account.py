@@ -115,7 +115,7 @@ def read_account(paths: RunPaths, now: float | None = None) -> Account:
 
 
 def is_live(paths: RunPaths, status: Status | None, now: float) -> bool:
-    """Whether a supervisor has the run, judged by its lock and, from another machine, by what it has written of late."""
+    """Whether a supervisor has the run: by its lock and, on another machine, by what it has written of late."""
     for lock in paths.locks():
         owner = Owner.read(lock)
         if owner is None or not owner.is_alive(hostname()):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from resilient.report.account import Account
 from resilient.report.account_json import as_json
-from resilient.report.buckets import GOOD, Bucket
+from resilient.report.buckets import BY_NAME, GOOD
 from resilient.report.ledger import SECOND
 from resilient.report.words import duration, share
 
@@ -84,7 +84,7 @@ def _incidents(body: dict[str, Any]) -> Table:
             str(row["step"]),
             resumed,
             duration(row["seconds_lost"]),
-            ", ".join(f"{Bucket(name).label} {duration(seconds)}" for name, seconds in parts),
+            ", ".join(f"{BY_NAME[name].label} {duration(seconds)}" for name, seconds in parts),
         )
     return table
 

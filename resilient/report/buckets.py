@@ -38,5 +38,6 @@ class Bucket(str, Enum):
     IDLE = "idle", "idle", "ended by a person or with a diagnosis, until somebody started it again"
 
 
+BY_NAME = {bucket.value: bucket for bucket in Bucket}
 GOOD = frozenset({Bucket.STEPS, Bucket.EVALUATION})
 """What goodput is the share of."""

@@ -113,7 +113,7 @@ def add_spent(rounds: Iterable[Round], tenures: Iterable[Tenure]) -> None:
 
 def incidents_of(tenures: Iterable[Tenure]) -> list[Incident]:
     """All of them, in order."""
-    found = {}
+    found: dict[int, Incident] = {}
     for tenure in tenures:
         for line in tenure.lines:
             body = line.data.get("incident") if line.name == "RecordIncident" else None

@@ -106,7 +106,9 @@ def split_tenures(host: str, entries: Iterable[Mapping[str, Any]]) -> list[Tenur
         if name == BEGAN or (name == "RunOpened" and opened) or not found:
             age = (_number(entry.get("age")) or 0.0) if name == BEGAN else 0.0
             moment = round(wall * SECOND)
-            found.append(Tenure(str(entry.get("host", host)), moment - round(age * SECOND), moment, anchor=(moment, at)))
+            found.append(
+                Tenure(str(entry.get("host", host)), moment - round(age * SECOND), moment, anchor=(moment, at))
+            )
             opened = False
         opened = opened or name == "RunOpened"
         _add(found[-1], name, wall, at, entry)
@@ -114,7 +116,7 @@ def split_tenures(host: str, entries: Iterable[Mapping[str, Any]]) -> list[Tenur
 
 
 def _add(tenure: Tenure, name: str, wall: float, at: float, entry: Mapping[str, Any]) -> None:
-    if name == ENDED or name == "EndRun":
+    if name in {ENDED, "EndRun"}:
         code = entry.get("exit_code") if name == ENDED else (entry.get("data") or {}).get("exit_code")
         tenure.exit_code = code if isinstance(code, int) else tenure.exit_code
         tenure.closed = True

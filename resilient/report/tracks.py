@@ -76,5 +76,6 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
 def main_metric(tracks: Mapping[int, Track]) -> str | None:
     """What the run is about: its loss, or else what is reported first."""
     names = list(dict.fromkeys(name for track in tracks.values() for name in track.values))
-    named = [name for name in names if "loss" in name.lower()]
-    return "loss" if "loss" in names else (named or names or [None])[0]
+    if "loss" in names:
+        return "loss"
+    return next((name for name in names if "loss" in name.lower()), next(iter(names), None))

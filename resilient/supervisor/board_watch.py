@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from resilient.policy.events import OwnTimesSeen, WorkerProgressed
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
-from resilient.protocol.board import Word, WorkerPhase
+from resilient.protocol.board import Board, Word, WorkerPhase
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
 from resilient.supervisor.console import Console
@@ -28,8 +28,16 @@ _PHASE_NAMES: Mapping[int, str] = {
 }
 
 
+def phase_of(board: Board) -> str:
+    """What a rank is doing, in a word."""
+    return _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
+
+
 class BoardWatch:
-    """Looks at the boards of all ranks, some twenty times a second."""
+    """Looks at the boards of all ranks, some twenty times a second.
+
+    :ivar latest: what rank 0 has reported last, by metric.
+    """
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class BoardWatch:
         self._looked_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
         self._noted_spent = -math.inf
+        self.latest: dict[str, float] = {}
 
     def begin_round(self) -> None:
         """The boards are new ones."""
@@ -70,7 +79,10 @@ class BoardWatch:
 
     def collect_metrics(self, round_number: int) -> None:
         for rank, board in self._memory.boards.items():
-            self._metrics.write([Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()])
+            entries = [Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()]
+            self._metrics.write(entries)
+            if entries and not rank:
+                self.latest.update(entries[-1].metrics.values)
 
     def progress(self, live: Iterable[int]) -> Iterator[WorkerProgressed]:
         """Who of the live ranks has moved on since the last look."""
@@ -78,7 +90,7 @@ class BoardWatch:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                phase = _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
+                phase = phase_of(board)
                 if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
                     self._beats[rank] = beats
                     yield WorkerProgressed(rank, board[Word.STEP], phase)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.opening import Opening
+from resilient.supervisor.outside import Outside
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
@@ -42,7 +42,6 @@ from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.status import Status
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
@@ -96,6 +95,7 @@ class Supervisor:
         self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
+        self._outside = Outside(spec, memory, console, clock=clock, latest=lambda: self._boards.latest)
         self._rounds = Rounds(spec, memory)
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
@@ -193,7 +193,7 @@ class Supervisor:
             for decision in decisions:
                 self._handlers[type(decision)](decision)
             if self._state.phase is not before and self._state.phase is not Phase.ENDED:
-                self._write_status(self._state.phase.value)
+                self._outside.write(self._state, self._state.phase.value)
             self._events.popleft()
 
     def _on_signal(self) -> None:
@@ -276,6 +276,7 @@ class Supervisor:
             self._feed(dumped)
         self._launcher.check()
         self._output.pass_on()
+        self._outside.look(self._state)
         self._poll_script()
         self._diverging.poll(self._state)
         self._boards.pass_on_requests()
@@ -390,10 +391,5 @@ class Supervisor:
         reached = self._state.step if self._spec.worker.unmodified else self._persistence.durable or 0
         decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
-        self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
-
-    def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
-        total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
-        status = Status.of(self._state, state, total, ending)
-        with suppress(OSError):  # a full disk must not end the run for the sake of its status
-            status.write(self._spec.paths.status)
+        state = "finished" if decision.exit_code is ExitCode.FINISHED else "ended"
+        self._outside.write(self._state, state, decision)

@@ -19,6 +19,7 @@ _MOST_WITH_FILES = 60
 _MOST_BYTES = 6000  # of one file of the evidence
 _MOST_FILES = 4
 _READABLE = 8 << 20
+_PAIR = ("dt", "dd")
 
 
 def incident_list(account: Account) -> Markup:
@@ -46,16 +47,17 @@ def _incident(account: Account, one: Incident, costs: dict[Bucket, int], *, file
         tag("span", told[0][:300], class_="told"),
         tag("span", cost, class_="cost"),
     )
-    facts = tag("dl", together(*(together(tag("dt", name), tag("dd", text)) for name, text in _facts(account, one, costs))))
+    facts = [tag(kind, text) for pair in _facts(account, one, costs) for kind, text in zip(_PAIR, pair, strict=True)]
     evidence = together(*_files(account.paths.incident(one.number), one)) if files else Markup("")
-    return tag("details", head, facts, evidence, class_="incident", id=f"incident-{one.number}")
+    return tag("details", head, tag("dl", *facts), evidence, class_="incident", id=f"incident-{one.number}")
 
 
 def _facts(account: Account, one: Incident, costs: dict[Bucket, int]) -> Iterator[tuple[str, str]]:
     body, failure, resumed = account.evidence.get(one.number, {}), one.failure, account.after(one)
     rank = one.data.get("rank")
     yield "when", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at / SECOND))
-    yield "where", f"{'the group' if rank is None else f'rank {rank}'}, round {one.data.get('round')}, after step {one.data.get('step')}"
+    who = "the group" if rank is None else f"rank {rank}"
+    yield "where", f"{who}, round {one.data.get('round')}, after step {one.data.get('step')}"
     yield "what", str(failure.get("message") or failure.get("signature") or "")[:2000]
     yield "remedy", str(one.data.get("remedy") or "–")
     if resumed is not None:

@@ -44,15 +44,15 @@ def loss(account: Account) -> Markup:
     x = Scale(min(steps), max(steps))
     trunk = thinned(trunk, x, _COLUMNS)
     linear = Scale(*span_of(finite))
-    pictures = [_picture(account, name, trunk, branches, x, linear, hidden=False)]
+    pictures = [_picture(account, name, (trunk, branches), (x, linear), hidden=False)]
     choice = Markup("")
     if min(finite) > 0 and max(finite) / min(finite) > 3:
         log = Scale(min(finite) * 0.95, max(finite) * 1.05, log=True)
-        pictures.append(_picture(account, name, trunk, branches, x, log, hidden=True))
+        pictures.append(_picture(account, name, (trunk, branches), (x, log), hidden=True))
         choice = _choice()
     kinds = {branch.kind for branch in branches}
     entries = [("kept", f"{name}, as it counts")] + [(kind, text) for kind, text in _WORDS.items() if kind in kinds]
-    read = tag("output", " ", class_="readout", id="loss-readout", aria_live="polite")
+    read = tag("output", "by step", class_="readout", id="loss-readout", aria_live="polite")
     known = [[step, value] for step, value in trunk if math.isfinite(value)]
     block = data_block("loss-data", {"name": name, "low": x.low, "high": x.high, "points": known})
     return tag("figure", tag("div", legend(*entries), choice, class_="bar-above"), *pictures, read, block)
@@ -71,9 +71,12 @@ def _choice() -> Markup:
 
 
 def _picture(
-    account: Account, name: str, trunk: Points, branches: list[_Branch], x: Scale, y: Scale, *, hidden: bool
+    account: Account, name: str, lines: tuple[Points, list[_Branch]], axes: tuple[Scale, Scale], *, hidden: bool
 ) -> Markup:
-    shapes = [line(branch.points, x, y, branch.kind) for branch in branches] + [line(trunk, x, y, "kept")]
+    (trunk, branches), (x, y) = lines, axes
+    shapes = [line(branch.points, x, y, branch.kind) for branch in branches if branch.kind == "discarded"]
+    shapes.append(line(trunk, x, y, "kept"))  # what was done again gave the same, and would not be seen below it
+    shapes += [line(branch.points, x, y, branch.kind) for branch in branches if branch.kind != "discarded"]
     marks = [
         mark(x(back.target), "↶", "back", 1000 - y(_value_at(trunk, back.target)))
         for back in account.lineage.rollbacks

@@ -19,7 +19,7 @@ from resilient.report.page.timeline import timeline
 from resilient.report.page.waterfall import waterfall
 from resilient.report.words import duration, share
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
 
 
 def page(account: Account) -> str:
@@ -34,7 +34,8 @@ def page(account: Account) -> str:
         tag("title", f"{run}: {share(account.ledger.goodput, 1)} goodput"),
         tag("style", _own("page.css")),
     )
-    body = tag("body", _header(account), tag("main", *_sections(account)), _footer(account), tag("script", _own("page.js")))
+    script = tag("script", _own("page.js"))
+    body = tag("body", _header(account), tag("main", *_sections(account)), _footer(account), script)
     return "<!doctype html>\n" + tag("html", head, body, lang="en")
 
 
@@ -93,6 +94,6 @@ def _footer(account: Account) -> Markup:
     made = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(account.now / SECOND))
     return tag(
         "footer",
-        tag("p", f"Made {made} by resilient {__version__} from {account.paths.root}. Times are those of the machine that made it."),
+        tag("p", f"Made {made} by resilient {__version__} from {account.paths.root}, in the time of that machine."),
         tag("p", "Goodput is the share of the time in steps that the run still stands on, and in evaluations."),
     )

@@ -64,7 +64,7 @@ def line(points: Points, x: Scale, y: Scale, kind: str) -> Markup:
     return tag("path", d="".join(pieces), class_=f"line {kind}") if pieces else Markup("")
 
 
-def bar(left: float, right: float, top: float, bottom: float, kind: str, title: str = "") -> Markup:
+def bar(left: float, right: float, kind: str, *, top: float, bottom: float = FULL, title: str = "") -> Markup:
     """A rectangle, in the picture's units."""
     inside = (tag("title", title),) if title else ()
     place = {"x": f"{left:.2f}", "y": f"{top:.2f}", "width": f"{max(right - left, 0.3):.2f}"}

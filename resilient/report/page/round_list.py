@@ -15,7 +15,7 @@ _HEADS = ("round", "from step", "reached", "kept up to", "time", "productive", "
 def round_list(account: Account) -> Markup:
     """The latest of them."""
     rounds = account.ledger.rounds
-    heads = tag("tr", *(tag("th", head, scope="col", class_="figure" if at < 6 else "") for at, head in enumerate(_HEADS)))
+    columns = [tag("th", head, scope="col", class_="figure" if at < 6 else "") for at, head in enumerate(_HEADS)]
     rows = []
     for one in rounds[-_MOST:]:
         row = round_as_json(account, one)
@@ -33,7 +33,7 @@ def round_list(account: Account) -> Markup:
             )
         )
     note = tag("p", f"The latest {_MOST} of {len(rounds):,}.", class_="note") if len(rounds) > _MOST else None
-    table = tag("table", tag("thead", heads), tag("tbody", together(*rows)), class_="plain")
+    table = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", together(*rows)), class_="plain")
     region = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="rounds")
     count = "one round" if len(rounds) == 1 else f"{len(rounds):,} rounds"
     return tag("details", tag("summary", count), note, region, class_="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from resilient.report.account import Account, Saved
 from resilient.report.buckets import Bucket
@@ -14,6 +14,8 @@ from resilient.report.page.scales import FULL, Scale, span_of
 from resilient.report.words import duration, share, size
 
 _COLUMNS = 300
+_KINDS = {"local": "fill overhead", "remote": "fill away"}
+_HEADS = ("tier", "durable", "newest step", "size", "median time", "longest")
 
 
 def snapshots(account: Account) -> Markup:
@@ -22,14 +24,10 @@ def snapshots(account: Account) -> Markup:
         return together(_stall(account), tag("p", "None has become durable.", class_="empty"))
     tiers = list(dict.fromkeys(saved.tier for saved in account.saved))
     rows = [_row(tier, [saved for saved in account.saved if saved.tier == tier]) for tier in tiers]
-    heads = ("tier", "durable", "newest step", "size", "median time", "longest")
-    table = tag(
-        "table",
-        tag("thead", tag("tr", *(tag("th", head, scope="col", class_="figure" if at else "") for at, head in enumerate(heads)))),
-        tag("tbody", *rows),
-        class_="plain",
-    )
-    return together(_stall(account), tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="tiers"), _pictures(account.saved))
+    columns = [tag("th", head, scope="col", class_="figure" if at else "") for at, head in enumerate(_HEADS)]
+    table = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", *rows), class_="plain")
+    region = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="tiers")
+    return together(_stall(account), region, _pictures(account.saved))
 
 
 def _stall(account: Account) -> Markup:
@@ -52,38 +50,24 @@ def _row(tier: str, saved: Sequence[Saved]) -> Markup:
 
 
 def _pictures(saved: Sequence[Saved]) -> Markup:
-    x = Scale(*span_of([one.step for one in saved], 0.03))
-    seconds = Scale(0, max(one.seconds for one in saved) * 1.15 or 1.0)
-    weights = Scale(0, max(one.bytes for one in saved) * 1.15 or 1.0)
     slow = [(one, one.seconds, f"step {one.step}, {one.tier}: {duration(one.seconds)}") for one in saved]
     heavy = [(one, float(one.bytes), f"step {one.step}, {one.tier}: {size(one.bytes)}") for one in saved]
-    return tag(
-        "div",
-        _picture(slow, x, seconds, "seconds until durable", duration),
-        _picture(heavy, x, weights, "size", size),
-        class_="pair",
-    )
+    pictures = _picture(slow, "seconds until durable", duration), _picture(heavy, "size", size)
+    return tag("div", *pictures, class_="pair")
 
 
-def _picture(
-    found: Sequence[tuple[Saved, float, str]], x: Scale, y: Scale, name: str, words: object
-) -> Markup:
+def _picture(found: Sequence[tuple[Saved, float, str]], name: str, words: Callable[[float], str]) -> Markup:
+    x = Scale(*span_of([one.step for one, _, _ in found], 0.03))
+    y = Scale(0, max(value for _, value, _ in found) * 1.15 or 1.0)
     highest: dict[tuple[int, str], tuple[float, str]] = {}
     for one, value, told in found:
         column = (int(x(one.step) * _COLUMNS / (FULL + 1)), one.tier)
         highest[column] = max(highest.get(column, (-1.0, "")), (value, told))
     bars = [
-        bar(place - 2, place + 2, FULL - y(value), FULL, f"fill {'overhead' if tier == 'local' else 'away'}", told)
+        bar(place - 2, place + 2, _KINDS[tier], top=FULL - y(value), title=told)
         for (column, tier), (value, told) in sorted(highest.items())
         for place in [FULL * (column + 0.5) / _COLUMNS]
     ]
-    picture = plot(
-        *bars,
-        label=f"{name} of {len(found)} snapshots, by step",
-        x=x,
-        y=y,
-        x_words=lambda at: f"{at:,.0f}",
-        y_words=words,  # type: ignore[arg-type]  both take one number
-        height="low",
-    )
+    label = f"{name} of {len(found)} snapshots, by step"
+    picture = plot(*bars, label=label, x=x, y=y, x_words=lambda at: f"{at:,.0f}", y_words=words, height="low")
     return tag("figure", tag("figcaption", name), picture)

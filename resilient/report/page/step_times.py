@@ -47,7 +47,7 @@ def step_times(tracks: Mapping[int, Track]) -> Markup:
             left, right = FULL * index / _BINS, FULL * (index + 1) / _BINS
             middle = math.exp(math.log(low) + (index + 0.5) / _BINS * (math.log(high) - math.log(low)))
             told = f"about {duration(middle)}: {count:,} steps"
-            bars.append(bar(left + 1, right - 1, FULL - y(count), FULL, "fill good", told))
+            bars.append(bar(left + 1, right - 1, "fill good", top=FULL - y(count), title=told))
     marks, words = [], []
     for name, part in (("median", 0.5), ("p90", 0.9), ("p99", 0.99)):
         value = quantile(ordered, part)

@@ -41,7 +41,8 @@ def timeline(account: Account) -> Markup:
     ticks = [
         tag("span", text, class_=f"tick x{edge}", style=f"left:{at / 10:.2f}%") for at, text, edge in _ticks(ledger)
     ]
-    area = tag("div", drawing, *_marks(account, place), *ticks, class_="area strip")
+    marks, rows = _marks(account, place)
+    area = tag("div", drawing, marks, *ticks, class_="area strip", style=f"--rows:{rows}")
     used = {GROUPS[bucket] for bucket, amount in ledger.buckets.items() if amount}
     keys = legend(*((kind, WORDS[kind]) for kind in _ORDER if kind in used))
     return tag("figure", keys, tag("div", area, class_="plot"))
@@ -51,7 +52,7 @@ def _exact(spans: Sequence[Span], place: Scale) -> Iterator[Markup]:
     for span in spans:
         told = f"{span.bucket.label}, {duration((span.end - span.begin) / SECOND)}"
         told += f", round {span.round}" if span.round is not None else ""
-        yield bar(place(span.begin), place(span.end), 0, 78, f"fill {GROUPS[span.bucket]}", told)
+        yield bar(place(span.begin), place(span.end), f"fill {GROUPS[span.bucket]}", top=0, bottom=78, title=told)
 
 
 def _binned(ledger: Ledger) -> Iterator[Markup]:
@@ -70,7 +71,7 @@ def _binned(ledger: Ledger) -> Iterator[Markup]:
             height = 78 * shares[kind] / whole
             if height > 0.2:
                 left = FULL * index / _BINS
-                yield bar(left, left + FULL / _BINS + 0.1, bottom - height, bottom, f"fill {kind}")
+                yield bar(left, left + FULL / _BINS + 0.1, f"fill {kind}", top=bottom - height, bottom=bottom)
             bottom -= height
 
 
@@ -80,13 +81,16 @@ def _rounds(ledger: Ledger, place: Scale) -> Iterator[Markup]:
         return
     ends = {span.round: span.end for span in ledger.spans if span.round is not None}
     for index, one in enumerate(ledger.rounds):
+        kind = "round odd" if index % 2 else "round even"
         told = f"round {one.number}: steps {one.step} to {one.reached}"
         end = ends.get(one.number, one.launched)
-        yield bar(place(one.launched), place(end), 86, 100, f"round {'odd' if index % 2 else 'even'}", told)
+        yield bar(place(one.launched), place(end), kind, top=86, bottom=100, title=told)
 
 
-def _marks(account: Account, place: Scale) -> list[Markup]:
-    """The incidents, the costliest where there are too many; those that would lie on each other in rows."""
+def _marks(account: Account, place: Scale) -> tuple[Markup, int]:
+    """The incidents, the costliest where there are too many; those that would lie on each other in rows, of which
+    there are so many.
+    """
     ledger = account.ledger
     costs = {number: sum(parts.values()) for number, parts in ledger.costs().items()}
     chosen = sorted(ledger.incidents, key=lambda incident: -costs.get(incident.number, 0))[:_MOST_MARKS]
@@ -107,7 +111,7 @@ def _marks(account: Account, place: Scale) -> list[Markup]:
                 style=f"left:{at / 10:.2f}%;--row:{row}",
             )
         )
-    return [together(*found)]
+    return together(*found), sum(taken > -FULL for taken in free)
 
 
 def _ticks(ledger: Ledger) -> list[tuple[float, str, str]]:

@@ -16,7 +16,7 @@ def waterfall(account: Account) -> Markup:
     taken = [(bucket, amount) for bucket, amount in ledger.buckets.items() if amount and bucket not in GOOD]
     taken.sort(key=lambda pair: -pair[1])
     good = [(bucket, amount) for bucket, amount in ledger.buckets.items() if amount and bucket in GOOD]
-    rows = [_row("wall time", "from the first launch on", 0, ledger.total, ledger.total, "whole")]
+    rows = [_row("wall time", "from the first launch on", "whole", left=0, amount=ledger.total, total=ledger.total)]
     right = ledger.total
     for bucket, amount in taken:
         right -= amount
@@ -26,19 +26,17 @@ def waterfall(account: Account) -> Markup:
         rows.append(_bucket_row(bucket, right, amount, ledger.total))
     heads = (tag("th", text, scope="col", class_=kind) for text, kind in _HEADS)
     caption = tag("caption", "Every second is in one row, and the rows add up to the wall time.")
-    return tag(
-        "table", caption, tag("thead", tag("tr", *heads)), tag("tbody", together(*rows)), class_="waterfall"
-    )
+    return tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", together(*rows)), class_="waterfall")
 
 
 _HEADS = (("", ""), ("share", "bar"), ("time", "figure"), ("%", "figure"))
 
 
 def _bucket_row(bucket: Bucket, left: int, amount: int, total: int) -> Markup:
-    return _row(bucket.label, bucket.explains, left, amount, total, GROUPS[bucket])
+    return _row(bucket.label, bucket.explains, GROUPS[bucket], left=left, amount=amount, total=total)
 
 
-def _row(name: str, explains: str, left: int, amount: int, total: int, kind: str) -> Markup:
+def _row(name: str, explains: str, kind: str, *, left: int, amount: int, total: int) -> Markup:
     whole = total or 1
     place = f"left:{100 * left / whole:.3f}%;width:{100 * amount / whole:.3f}%"
     return tag(
