@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from resilient.policy.lineage import Lineage
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.lock import Owner
 from resilient.protocol.paths import RunPaths, hostname
-from resilient.report.ledger import SECOND, Ledger, keep_ledger
+from resilient.report.ledger import Ledger, keep_ledger
 from resilient.report.rounds import Incident, Round
-from resilient.report.tenures import Tenure, read_tenures
+from resilient.report.tenures import SECOND, Tenure, read_tenures
 from resilient.report.tracks import Track, main_metric, read_tracks
 from resilient.supervisor.status import Status
 
@@ -65,6 +66,17 @@ class Account:
         return main_metric(self.tracks)
 
     @property
+    def step(self) -> int:
+        """The last that the run has come to."""
+        last = self.ledger.rounds[-1].reached if self.ledger.rounds else 0
+        return max(last, self.status.step if self.status is not None and self.live else 0)
+
+    @property
+    def total(self) -> int:
+        """The step after which the run is finished; 0 where that is not known."""
+        return self.status.total if self.status is not None else 0
+
+    @property
     def state(self) -> str:
         """In a word or two, what is the matter with the run now."""
         status = self.status
@@ -79,10 +91,12 @@ class Account:
 
     def after(self, incident: Incident) -> Round | None:
         """The round that was launched because of an incident."""
-        later = [one for one in self.ledger.rounds if one.launched >= incident.at]
-        following = next((one.at for one in self.ledger.incidents if one.at > incident.at), None)
-        found = later[0] if later else None
-        return found if found is not None and (following is None or found.launched <= following) else None
+        rounds, incidents = self.ledger.rounds, self.ledger.incidents
+        at = bisect_left(rounds, incident.at, key=lambda one: one.launched)
+        following = bisect_right(incidents, incident.at, key=lambda one: one.at)
+        if at == len(rounds) or (following < len(incidents) and rounds[at].launched > incidents[following].at):
+            return None
+        return rounds[at]
 
 
 def read_account(paths: RunPaths, now: float | None = None) -> Account:

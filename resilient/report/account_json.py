@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from resilient.report.account import Account
 from resilient.report.buckets import Bucket
-from resilient.report.ledger import SECOND
 from resilient.report.rounds import Incident, Round
+from resilient.report.tenures import SECOND
 
 
 def as_json(account: Account) -> dict[str, Any]:
@@ -24,8 +23,8 @@ def as_json(account: Account) -> dict[str, Any]:
         "goodput": round(ledger.goodput, 6),
         "buckets": {bucket.value: amount / SECOND for bucket, amount in ledger.buckets.items()},
         "diagnosis": account.status.diagnosis if account.status is not None else "",
-        "step": _step(account),
-        "total": account.status.total if account.status is not None else 0,
+        "step": account.step,
+        "total": account.total,
         "incidents": [_incident(account, incident) for incident in ledger.incidents],
         "rounds": [round_as_json(account, one) for one in ledger.rounds],
         "rollbacks": [
@@ -39,13 +38,8 @@ def as_json(account: Account) -> dict[str, Any]:
     }
 
 
-def _step(account: Account) -> int:
-    last = account.ledger.rounds[-1].reached if account.ledger.rounds else 0
-    return max(last, account.status.step if account.status is not None and account.live else 0)
-
-
 def _incident(account: Account, incident: Incident) -> dict[str, Any]:
-    costs = account.ledger.costs().get(incident.number, {})
+    costs = account.ledger.costs.get(incident.number, {})
     failure, resumed = incident.failure, account.after(incident)
     place = account.paths.incident(incident.number)
     return {
@@ -68,7 +62,7 @@ def _incident(account: Account, incident: Incident) -> dict[str, Any]:
 
 def round_as_json(account: Account, one: Round) -> dict[str, Any]:
     """One round, and what of its time counted."""
-    spans = [span for span in account.ledger.spans if span.round == one.number]
+    spans = account.ledger.by_round[one.number]
     amounts = [span.amounts for span in spans]
     sums = {bucket: sum(found.get(bucket, 0) for found in amounts) for bucket in Bucket}
     end = max((span.end for span in spans), default=one.launched)
@@ -80,17 +74,6 @@ def round_as_json(account: Account, one: Round) -> dict[str, Any]:
         "from": one.step,
         "source": one.source,
         "reached": one.reached,
-        "kept": kept(account, one),
+        "kept": account.ledger.kept[one.number],
         "lost_by_bucket": {bucket.value: amount / SECOND for bucket, amount in sums.items() if amount},
     }
-
-
-def kept(account: Account, one: Round) -> int:
-    """The last step of a round that no later one has undone; the step before its first where there is none."""
-    later = [other.step for other in account.ledger.rounds if other.launched > one.launched]
-    return max(one.step, min([one.reached, *later]))
-
-
-def finite(value: float) -> float | str:
-    """JSON has no number for what is not finite."""
-    return value if math.isfinite(value) else repr(value)

@@ -12,7 +12,7 @@ from rich.text import Text
 from resilient.report.account import Account
 from resilient.report.account_json import as_json
 from resilient.report.buckets import BY_NAME, GOOD
-from resilient.report.ledger import SECOND
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration, share
 
 _WIDE = 140  # where nobody looks at a terminal

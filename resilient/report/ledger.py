@@ -15,11 +15,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from resilient.errors import ExitCode
 from resilient.report.buckets import GOOD, Bucket
 from resilient.report.rounds import Incident, Round, Stretch, add_spent, incidents_of, walk
-from resilient.report.tenures import SECOND, Tenure, deciding
+from resilient.report.tenures import Tenure, deciding
 from resilient.report.tracks import Track
 from resilient.report.undone import Undone, step_times, undone
 
@@ -55,19 +56,23 @@ class Span:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where the time of a run went. Moments are microseconds since the epoch."""
+    """Where the time of a run went. Moments are microseconds since the epoch.
+
+    :param undone: of each round the steps that do not count any more.
+    """
 
     began: int
     ended: int
     spans: tuple[Span, ...]
     rounds: tuple[Round, ...]
     incidents: tuple[Incident, ...]
+    undone: Mapping[int, Sequence[Undone]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         return self.ended - self.began
 
-    @property
+    @cached_property
     def buckets(self) -> dict[Bucket, int]:
         """Microseconds in each; they add up to ``total``."""
         found: Counter[Bucket] = Counter()
@@ -81,6 +86,7 @@ class Ledger:
         good = sum(amount for bucket, amount in self.buckets.items() if bucket in GOOD)
         return good / self.total if self.total else 0.0
 
+    @cached_property
     def costs(self) -> dict[int, dict[Bucket, int]]:
         """Microseconds that each incident cost, by bucket."""
         found: dict[int, Counter[Bucket]] = {incident.number: Counter() for incident in self.incidents}
@@ -88,6 +94,24 @@ class Ledger:
             if span.incident is not None:
                 found.setdefault(span.incident, Counter()).update(span.amounts)
         return {number: dict(costs) for number, costs in found.items()}
+
+    @cached_property
+    def by_round(self) -> dict[int, list[Span]]:
+        """The spans of each round."""
+        found: dict[int, list[Span]] = {one.number: [] for one in self.rounds}
+        for span in self.spans:
+            if span.round is not None:
+                found.setdefault(span.round, []).append(span)
+        return found
+
+    @cached_property
+    def kept(self) -> dict[int, int]:
+        """The last step of each round that no later one has undone; the one that it began after where there is none."""
+        found, lowest = {}, math.inf
+        for one in reversed(self.rounds):
+            found[one.number] = int(max(one.step, min(one.reached, lowest)))
+            lowest = min(lowest, one.step)
+        return found
 
 
 def keep_ledger(tenures: Sequence[Tenure], tracks: Mapping[int, Track], now: int | None = None) -> Ledger:
@@ -114,7 +138,8 @@ def keep_ledger(tenures: Sequence[Tenure], tracks: Mapping[int, Track], now: int
         live = last and now is not None
         end = max(tenure.ended, now or 0) if live else _end(tenure, found, tracks)
         builder.tenure(found, end, live=live)
-    return Ledger(chosen[0].began, builder.cursor, tuple(builder.spans), tuple(rounds), tuple(incidents))
+    pieces = {one.number: builder.undone[id(one)] for one in rounds}
+    return Ledger(chosen[0].began, builder.cursor, tuple(builder.spans), tuple(rounds), tuple(incidents), pieces)
 
 
 def _end(tenure: Tenure, stretches: Sequence[Stretch], tracks: Mapping[int, Track]) -> int:
@@ -142,7 +167,7 @@ class _Builder:
         self._moments = [incident.at for incident in incidents]
         self._launches = [one.launched for one in rounds]
         self._mark: float = -math.inf  # what came before that is over and done with
-        self._undone = undone(rounds, {id(one): self._before(one, rounds) for one in rounds})
+        self.undone = undone(rounds, {id(one): self._before(one, rounds) for one in rounds})
 
     def _before(self, one: Round, rounds: Sequence[Round]) -> int | None:
         """The incident because of which a round was launched."""
@@ -223,7 +248,7 @@ class _Builder:
         """Those that count, and above them those that were undone."""
         if not curve or one.reached <= one.step:
             return
-        ready, ranges = self.cursor, self._undone[id(one)]
+        ready, ranges = self.cursor, self.undone[id(one)]
         kept = ranges[0].above if ranges else one.reached
         if kept > one.step:
             until = min(_time_of(curve, kept), end)
@@ -260,18 +285,14 @@ def _parts(one: Round, begin: int, end: int) -> dict[Bucket, int]:
     found: Counter[Bucket] = Counter()
     at, known = begin, dict.fromkeys((Bucket.DATA, Bucket.STALL, Bucket.EVALUATION), 0)
     for spent in one.spent:
-        until = spent.stepped if spent.stepped is not None else spent.at
-        length, inside = until - at, min(until, end) - at
+        length, inside = spent.until - at, min(spent.until, end) - at
         if length <= 0 or inside <= 0:
             continue
         for bucket, amount in spent.amounts.items():
             found[bucket] += max(0, amount - known[bucket]) * inside // length
-        at, known = until, {**known, **spent.amounts}
+        at, known = spent.until, {**known, **spent.amounts}
     left, parts = end - begin, {}
     for bucket, amount in found.items():
         if taken := min(amount, left):
             parts[bucket], left = taken, left - taken
     return parts
-
-
-__all__ = ["SECOND", "Ledger", "Span", "Undone", "keep_ledger"]

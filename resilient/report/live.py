@@ -10,7 +10,7 @@ from typing import Any
 
 from resilient.protocol.board import Board, Word
 from resilient.report.account import Account
-from resilient.report.ledger import SECOND
+from resilient.report.tenures import SECOND
 from resilient.supervisor.board_watch import phase_of
 from resilient.supervisor.memory import RunMemory
 

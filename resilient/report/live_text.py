@@ -9,8 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from resilient.report.ledger import SECOND
 from resilient.report.live import Live, spark
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration, number, share, size
 
 _MOST_RANKS = 8
@@ -86,7 +86,7 @@ def _incidents(live: Live) -> str:
     found = live.account.ledger.incidents
     if not found:
         return "none"
-    costs = live.account.ledger.costs()
+    costs = live.account.ledger.costs
     latest = [
         f"{one.number} {one.failure.get('failure_class', '')} {duration(live.account.seconds_ago(one.at))} ago"
         f" (cost {duration(sum(costs.get(one.number, {}).values()) / SECOND)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resilient.policy.failure_class import FailureClass
@@ -25,6 +25,11 @@ class Spent:
     ready: int | None
     stepped: int | None
     amounts: Mapping[Bucket, int]
+
+    @property
+    def until(self) -> int:
+        """Up to when the amounts count."""
+        return self.at if self.stepped is None else self.stepped
 
 
 @dataclass
@@ -106,7 +111,7 @@ def add_spent(rounds: Iterable[Round], tenures: Iterable[Tenure]) -> None:
             if line.name == SPENT and (found := known.get(_count(line.body.get("round")))) is not None:
                 _take(found, _spent(line, tenure))
     for one in known.values():
-        one.spent.sort(key=lambda spent: spent.at)
+        one.spent = _folded(sorted(one.spent, key=lambda spent: spent.until))
         if one.last is not None:
             one.reached = max(one.reached, one.last.step)
 
@@ -129,6 +134,25 @@ def _take(one: Round, spent: Spent) -> None:
     if one.over is not None and spent.at > one.over:
         spent = Spent(one.over, spent.step, spent.attaching, spent.ready, spent.stepped, spent.amounts)
     one.spent.append(spent)
+
+
+def _folded(found: Sequence[Spent]) -> list[Spent]:
+    """One for each moment, each with the most that had been said of the round by then."""
+    folded: list[Spent] = []
+    for spent in found:
+        if folded:
+            before = folded[-1]
+            amounts = {bucket: max(amount, before.amounts[bucket]) for bucket, amount in spent.amounts.items()}
+            attaching, ready = _later(before.attaching, spent.attaching), _later(before.ready, spent.ready)
+            spent = replace(spent, attaching=attaching, ready=ready, amounts=amounts)  # noqa: PLW2901  it grows
+            if before.until == spent.until:
+                folded.pop()
+        folded.append(spent)
+    return folded
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)
 
 
 def _spent(line: Line, tenure: Tenure) -> Spent:

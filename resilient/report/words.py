@@ -6,9 +6,11 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def duration(seconds: float) -> str:
-    """``0.41 s``, ``12.3 s``, ``4 min 05 s``, ``3 h 12 min``, ``2 d 04 h``."""
+    """``41 ms``, ``0.41 s``, ``12.3 s``, ``4 min 05 s``, ``3 h 12 min``, ``2 d 04 h``."""
     if seconds < 0.0005:
         return "0 s"
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 9.995:
         return f"{seconds:.2f} s"
     if seconds < 99.95:

@@ -9,9 +9,9 @@ from pathlib import Path
 from resilient.protocol.small_file import read_bounded
 from resilient.report.account import Account
 from resilient.report.buckets import Bucket
-from resilient.report.ledger import SECOND
 from resilient.report.page.markup import Markup, tag, together
 from resilient.report.rounds import Incident
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration
 
 _MOST = 300
@@ -24,7 +24,7 @@ _PAIR = ("dt", "dd")
 
 def incident_list(account: Account) -> Markup:
     """All of them, or of very many the costliest."""
-    costs = account.ledger.costs()
+    costs = account.ledger.costs
     ranked = sorted(account.ledger.incidents, key=lambda one: -sum(costs.get(one.number, {}).values()))
     if not ranked:
         return tag("p", "There has been no incident.", class_="empty")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resilient.report.account import Account
-from resilient.report.account_json import kept
 from resilient.report.buckets import Bucket
 from resilient.report.page.markup import Markup, data_block, tag, together
 from resilient.report.page.plots import legend, line, mark, plot
@@ -118,21 +117,15 @@ def _curves(account: Account, name: str) -> tuple[Points, list[_Branch]]:
     """The line that counts, and what branches off it."""
     counting: dict[int, float] = {}
     branches: list[_Branch] = []
-    rounds = account.ledger.rounds
-    undone = {span.round: span.bucket for span in account.ledger.spans if span.bucket is Bucket.DISCARDED}
     for number_, track in sorted(account.tracks.items()):
-        one = next((found for found in rounds if found.number == number_), None)
-        upto = kept(account, one) if one is not None else math.inf
-        column = track.series(name)
-        branch: Points = []
-        for step, value in zip(track.steps, column, strict=True):
-            if step <= upto:
-                counting[step] = value
-            else:
-                branch.append((step, value))
-        if branch:
-            start = [(upto, counting[int(upto)])] if upto in counting else []
-            branches.append(_Branch("discarded" if number_ in undone else "redone", start + branch))
+        pieces = account.ledger.undone.get(number_, ())
+        upto = pieces[0].above if pieces else math.inf
+        points = list(zip(track.steps, track.series(name), strict=True))
+        counting.update(point for point in points if point[0] <= upto)
+        for piece in pieces:
+            own = [(float(step), value) for step, value in points if piece.above <= step <= piece.upto]
+            if own:
+                branches.append(_Branch("discarded" if piece.bucket is Bucket.DISCARDED else "redone", own))
     trunk = [(float(step), value) for step, value in sorted(counting.items())]
     branches.sort(key=lambda branch: (branch.kind != "discarded", -len(branch.points)))
     share = max(8, _COLUMNS // max(1, min(len(branches), _MOST_BRANCHES)))

@@ -7,8 +7,6 @@ from importlib.resources import files
 
 from resilient import __version__
 from resilient.report.account import Account
-from resilient.report.account_json import as_json
-from resilient.report.ledger import SECOND
 from resilient.report.page.incident_list import incident_list
 from resilient.report.page.loss import loss
 from resilient.report.page.markup import Markup, tag, together
@@ -17,6 +15,7 @@ from resilient.report.page.snapshots import snapshots
 from resilient.report.page.step_times import step_times
 from resilient.report.page.timeline import timeline
 from resilient.report.page.waterfall import waterfall
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration, share
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
@@ -59,9 +58,9 @@ def _section(name: str, *parts: Markup) -> Markup:
 
 
 def _header(account: Account) -> Markup:
-    body, ledger = as_json(account), account.ledger
-    lost = sum(incident["seconds_lost"] for incident in body["incidents"])
-    step = f"{body['step']:,}" + (f" of {body['total']:,}" if body["total"] else "")
+    ledger, total = account.ledger, account.total
+    lost = sum(sum(costs.values()) for costs in ledger.costs.values()) / SECOND
+    step = f"{account.step:,}" + (f" of {total:,}" if total else "")
     figures = [
         ("goodput", share(ledger.goodput, 1)),
         ("wall time", duration(ledger.total / SECOND)),

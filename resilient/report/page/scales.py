@@ -45,8 +45,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [factor * 10.0**decade for decade in decades for factor in factors]
         found = [value for value in found if low * 0.999 <= value <= high * 1.001]
-        if len(found) >= 3:
-            return found[:: max(1, len(found) // 6)]
+        if len(found) >= 4:
+            return found[:: max(1, len(found) // 5)]
     return found or [low, high]
 
 

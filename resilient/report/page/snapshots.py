@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from resilient.report.account import Account, Saved
 from resilient.report.buckets import Bucket
-from resilient.report.ledger import SECOND
 from resilient.report.page.markup import Markup, tag, together
 from resilient.report.page.plots import bar, plot
 from resilient.report.page.scales import FULL, Scale, span_of
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration, share, size
 
 _COLUMNS = 300

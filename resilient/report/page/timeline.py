@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from resilient.report.account import Account
-from resilient.report.ledger import SECOND, Ledger, Span
+from resilient.report.ledger import Ledger, Span
 from resilient.report.page.groups import AWAY, GOOD, GROUPS, LOST, OVERHEAD, WORDS
 from resilient.report.page.markup import Markup, tag, together
 from resilient.report.page.plots import bar, legend
 from resilient.report.page.scales import FULL, Scale
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration
 
 _MOST_SPANS = 500
@@ -92,7 +93,7 @@ def _marks(account: Account, place: Scale) -> tuple[Markup, int]:
     there are so many.
     """
     ledger = account.ledger
-    costs = {number: sum(parts.values()) for number, parts in ledger.costs().items()}
+    costs = {number: sum(parts.values()) for number, parts in ledger.costs.items()}
     chosen = sorted(ledger.incidents, key=lambda incident: -costs.get(incident.number, 0))[:_MOST_MARKS]
     free, found = [-FULL] * 4, []
     for incident in sorted(chosen, key=lambda incident: incident.at):

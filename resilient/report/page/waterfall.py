@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from resilient.report.account import Account
 from resilient.report.buckets import GOOD, Bucket
-from resilient.report.ledger import SECOND
 from resilient.report.page.groups import GROUPS
 from resilient.report.page.markup import Markup, tag, together
+from resilient.report.tenures import SECOND
 from resilient.report.words import duration, share
 
 
