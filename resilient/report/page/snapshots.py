@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from resilient.report.account import Account, Saved
 from resilient.report.buckets import Bucket
 from resilient.report.page.markup import Markup, tag, together
-from resilient.report.page.plots import bar, plot
+from resilient.report.page.plots import bar, legend, plot
 from resilient.report.page.scales import FULL, Scale, span_of
 from resilient.report.tenures import SECOND
 from resilient.report.words import duration, share, size
@@ -53,7 +53,9 @@ def _pictures(saved: Sequence[Saved]) -> Markup:
     slow = [(one, one.seconds, f"step {one.step}, {one.tier}: {duration(one.seconds)}") for one in saved]
     heavy = [(one, float(one.bytes), f"step {one.step}, {one.tier}: {size(one.bytes)}") for one in saved]
     pictures = _picture(slow, "seconds until durable", duration), _picture(heavy, "size", size)
-    return tag("div", *pictures, class_="pair")
+    tiers = [tier for tier in _KINDS if any(one.tier == tier for one in saved)]
+    keys = legend(*((_KINDS[tier].removeprefix("fill "), tier) for tier in tiers)) if len(tiers) > 1 else None
+    return together(keys, tag("div", *pictures, class_="pair"))
 
 
 def _picture(found: Sequence[tuple[Saved, float, str]], name: str, words: Callable[[float], str]) -> Markup:
