@@ -83,7 +83,8 @@ class Eventful:
 
     def _from_elsewhere(self, copy: Path) -> dict[str, Any]:
         """As from a machine that has another name and none of the shared memory."""
-        shutil.copytree(self.case.paths.root, copy, symlinks=True)
+        coming_and_going = shutil.ignore_patterns("snapshots", "logs", ".*")
+        shutil.copytree(self.case.paths.root, copy, ignore=coming_and_going)
         (lock,) = copy.glob("supervisor-*.lock")
         body = json.loads(lock.read_text())
         lock.rename(copy / "supervisor-elsewhere.lock").write_text(json.dumps({**body, "host": "elsewhere"}))
