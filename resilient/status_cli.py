@@ -10,17 +10,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live as Screen
 
 from resilient.errors import ExitCode
 from resilient.protocol.paths import RunPaths
 from resilient.report.account import read_account
 from resilient.report.live import Live, as_json, look
 from resilient.report.live_text import plain_lines, view
+from resilient.report.tracks import TrackReader
 from resilient.runs import JOURNAL, named_run
 
 _WATCH_SECONDS = 2.0
@@ -78,16 +78,19 @@ def _watch(paths: RunPaths, *, as_json_: bool) -> None:
         for live in _looks(paths):
             print(json.dumps(as_json(live)) if as_json_ else " | ".join(plain_lines(live)), flush=True)
         return
+    from rich.live import Live as Screen  # noqa: PLC0415  all other commands do without it
+
     with Screen(console=Console(highlight=False), auto_refresh=False) as screen:
         for live in _looks(paths):
             screen.update(view(live), refresh=True)
 
 
-def _looks(paths: RunPaths) -> Any:
+def _looks(paths: RunPaths) -> Iterator[Live]:
     """One look after the other, until the run has ended."""
+    metrics = TrackReader(paths.metrics.parent)
     while True:
         began = time.monotonic()
-        live = look(read_account(paths))
+        live = look(read_account(paths, metrics=metrics))
         yield live
         if not live.account.live:
             return

@@ -18,7 +18,7 @@ from resilient.protocol.paths import RunPaths, hostname
 from resilient.report.ledger import Ledger, keep_ledger
 from resilient.report.rounds import Incident, Round
 from resilient.report.tenures import SECOND, Tenure, read_tenures
-from resilient.report.tracks import Track, main_metric, read_tracks
+from resilient.report.tracks import Track, TrackReader, main_metric
 from resilient.supervisor.status import Status
 
 _SILENT_SECONDS = 120.0
@@ -99,9 +99,10 @@ class Account:
         return rounds[at]
 
 
-def read_account(paths: RunPaths, now: float | None = None) -> Account:
+def read_account(paths: RunPaths, now: float | None = None, metrics: TrackReader | None = None) -> Account:
     """Read the run's directory.
 
+    :param metrics: who has read the run's metrics before, where this is not the first time.
     :raises JournalUnreadable: nothing has been written down of the run.
     """
     moment = time.time() if now is None else now
@@ -111,7 +112,7 @@ def read_account(paths: RunPaths, now: float | None = None) -> Account:
             f"{paths.journal.parent} says nothing of the run {paths.run_id}", "it is written once the run has begun"
         )
     status = Status.read(paths.status)
-    tracks = read_tracks(paths.metrics.parent)
+    tracks = (metrics or TrackReader(paths.metrics.parent)).read()
     live = is_live(paths, status, moment) and not tenures[-1].closed
     ledger = keep_ledger(tenures, tracks, round(moment * SECOND) if live else None)
     return Account(

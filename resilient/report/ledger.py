@@ -225,7 +225,7 @@ class _Builder:
         cause = self._before_launch(one)
         last = one.last
         self.fill(min(one.workers or end, end), Bucket.IMPORT if one.first else Bucket.LAUNCH, cause, one)
-        curve = step_times(one, self._tracks.get(one.number))
+        curve = step_times(one, self._track_of(one))
         if last is not None and last.ready is not None:
             self.fill(min(last.attaching or 0, end), Bucket.IMPORT, cause, one)
             self.fill(min(last.ready, end), Bucket.RESTORE, cause, one)
@@ -237,6 +237,13 @@ class _Builder:
             self._mark = self.cursor - 1
         self._steps(one, curve, end)
         self._tail(one, end, live=live)
+
+    def _track_of(self, one: Round) -> Track | None:
+        """What a round reported, where its boards do not say all that has to be known: it may be much."""
+        last = one.last
+        if not self.undone[id(one)] and last is not None and last.stepped is not None and last.step >= one.reached:
+            return None
+        return self._tracks.get(one.number)
 
     def _before_launch(self, one: Round) -> int | None:
         found = bisect_right(self._moments, one.launched)

@@ -47,30 +47,43 @@ class Track:
         return column
 
 
-def read_tracks(metrics: Path) -> dict[int, Track]:
-    """Of every round, from the logs of all machines in that directory."""
-    found: dict[int, Track] = {}
-    for path in sorted(metrics.glob("*.jsonl")):
-        for body in _bodies(path):
-            try:
-                if body.pop("rank") != 0:
+class TrackReader:
+    """Reads the logs of all machines in a directory, and the next time only what has come since.
+
+    :ivar tracks: of every round.
+    """
+
+    def __init__(self, metrics: Path) -> None:
+        self.tracks: dict[int, Track] = {}
+        self._metrics = metrics
+        self._read: dict[Path, int] = {}
+
+    def read(self) -> dict[int, Track]:
+        """Everything that is there by now."""
+        for path in sorted(self._metrics.glob("*.jsonl")):
+            for body in self._bodies(path):
+                try:
+                    if body.pop("rank") != 0:
+                        continue
+                    number, step, time = int(body.pop("round")), int(body.pop("step")), float(body.pop("time"))
+                    self.tracks.setdefault(number, Track()).add(step, time, body)
+                except (KeyError, TypeError, ValueError):
                     continue
-                number, step, time = int(body.pop("round")), int(body.pop("step")), float(body.pop("time"))
-                found.setdefault(number, Track()).add(step, time, body)
-            except (KeyError, TypeError, ValueError):
-                continue
-    return found
+        return self.tracks
 
-
-def _bodies(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                body = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(body, dict):
-                yield body
+    def _bodies(self, path: Path) -> Iterator[dict[str, Any]]:
+        with path.open("rb") as stream:
+            stream.seek(self._read.get(path, 0))
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # its end is still to come
+                self._read[path] = self._read.get(path, 0) + len(line)
+                try:
+                    body = json.loads(line.decode())
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(body, dict):
+                    yield body
 
 
 def main_metric(tracks: Mapping[int, Track]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,11 @@ _SETTINGS = (
 _STEPS = 300
 
 
-def command(case: RunCase, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "resilient", *words]
-    return subprocess.run(line, cwd=case.workspace.directory, capture_output=True, text=True, check=False)
-
-
-def told(case: RunCase, *words: str) -> dict[str, Any]:
-    done = command(case, *words, "--json")
-    assert done.returncode == 0, done.stderr
-    body: dict[str, Any] = json.loads(done.stdout)
-    return body
+def command(*words: str) -> tuple[int, str, str]:
+    """Exit code and output of a command, in this process."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    return code, out.getvalue(), err.getvalue()
 
 
 def status(paths: RunPaths) -> dict[str, Any]:
@@ -136,12 +133,15 @@ def test_rounds_add_up_to_all_steps_once(eventful: Eventful) -> None:
 
 def test_the_report_says_so_in_text_json_and_html(eventful: Eventful) -> None:
     case, html = eventful.case, eventful.case.workspace.directory / "report.html"
-    body = told(case, "report", "eventful", "--html", str(html))
+    runs = f"dir={case.paths.root.parent}"
+    code, printed, _ = command("report", "eventful", runs, "--json", "--html", str(html))
+    body = json.loads(printed)
+    assert code == 0
     assert sum(body["buckets"].values()) == pytest.approx(body["seconds"], abs=1e-6)
     assert body["state"] == "finished"
     assert [row["class"] for row in body["incidents"]][:3] == ["hang", "killed", "preemption"]
     assert [row["target"] for row in body["rollbacks"]] == [110]
-    text = command(case, "report").stdout  # the latest run
+    _, text, _ = command("report", runs)  # the latest run
     for words in ("eventful: goodput", "rolled back", "hang detection", "killed: SIGKILL", "Finished at step 300"):
         assert words in text
     page = html.read_text()
@@ -172,12 +172,19 @@ def test_its_status_as_another_machine_sees_it(eventful: Eventful) -> None:
 
 
 def test_its_status_afterwards_in_plain_lines(eventful: Eventful) -> None:
-    done = command(eventful.case, "status", "eventful")
-    assert done.returncode == 0
+    words = (sys.executable, "-m", "resilient", "status", "eventful")
+    done = subprocess.run(words, cwd=eventful.case.workspace.directory, capture_output=True, text=True, check=True)
     assert "eventful: finished" in done.stdout
     assert "\x1b" not in done.stdout
-    watched = command(eventful.case, "status", "eventful", "--watch")
-    assert watched.returncode == 0, "there is nothing more to be seen of a run that has ended"
+    code, shown, _ = command("status", str(eventful.case.paths.root), "--watch", "--json")
+    assert code == 0, "there is nothing more to be seen of a run that has ended"
+    assert json.loads(shown)["state"] == "finished"
+    code, shown, _ = command("status", f"conf={eventful.case.configuration()}", "run.id=eventful", *_dir(eventful.case))
+    assert "eventful: finished" in shown
+
+
+def _dir(case: RunCase) -> tuple[str]:
+    return (f"run.dir={case.paths.root.parent}",)
 
 
 def test_a_supervisor_elsewhere_that_writes_nothing_any_more_is_taken_for_lost(
@@ -199,7 +206,7 @@ def test_a_supervisor_elsewhere_that_writes_nothing_any_more_is_taken_for_lost(
 
 
 def test_a_run_that_is_not_there_is_said_not_to_be(eventful: Eventful) -> None:
-    for words in (["report", "eventfull"], ["status", "eventfull"]):
-        done = command(eventful.case, *words)
-        assert done.returncode == ExitCode.NOT_FOUND
-        assert "did you mean eventful?" in done.stderr
+    for name in ("report", "status"):
+        code, _, said = command(name, "eventfull", f"dir={eventful.case.paths.root.parent}")
+        assert code == ExitCode.NOT_FOUND
+        assert "did you mean eventful?" in said
