@@ -40,6 +40,7 @@ _SETTINGS = (
     "retention.last=30",
 )
 _STEPS = 300
+pytestmark = pytest.mark.timeout(900)  # three supervisors one after the other, on a machine that may be busy
 
 
 def command(*words: str) -> tuple[int, str, str]:
@@ -139,7 +140,7 @@ def test_the_report_says_so_in_text_json_and_html(eventful: Eventful) -> None:
     assert code == 0
     assert sum(body["buckets"].values()) == pytest.approx(body["seconds"], abs=1e-6)
     assert body["state"] == "finished"
-    assert [row["class"] for row in body["incidents"]][:3] == ["hang", "killed", "preemption"]
+    assert {"hang", "killed", "preemption", "supervisor lost"} <= {row["class"] for row in body["incidents"]}
     assert [row["target"] for row in body["rollbacks"]] == [110]
     _, text, _ = command("report", runs)  # the latest run
     for words in ("eventful: goodput", "rolled back", "hang detection", "killed: SIGKILL", "Finished at step 300"):
@@ -158,7 +159,7 @@ def test_its_status_while_it_is_up(eventful: Eventful) -> None:
     assert 0.03 <= seen["step_seconds"] < 5
     assert seen["seconds_left"] > 0
     assert {"memory", "local"} <= {snapshot["tier"] for snapshot in seen["snapshots"]}
-    assert [incident["class"] for incident in seen["incidents"]] == ["hang", "killed"]
+    assert {"hang", "killed"} <= {incident["class"] for incident in seen["incidents"]}
     assert 0 < seen["goodput"] < 1
 
 
