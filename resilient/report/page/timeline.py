@@ -98,7 +98,10 @@ def _marks(account: Account, place: Scale) -> tuple[Markup, int]:
     free, found = [-FULL] * 4, []
     for incident in sorted(chosen, key=lambda incident: incident.at):
         at = place(incident.at)
-        row = next((row for row, taken in enumerate(free) if at - taken > 32), min(range(4), key=free.__getitem__))
+        wide = 16 + 9 * len(str(incident.number))
+        row = next((row for row, taken in enumerate(free) if at - taken > wide), None)
+        if row is None:
+            continue  # there are so many that it is in the list, at best
         free[row] = at
         name = f"incident {incident.number}: {incident.failure.get('failure_class', '')}"
         found.append(
