@@ -8,7 +8,17 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, submit_cli, verify_cli
+from resilient import (
+    __version__,
+    incidents_cli,
+    replay_cli,
+    report_cli,
+    rollback_cli,
+    snapshots_cli,
+    status_cli,
+    submit_cli,
+    verify_cli,
+)
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.doctor import command as doctor
 from resilient.drill import command as drill
@@ -67,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_parser(commands)
     doctor.add_parser(commands)
     replay_cli.add_parser(commands)
+    status_cli.add_parser(commands)
+    report_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
     return parser
@@ -231,6 +243,12 @@ def _train(options: argparse.Namespace) -> ExitCode:
     )
 
 
+def _configured(conf: str, overrides: Sequence[str]) -> RunPaths:
+    """The run that a configuration names."""
+    config = load(conf, list(overrides)).config
+    return RunPaths.of(config.run.dir, config.run.id)
+
+
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "submit": lambda options: submit_cli.run(options, *_conf_of(options.overrides)),
@@ -240,6 +258,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify_cli.run,
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
+    "report": report_cli.run,
+    "status": lambda options: status_cli.run(options, _configured),
 }
 """All others look at snapshots."""
 

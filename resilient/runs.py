@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
-from resilient.errors import RunNotFound
+from resilient.errors import RunNotFound, UsageError
 from resilient.protocol.paths import RunPaths
 
 SNAPSHOTS, JOURNAL = "snapshots", "journal"
+_KEYS = ("run", "dir")
 
 
 def known_runs(directory: Path, holding: str) -> dict[str, RunPaths]:
@@ -45,6 +47,23 @@ def latest_run(directory: Path, holding: str = JOURNAL) -> RunPaths:
     if not known:
         raise no_such_run("", directory, holding)
     return max(known.values(), key=lambda paths: (paths.root / holding).stat().st_mtime)
+
+
+def named_run(words: Sequence[str], holding: str = JOURNAL) -> RunPaths:
+    """The run that a command line means: a name or a path, ``run=``, ``dir=``; the latest where nothing is said.
+
+    :raises UsageError: the words make no sense.
+    :raises RunNotFound: there is no such run.
+    """
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    for key in pairs.keys() - set(_KEYS):
+        close = difflib.get_close_matches(key, _KEYS, 1)
+        raise UsageError(f"{key}= is not known here", f"did you mean {close[0]}=?" if close else "known are run=, dir=")
+    plain = [*(word for word in words if "=" not in word), *filter(None, [pairs.get("run")])]
+    if len(plain) > 1:
+        raise UsageError(f"{plain[1]} is one word too many", "name one run")
+    directory = Path(pairs.get("dir", "runs"))
+    return find_run(plain[0], directory, holding) if plain else latest_run(directory, holding)
 
 
 def no_such_run(named: str, directory: Path, holding: str = SNAPSHOTS) -> RunNotFound:

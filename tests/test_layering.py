@@ -36,6 +36,8 @@ RANKS = {
     "config": 6,
     "doctor": 6,  # it looks at all of them
     "incidents_cli": 6,
+    "report_cli": 6,
+    "status_cli": 6,
     "snapshots_cli": 6,
     "verify_cli": 6,
     "fork": 7,

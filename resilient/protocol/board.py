@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -67,6 +68,13 @@ class Word(IntEnum):
     OWN_DATA = 21  # microseconds that a step waits for data, smoothed over the latest
     OWN_COMPUTE = 22  # and that the model's forward pass takes
     SKIPS = 17  # by rank 0: how many of the plan's ``skip_steps`` it has said the data of, see ``Board.tell_skips``
+    # where the time of this round has gone; moments are microseconds of the monotonic clock, 0 for not yet
+    ATTACHING = 18  # when the script came to ``resilient.attach``
+    READY = 19  # when that had restored what there was
+    STEPPED = 23  # when the last step was completed
+    DATA = 28  # microseconds that steps have waited for data since the round began
+    STALLED = 29  # and that snapshots have held the training up
+    ASIDE = 30  # and that were spent in ``run.phase``
     PHASE_NAME = 24  # of a phase that has no number of its own: UTF-8, in this word and the three after it
     # written by the supervisor alone
     COMMAND = 32
@@ -114,6 +122,11 @@ class Metrics:
     step: int
     time: float
     values: Mapping[str, float]
+
+
+def now() -> int:
+    """The moment, as it stands on a board."""
+    return time.monotonic_ns() // 1000
 
 
 class Board:
@@ -166,6 +179,7 @@ class Board:
         """Show progress: the phase that begins now and, after a step, its number."""
         if step is not None:
             self._words[Word.STEP] = step
+            self._words[Word.STEPPED] = now()
         self._words[Word.PHASE] = phase
         self._words[Word.BEATS] += 1
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from resilient.policy.events import OwnTimesSeen, WorkerProgressed
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
-from resilient.protocol.board import Word, WorkerPhase
+from resilient.protocol.board import Board, Word, WorkerPhase
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.time_notes import NOTE_SECONDS, SPENT, spent
 
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
 _PHASE_NAMES: Mapping[int, str] = {
@@ -27,8 +28,16 @@ _PHASE_NAMES: Mapping[int, str] = {
 }
 
 
+def phase_of(board: Board) -> str:
+    """What a rank is doing, in a word."""
+    return _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
+
+
 class BoardWatch:
-    """Looks at the boards of all ranks, some twenty times a second."""
+    """Looks at the boards of all ranks, some twenty times a second.
+
+    :ivar latest: what rank 0 has reported last, by metric.
+    """
 
     def __init__(
         self,
@@ -48,14 +57,32 @@ class BoardWatch:
         self._interval = 0
         self._looked_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
+        self._noted_spent = -math.inf
+        self.latest: dict[str, float] = {}
 
     def begin_round(self) -> None:
         """The boards are new ones."""
         self._beats.clear()
+        self._noted_spent = self._clock()
+
+    def adopt(self, round_number: int) -> None:
+        """Take down what the workers of a killed predecessor had reported, in its last round."""
+        self.collect_metrics(round_number)
+        if any(board[Word.PID] for board in self._memory.boards.values()):
+            self._journal.write("note", SPENT, self._clock(), **spent(self._memory.boards, round_number))
+
+    def rank_ended(self, rank: int, state: RunState) -> None:
+        """Take down what a rank has left, and with the last one what the round has spent its time on."""
+        self.collect_metrics(state.round)
+        if state.live == {rank}:
+            self._note_spent(state, self._clock())
 
     def collect_metrics(self, round_number: int) -> None:
         for rank, board in self._memory.boards.items():
-            self._metrics.write([Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()])
+            entries = [Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()]
+            self._metrics.write(entries)
+            if entries and not rank:
+                self.latest.update(entries[-1].metrics.values)
 
     def progress(self, live: Iterable[int]) -> Iterator[WorkerProgressed]:
         """Who of the live ranks has moved on since the last look."""
@@ -63,7 +90,7 @@ class BoardWatch:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
-                phase = _PHASE_NAMES.get(board[Word.PHASE]) or board.phase_name
+                phase = phase_of(board)
                 if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
                     self._beats[rank] = beats
                     yield WorkerProgressed(rank, board[Word.STEP], phase)
@@ -105,6 +132,8 @@ class BoardWatch:
             return None
         self._looked_at = now
         self._note_durations(state.durations, now)
+        if state.phase is Phase.RUNNING and now - self._noted_spent >= NOTE_SECONDS:
+            self._note_spent(state, now)
         if state.phase is not Phase.RUNNING or len(self._memory.boards) == 1:
             return None
         return OwnTimesSeen(
@@ -114,6 +143,10 @@ class BoardWatch:
                 if board[Word.OWN_STEPS]
             }
         )
+
+    def _note_spent(self, state: RunState, now: float) -> None:
+        self._noted_spent = now
+        self._journal.write("note", SPENT, now, **spent(self._memory.boards, state.round))
 
     def _note_durations(self, durations: Mapping[str, float], now: float) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""

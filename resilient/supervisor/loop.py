@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +31,7 @@ from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.opening import Opening
 from resilient.supervisor.other_nodes import NobodyElse, OtherNodes
+from resilient.supervisor.outside import Outside
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
@@ -43,7 +43,6 @@ from resilient.supervisor.scheduler import Needed, Scheduler, Unscheduled
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.status import Status
 from resilient.supervisor.tracking import ENDED, Tracking
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.uploads import Uploads
@@ -103,6 +102,7 @@ class Supervisor:
         self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
+        self._outside = Outside(spec, memory, console, clock=clock, latest=lambda: self._boards.latest)
         self._rounds = Rounds(spec, memory, self._others)
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
@@ -158,7 +158,7 @@ class Supervisor:
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
         try:
-            self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
+            self._boards.adopt(self._opening.last_round)  # what a killed predecessor's workers had reported
             self._persistence.adopt()
             self._others.open(self._feed, lambda: self._state)
             self._open()
@@ -210,7 +210,7 @@ class Supervisor:
             for decision in decisions:
                 self._handlers[type(decision)](decision)
             if self._state.phase is not before and self._state.phase is not Phase.ENDED:
-                self._write_status(self._state.phase.value)
+                self._outside.write(self._state, self._state.phase.value)
             self._events.popleft()
 
     def _on_signal(self) -> None:
@@ -298,6 +298,7 @@ class Supervisor:
             self._feed(dumped)
         self._launcher.check()
         self._output.pass_on()
+        self._outside.look(self._state)
         self._poll_script()
         self._diverging.poll(self._state)
         self._boards.pass_on_requests()
@@ -323,7 +324,7 @@ class Supervisor:
                 self._feed(replace(progressed, rank=rank))
 
     def _worker_exited(self, report: Exited) -> on.WorkerExited:
-        self._boards.collect_metrics(self._state.round)
+        self._boards.rank_ended(report.rank, self._state)
         self._output.ended(report.rank)
         self._memory.void_growing(report.rank)
         board = self._memory.boards[report.rank]
@@ -417,11 +418,6 @@ class Supervisor:
         self._console.say(decision.diagnosis)
         self._journal.write("note", ENDED, self._clock(), **plain(decision))
         self._others.end(decision, durable=self.memory_is_durable)
-        self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
+        state = "finished" if decision.exit_code is ExitCode.FINISHED else "ended"
+        self._outside.write(self._state, state, decision)
         self._tracking.end(self._state)
-
-    def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:
-        total = max((board[Word.TOTAL] for board in self._memory.boards.values()), default=0)
-        status = Status.of(self._state, state, total, ending)
-        with suppress(OSError):  # a full disk must not end the run for the sake of its status
-            status.write(self._spec.paths.status)

@@ -165,11 +165,13 @@ class ConsoleSettings:
         in any case.
     :param prefix: begin each line with its rank: ``auto`` where there is more than one, ``always`` or ``never``.
     :param lines_per_second: of each rank at the most; of more it is said how many there are.
+    :param progress: show how far the run is in the terminal's last line, where there is a terminal.
     """
 
     ranks: Any = field(default_factory=lambda: [0])
     prefix: Prefix = Prefix.auto
     lines_per_second: int = 200
+    progress: bool = True
 
     def __post_init__(self) -> None:
         listed = isinstance(self.ranks, (list, tuple)) and all(type(rank) is int and rank >= 0 for rank in self.ranks)

@@ -40,6 +40,7 @@ from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.time_notes import BEGAN, ENDED, age
 from resilient.supervisor.tracking import Tracking
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
@@ -182,6 +183,7 @@ def _supervise_owned(
 ) -> ExitCode:
     """Supervise a run that is ours, with its helpers and its memory; afterwards no process of it is left."""
     paths, logs = spec.paths, spec.paths.root / "logs"
+    journal.write("note", BEGAN, time.monotonic(), host=hostname(), age=age())
     place = RunMemory.place(paths, spec.snapshot.memory_dir)
     leftovers.clear(place.parent, place, console.say)
     memory = RunMemory(place, spec.policy.ranks, spec.snapshot.slots, paths.identity(), paths.root)
@@ -229,6 +231,7 @@ def _supervise_owned(
             scheduler=scheduler,
         )
         exit_code = supervisor.run()
+    journal.write("note", ENDED, time.monotonic(), exit_code=int(exit_code))
     if supervisor.memory_is_durable:
         memory.remove()
     else:

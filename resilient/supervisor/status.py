@@ -12,6 +12,9 @@ from resilient.policy.decisions import EndRun
 from resilient.policy.state import RunState
 from resilient.protocol.paths import RunPaths
 
+_USUAL = {"rollbacks": 0, "lr_factor": 1.0, "ranks": 0, "step_seconds": 0.0, "memory_step": None}
+"""Not in the file where there is nothing else to say."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -19,6 +22,9 @@ class Status:
 
     :param rollbacks: how many there have been; not in the file where there was none.
     :param lr_factor: what the learning rate is multiplied by; not in the file where it is 1.
+    :param ranks: how many train together; 0 where that is not said.
+    :param step_seconds: what a step takes now; 0 where that is not known.
+    :param memory_step: the newest step of which every rank has an image in memory.
     """
 
     state: str
@@ -30,6 +36,9 @@ class Status:
     updated: float = 0.0
     rollbacks: int = 0
     lr_factor: float = 1.0
+    ranks: int = 0
+    step_seconds: float = 0.0
+    memory_step: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -57,7 +66,7 @@ class Status:
         """
         fresh = RunPaths.fresh(path)
         body = {**asdict(self), "updated": round(time.time(), 3)}
-        for name, usual in (("rollbacks", 0), ("lr_factor", 1.0)):
+        for name, usual in _USUAL.items():
             if body[name] == usual:
                 del body[name]
         fresh.write_text(json.dumps(body))
@@ -66,6 +75,7 @@ class Status:
     @classmethod
     def read(cls, path: Path) -> Status | None:
         try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+            body = json.loads(path.read_text())
+            return cls(**{name: body[name] for name in body.keys() & cls.__dataclass_fields__.keys()})
+        except (OSError, ValueError, TypeError, AttributeError):
             return None

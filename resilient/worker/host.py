@@ -24,7 +24,7 @@ from resilient.errors import (
 )
 from resilient.policy.lineage import Skip
 from resilient.protocol.arena import Arena, Slot
-from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase
+from resilient.protocol.board import Board, Command, Flag, Metrics, Word, WorkerPhase, now
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.lock import RunLock
 from resilient.protocol.metrics_log import Entry, MetricsLog
@@ -85,6 +85,10 @@ class Host(Protocol):
         """What a step takes of this rank's own time, smoothed, in seconds; measured ``steps`` times."""
         ...
 
+    def spent(self, data: float, stalled: float, aside: float) -> None:
+        """Seconds of this round that went into waiting for data, into snapshots and into phases that are no steps."""
+        ...
+
     def beat(self, phase: WorkerPhase, step: int | None = None) -> None: ...
 
     def name_phase(self, name: str) -> None:
@@ -129,6 +133,7 @@ class SupervisedHost:
         if self._board.has_flag(Flag.ATTACHED):
             raise UsageError("resilient.attach() was called a second time", "call it once, with all objects")
         self._board[Word.PID] = os.getpid()
+        self._board[Word.ATTACHING] = now()
         self.ranks = environment.world_size
         self.rank = environment.rank
         self._refused: set[str] = set()
@@ -183,9 +188,15 @@ class SupervisedHost:
         self._board[Word.OWN_COMPUTE] = round(compute * 1e6)
         self._board[Word.OWN_STEPS] = steps
 
+    def spent(self, data: float, stalled: float, aside: float) -> None:
+        self._board[Word.DATA] = round(data * 1e6)
+        self._board[Word.STALLED] = round(stalled * 1e6)
+        self._board[Word.ASIDE] = round(aside * 1e6)
+
     def attached(self, start_step: int) -> None:
         self._board[Word.START_STEP] = start_step
         self._board[Word.STEP] = start_step
+        self._board[Word.READY] = now()
         self._board.raise_flag(Flag.ATTACHED)
 
     def set_total(self, total: int) -> None:
@@ -305,6 +316,9 @@ class StandaloneHost:
 
     def name_phase(self, name: str) -> None:
         """Nobody watches."""
+
+    def spent(self, data: float, stalled: float, aside: float) -> None:
+        """Nobody keeps a journal."""
 
     def own_time(self, steps: int, data: float, compute: float) -> None:
         """There is nobody to compare with."""

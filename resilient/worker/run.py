@@ -23,6 +23,7 @@ from resilient.worker.own_work import OwnWork
 from resilient.worker.positions import Data, Stateful
 from resilient.worker.reporting import Reporter, users_own
 from resilient.worker.rng import GlobalRandomState
+from resilient.worker.spent import Spent
 from resilient.worker.step_hooks import StepHooks
 
 _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
@@ -75,7 +76,7 @@ class Run:
         self._phase, self._phase_name = WorkerPhase.STEP, ""
         self._entered = False
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
-        self._copier = Copier()
+        self._spent, self._copier = Spent(clock), Copier()
         self.lr_factor = host.plan.lr_factor
         self._hooks = StepHooks(host.plan, objects, self._reporter)
         self._overlap = Trust(on=host.settings.overlap)
@@ -97,9 +98,9 @@ class Run:
         self._host.set_total(total)
         self._alignment.open()
         self._hooks.open()
-        batches = self._data.batches(self._restore_random)
+        batches, own = self._data.batches(self._restore_random), self._own_time
         while self.step < total and not self._stops() and not self._asked_to_leave():
-            batch = next(batches) if self._own_time is None else self._own_time.fetch(batches)
+            batch = self._spent.fetch(lambda: next(batches) if own is None else own.fetch(batches))
             self._beat(WorkerPhase.STEP)
             self._hooks.begins(self.step + 1, batch)
             self._body, began = self.step + 1, self._clock()
@@ -157,7 +158,8 @@ class Run:
         outer = self._phase, self._phase_name
         self._enter_phase(_PHASES.get(name, WorkerPhase.NAMED), name)
         try:
-            yield
+            with self._spent.phase():
+                yield
         finally:
             self._enter_phase(*outer)
 
@@ -210,7 +212,8 @@ class Run:
         self._hooks.ended(step)
         in_body = self._copier.take_waited()
         self._wait_for_copy()
-        self._schedule.worked(max(0.0, seconds - in_body), waited=in_body + self._copier.take_waited())
+        waited = self._spent.stall(in_body + self._copier.take_waited())
+        self._schedule.worked(max(0.0, seconds - in_body), waited=waited)
         aligned = self._alignment.boundary()
         asked = self._host.command() is Command.LEAVE
         last = not self._stops() and (step == total or (aligned and self._leaves(asked=asked)))
@@ -222,7 +225,7 @@ class Run:
             began = self._clock()
             self._memory_due = False  # before: a copy that turns out void makes it due again
             self._snapshot(step, last=last)
-            self._schedule.imaged(step, self._clock() - began)
+            self._schedule.imaged(step, self._spent.stall(self._clock() - began))
             self._alignment.taken()
         elif due or asked:
             self._alignment.kept_waiting(step)
@@ -230,6 +233,7 @@ class Run:
             self._host.interval_chosen(chosen)
         if self._own_time is not None:
             self._host.own_time(*self._own_time.of_step())
+        self._host.spent(self._spent.data, self._spent.stalled, self._spent.aside)
         self._host.beat(WorkerPhase.STEP, step)
         rotate_if_large()
 
