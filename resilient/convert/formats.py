@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resilient.convert import dcp_target, hf_format, safetensors_format, snapshot_target, torch_format
 from resilient.convert.checkpoint import Format
 from resilient.errors import CheckpointUnreadable, UsageError
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (
+    snapshot_target.FORMAT,
+    dcp_target.FORMAT,
+    torch_format.FORMAT,
+    safetensors_format.FORMAT,
+    hf_format.FORMAT,
+)
 """In the order in which they are tried."""
 
 
