@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resilient import __version__, incidents_cli, replay_cli, rollback_cli, snapshots_cli, submit_cli, verify_cli
 from resilient.config import Composed, check_drift, expand_sweep, load
+from resilient.convert import command as convert
 from resilient.doctor import command as doctor
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
+    convert.add_parser(commands)
     return parser
 
 
@@ -231,6 +233,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": lambda options: doctor.run(options, lambda conf, overrides: load(conf, overrides).config),
     "replay": replay_cli.run,
     "verify": verify_cli.run,
+    "convert": convert.run,
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
 }

@@ -9,7 +9,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +101,14 @@ class DcpSource:
                     "the checkpoint is damaged; use another copy",
                 )
             info = self._metadata.storage_data.get(MetadataIndex(name, chunk.offsets))
-            if info is None and prod(sizes):
+            if info is None and 0 not in sizes:
                 raise CheckpointUnreadable(f"{self.path}: nothing says where the part of {name} at {offsets} lies")
             if info is not None:
-                elements += prod(sizes)
+                elements += torch.Size(sizes).numel()
                 parts.append((offsets, sizes, info))
-        if elements != prod(shape):
+        if elements != entry.size.numel():
             raise CheckpointUnreadable(
-                f"{self.path}: the parts of {name} have {elements} of its {prod(shape)} elements",
+                f"{self.path}: the parts of {name} have {elements} of its {entry.size.numel()} elements",
                 "not all ranks have saved; use another checkpoint",
             )
         return _DcpTensor(self, name, entry.properties.dtype, shape, parts)

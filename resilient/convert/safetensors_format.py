@@ -6,6 +6,7 @@ Whoever knows nothing of this finds every tensor in the file under its path, tho
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +101,7 @@ class SafetensorsTarget:
 def _is_flat(tree: Any) -> bool:
     """Whether safetensors by itself gives it back as it is: plain tensors by name, none of them twice."""
     return (
-        type(tree) is dict
+        type(tree) in (dict, OrderedDict)
         and all(
             isinstance(name, str)
             and name != "__metadata__"

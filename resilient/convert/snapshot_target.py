@@ -42,10 +42,12 @@ class SnapshotTarget:
     def fit(self, tree: Tree) -> Fitted:
         if not isinstance(tree, dict):
             raise StateError(f"the state is a {type(tree).__name__}, and a snapshot holds objects by name")
-        notes, fitted = [], dict(tree)
-        if any(isinstance(item, LazyTensor) for item in tree.values()) or not all(isinstance(key, str) for key in tree):
+        notes, fitted = list[str](), dict(tree)
+        if tree and all(isinstance(item, LazyTensor) for item in tree.values()):
             fitted = {_MODEL: tree}
-            notes.append(f"the tensors at the root become the object {_MODEL}")
+            notes.append(f"the tensors become the object {_MODEL}")
+        elif not all(isinstance(key, str) for key in tree):
+            raise StateError("objects need names, and the state has some that are no text", "choose with --only")
         self._plan(fitted)
         return Fitted(fitted, notes)
 

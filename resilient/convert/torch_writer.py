@@ -70,9 +70,7 @@ class TorchTarget:
 
         fitted = changed(tree, change)
         _require_no_frozen_sets(fitted)
-        return Fitted(
-            fitted, [f"{count} {text}, which torch.load needs no pickle for" for text, count in notes.items()]
-        )
+        return Fitted(fitted, [f"{text}, which need no pickle: {count}" for text, count in notes.items()])
 
     def size(self, tree: Tree) -> int:
         tensors = distinct(tree)
