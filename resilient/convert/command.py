@@ -13,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from resilient.errors import ExitCode, UsageError
-from resilient.protocol import names
 
 if TYPE_CHECKING:
     from resilient.convert.checkpoint import Writing
@@ -87,12 +86,11 @@ def _convert(options: argparse.Namespace, source: Path, target: Path, shard_size
     if dtype is not None:
         tree, kept = with_dtype(tree, dtype)
         notes += kept
-    step = names.snapshot_step(target.name)
     writing = Writing(
         allow_pickle=options.allow_pickle,
         shard_size=shard_size,
         hf_config=options.hf_config or _neighbour(source),
-        step=found.step if step is None else step,
+        step=found.step,
     )
     if not options.json:
         print(f"{source} is {found.about}")

@@ -33,7 +33,10 @@ _MODEL = "model"
 
 
 class SnapshotTarget:
-    """A snapshot directory. What the tree has under its outermost names are the objects."""
+    """A snapshot directory. What the tree has under its outermost names are the objects.
+
+    Where the directory's name is that of a snapshot, such as ``step-000000100``, it says the step.
+    """
 
     def __init__(self, writing: Writing) -> None:
         self._allow_pickle = writing.allow_pickle
@@ -56,6 +59,8 @@ class SnapshotTarget:
 
     def write(self, path: Path, tree: Tree, storage: Storage) -> None:
         storage.make_directory(path)
+        named = names.snapshot_step(path.name)
+        self._step = self._step if named is None else named
         layout, state, tensors = self._plan(tree)
         name, sums = names.image_name(0), list[Checksum]()
 
