@@ -166,7 +166,9 @@ def _only_file(directory: Path) -> Path:
 def _recognises(path: Path) -> bool:
     if not path.is_dir():
         return False
-    return shards.find_index(path) is not None or (path / _BIN).is_file() or any(path.glob("*.safetensors"))
+    if shards.find_index(path) is not None or any((path / name).is_file() for name in (shards.SINGLE, _BIN)):
+        return True
+    return (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
 
 
 FORMAT = Format("hf", "a model in Hugging Face's form", _recognises, HfSource, HfTarget)

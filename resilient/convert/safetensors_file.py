@@ -27,9 +27,9 @@ def is_safetensors(path: Path) -> bool:
     if not path.is_file():
         return False
     beginning = first_bytes(path, 9)
-    return (
-        len(beginning) == 9 and beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
-    )
+    if len(beginning) < 9 or beginning[8:] != b"{":
+        return False
+    return int.from_bytes(beginning[:8], "little") < path.stat().st_size or path.suffix == ".safetensors"
 
 
 def read_header(path: Path) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:

@@ -55,7 +55,7 @@ def load(source: Any, where: Path, *, allow_pickle: bool, mapped: bool = False) 
             f"{where} holds {_wanted(source) or 'something'} that is neither a tensor nor plain data",
             "if you trust whoever wrote it, add --allow-pickle: reading it can run any code",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, OSError, TypeError) as error:
+    except Exception as error:  # a pickle that is damaged can fail in any way
         raise _damaged(where, error) from error
 
 
