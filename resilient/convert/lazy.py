@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class FileTensor(LazyTensor):
     """A tensor whose memory lies in a file as it would lie in memory.
 
     :param name: for messages.
-    :param mapped: the same tensor as a view of the file, where somebody has mapped it.
+    :param mapped: the file, for those who want views of it.
     """
 
     def __init__(  # noqa: PLR0917  a place, a name, and what lies there
@@ -28,7 +29,7 @@ class FileTensor(LazyTensor):
         shape: Sequence[int],
         stride: Sequence[int] | None = None,
         *,
-        mapped: torch.Tensor | None = None,
+        mapped: MappedFile | None = None,
     ) -> None:
         super().__init__(dtype, shape, stride)
         self._path = path
@@ -55,17 +56,25 @@ class FileTensor(LazyTensor):
         return tensor
 
     def view(self) -> torch.Tensor:
-        if not self.size:
-            return empty(self)
-        if self._mapped is not None:
-            return self._mapped
-        if self._offset % self.dtype.itemsize:
+        if self._mapped is None or not self.size or self._offset % self.dtype.itemsize:
             return self.read()
-        length = self._offset + self.size
-        # Private: what is written into the tensor stays in this process, as with torch.load(mmap=True).
-        storage: Any = torch.UntypedStorage.from_file(str(self._path), shared=False, nbytes=length)
-        begin = self._offset // self.dtype.itemsize
-        return torch.empty(0, dtype=self.dtype).set_(storage, begin, self.shape, self.stride)
+        storage = self._mapped.part(self._offset, self.size)
+        return torch.empty(0, dtype=self.dtype, device="cpu").set_(storage, 0, self.shape, self.stride)
+
+
+class MappedFile:
+    """A file in memory, privately: what is written there stays in this process, as with ``torch.load(mmap=True)``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def part(self, offset: int, size: int) -> Any:
+        """These bytes, as a storage of their own."""
+        return self._whole[offset : offset + size]
+
+    @cached_property
+    def _whole(self) -> Any:
+        return torch.UntypedStorage.from_file(str(self._path), shared=False, nbytes=self._path.stat().st_size)
 
 
 class Reshaped(LazyTensor):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.convert.checkpoint import LazyTensor
-from resilient.convert.lazy import FileTensor, elements_of
+from resilient.convert.lazy import FileTensor, MappedFile, elements_of
 from resilient.convert.torch_source import first_bytes
 from resilient.errors import CheckpointUnreadable, SnapshotCorrupt, StateError
 from resilient.snapshot.image import ITEM_SIZE, Layout, TensorSpec, header_size
@@ -51,12 +51,11 @@ def read_header(path: Path) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
         raise CheckpointUnreadable(
             f"{path}: {error.problem}", "it is damaged or cut short; use another copy"
         ) from error
-    return {name: _tensor(path, name, layout) for name, place in layout.tensors.items()}, metadata
-
-
-def _tensor(path: Path, name: str, layout: Layout) -> LazyTensor:
-    place = layout.tensors[name]
-    return FileTensor(path, place.offset, name, TORCH_DTYPES[place.spec.dtype], place.spec.shape)
+    file = MappedFile(path)
+    return {
+        name: FileTensor(path, place.offset, name, TORCH_DTYPES[place.spec.dtype], place.spec.shape, mapped=file)
+        for name, place in layout.tensors.items()
+    }, metadata
 
 
 def header_of(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:

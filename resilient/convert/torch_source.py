@@ -19,7 +19,7 @@ import torch
 from resilient.convert import unpickling
 from resilient.convert.checkpoint import HeldTensor, LazyTensor, Reading, Tree, is_dense
 from resilient.convert.held import lazy_tree
-from resilient.convert.lazy import FileTensor
+from resilient.convert.lazy import FileTensor, MappedFile
 from resilient.errors import CheckpointUnreadable
 from resilient.protocol.names import snapshot_step
 
@@ -51,13 +51,14 @@ class TorchSource:
     @cached_property
     def tree(self) -> Tree:
         loaded = unpickling.load(self.path, self.path, allow_pickle=self._reading.allow_pickle, mapped=self._is_zip)
+        file = MappedFile(self.path)
         mapping = _Mapping.of(self.path) if self._is_zip else _Mapping([])
 
         def lazy(path: str, tensor: torch.Tensor) -> LazyTensor:
             offset = mapping.offset_of(tensor)
             if offset is None or not is_dense(tensor.shape, tensor.stride()):
                 return HeldTensor(tensor)
-            return FileTensor(self.path, offset, path, tensor.dtype, tensor.shape, tensor.stride(), mapped=tensor)
+            return FileTensor(self.path, offset, path, tensor.dtype, tensor.shape, tensor.stride(), mapped=file)
 
         return lazy_tree(loaded, self.path, lazy)
 
