@@ -5,6 +5,7 @@ What lies in parts in the files of several ranks is put together, one tensor at 
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from resilient.snapshot.hashing import digest
 BESIDE = "resilient.json"
 """What DCP has no form for: keys that are no text, empty dictionaries, and which tensors are one."""
 
+_COLLECTION = 96 << 20
+"""Bytes."""
+
 INSIDE = "\n"
 """Between the name of a value and the place of a tensor in it."""
 
@@ -37,6 +41,7 @@ class DcpSource:
     def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path
         self._reading = reading
+        self._loaded = 0  # bytes, since the last collection
 
     @property
     def about(self) -> str:
@@ -129,12 +134,22 @@ class DcpSource:
                 f"{path}: {name} is compressed ({', '.join(info.transform_descriptors)})",
                 "load it with torch and save it without transforms",
             )
+        self._collect(info.length)
         try:
             with path.open("rb", buffering=0) as stream:
                 window: Any = _Window(stream, info.offset, info.length)
                 return unpickling.load(window, Path(f"{path}: {name}"), allow_pickle=allow_pickle)
         except OSError as error:
             raise CheckpointUnreadable(f"{path} cannot be read: {error.strerror}", f"copy it to {self.path}") from error
+
+    def _collect(self, size: int) -> None:
+        """Let go of what was loaded before: ``torch.load`` leaves it in a cycle of references, and the collector goes
+        by the number of objects, not by their sizes.
+        """
+        if self._loaded > _COLLECTION:
+            gc.collect()
+            self._loaded = 0
+        self._loaded += size
 
     def _file(self, name: str) -> Path:
         if Path(name).name != name:
@@ -168,9 +183,6 @@ class _DcpTensor(LazyTensor):
         self._parts = parts
 
     def read(self) -> torch.Tensor:
-        if len(self._parts) == 1:
-            _, sizes, info = self._parts[0]
-            return self._part(sizes, info).contiguous()
         whole = empty(self)
         for offsets, sizes, info in self._parts:
             places = tuple(slice(first, first + length) for first, length in zip(offsets, sizes, strict=True))

@@ -125,6 +125,7 @@ class _Planner(DefaultSavePlanner):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self._items, self.mappings = _flattened(tree)
+        self._given = torch.empty(0)
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:  # noqa: ARG002  as DCP calls it
         self.state_dict = {
@@ -135,8 +136,11 @@ class _Planner(DefaultSavePlanner):
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         item = self._items[write_item.index.fqn]
         if write_item.type != WriteItemType.BYTE_IO:
-            tensor: torch.Tensor = item.read()
-            return tensor.contiguous()
+            # torch.save leaves what it saved in a cycle of references, for the garbage collector to find one day; so
+            # the memory is taken from the tensor before, which must be one that nobody else has looked into.
+            self._given.untyped_storage().resize_(0)
+            self._given = item.read().clone(memory_format=torch.contiguous_format)
+            return self._given
         into = io.BytesIO()
         torch.save(changed(item, _read), into)
         return into

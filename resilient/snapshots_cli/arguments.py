@@ -24,7 +24,7 @@ _ACTIONS: dict[str, tuple[_Command, str]] = {
     "prune": (keeping.prune, "delete now what retention does not want; not while the run is up"),
     "export": (
         exporting.export,
-        "copy a snapshot to the directory to=PATH, the tensors of object=model to a file, or with --to hf another format",
+        "copy a snapshot to the directory to=PATH, the tensors of object=model to a file, or all in another format",
     ),
 }
 _KEYS = (
