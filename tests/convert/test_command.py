@@ -191,3 +191,17 @@ def test_what_is_loaded_may_be_changed_and_the_file_stays(tmp_path: Path) -> Non
             found["model"]["embed.weight"].zero_()
             found["optimizer"]["state"][0]["exp_avg"].add_(1)
         assert differences(nasty(), resilient.load(path)) == []
+
+
+def test_progress_is_a_bar_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for: this is a terminal
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    torch.save({"w": torch.ones(1000)}, tmp_path / "a.pt")
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors")]) == 0
+    drawn = capsys.readouterr().err
+    assert "writing" in drawn
+    assert "verifying" in drawn
+    assert "4.0/4.0 kB" in drawn
+    assert "resilient:" not in drawn
