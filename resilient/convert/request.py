@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resilient.convert.allocation import return_large_blocks
 from resilient.convert.checkpoint import Tree, Writing
 from resilient.convert.conversion import require_nothing_at, write
 from resilient.convert.formats import format_for, format_named
@@ -68,6 +69,7 @@ def carry_out(request: Request, *, quiet: bool = False) -> Done:
     :param quiet: show nothing.
     :raises ResilientError: as reading and writing raise it; nothing is left at the target then.
     """
+    return_large_blocks()
     form = format_named(request.to) if request.to else format_for(request.target)
     dtype = dtype_named(request.dtype) if request.dtype else None
     shard_size = parse_size(request.shard_size) if request.shard_size else None
