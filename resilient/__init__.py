@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilient.convert.opening import load as load
     from resilient.protocol.settings import FingerprintSettings as FingerprintSettings
     from resilient.protocol.settings import RetentionSettings as RetentionSettings
     from resilient.protocol.settings import SnapshotSettings as SnapshotSettings
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
     from resilient.worker.run import Run as Run
 
 __version__ = "0.1.0"
-__all__ = ["FingerprintSettings", "RetentionSettings", "Run", "SnapshotSettings", "__version__", "attach", "config"]
+__all__ = [
+    "FingerprintSettings",
+    "RetentionSettings",
+    "Run",
+    "SnapshotSettings",
+    "__version__",
+    "attach",
+    "config",
+    "load",
+]
 
 _HOME = {
     "attach": "resilient.worker.attach",
     "config": "resilient.worker.attach",
+    "load": "resilient.convert.opening",
     "Run": "resilient.worker.run",
     "FingerprintSettings": "resilient.protocol.settings",
     "RetentionSettings": "resilient.protocol.settings",

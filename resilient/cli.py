@@ -20,6 +20,7 @@ from resilient import (
     verify_cli,
 )
 from resilient.config import Composed, check_drift, expand_sweep, load
+from resilient.convert import command as convert
 from resilient.doctor import command as doctor
 from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     report_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
+    convert.add_parser(commands)
     return parser
 
 
@@ -256,6 +258,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": lambda options: doctor.run(options, lambda conf, overrides: load(conf, overrides).config),
     "replay": replay_cli.run,
     "verify": verify_cli.run,
+    "convert": convert.run,
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
     "report": report_cli.run,

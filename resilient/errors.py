@@ -45,8 +45,9 @@ class ExitCode(IntEnum):
     UNTRUSTED_NODE = 86, "this machine computes wrong results: start the same command on another one"
     SCHEDULER = 87, "the scheduler takes no such job, has it already, or cannot be reached"
     WILL_NOT_WORK = 88, "doctor: something of this machine or this configuration will not work"
-    NODES_MISSING = 89, "too few of the run's nodes are there, and group.shortage=stop ends it then"
+    NO_CHECKPOINT = 89, "convert: what is to be converted cannot be read as a checkpoint"
     DRILL_FAILED = 90, "a drill failed: a fault was not recovered from, not noticed, or could not be injected"
+    NODES_MISSING = 91, "too few of the run's nodes are there, and group.shortage=stop ends it then"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
 
@@ -157,6 +158,12 @@ class TermOver(SnapshotError):
 
 class NoLoadableSnapshot(SnapshotError):
     """Snapshots exist, but every one of them fails verification."""
+
+
+class CheckpointUnreadable(ResilientError):
+    """What is to be converted is no checkpoint of a known format, is damaged, or lacks a part."""
+
+    exit_code = ExitCode.NO_CHECKPOINT
 
 
 class RunNotFound(ResilientError):

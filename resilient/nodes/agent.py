@@ -41,6 +41,7 @@ from resilient.supervisor.scheduler import Needed, Scheduler
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.time_notes import SPENT, spent
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.witness import Witness
 
@@ -369,6 +370,8 @@ class Agent:
     def _tell_exit(self, exited: on.WorkerExited, code: int | None) -> None:
         """After everything that the rank has shown before."""
         self._live.discard(exited.rank)
+        if not self._live and self.memory is not None:
+            self._journal.write("note", SPENT, self._clock(), **spent(self.memory.boards, self._round))
         self._tell_news()
         ago = None if exited.at is None else max(0.0, self._clock() - exited.at)
         event = {**plain(exited), "at": None}

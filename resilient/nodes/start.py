@@ -46,6 +46,7 @@ from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
+from resilient.supervisor.time_notes import BEGAN, ENDED, age
 from resilient.supervisor.tracking import Tracking
 from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
@@ -65,7 +66,10 @@ def supervise_group(
     """
     try:
         with ExitStack() as stack:
-            return _Node(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop), stack).run()
+            node = _Node(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop), stack)
+            code = node.run()
+            node.note_end(code)
+            return code
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -123,6 +127,7 @@ class _Node:
         self._lock = lock.fileno()
         self._journal = start.open_journal(paths)
         stack.callback(self._journal.close)
+        self._journal.write("note", BEGAN, time.monotonic(), host=hostname(), age=age())
         if strays := [*strays, *start.kill_strays_of(paths)]:
             console.say(f"killed what an earlier supervisor of this node had left: {', '.join(map(str, strays))}")
         console.say(f"run {paths.run_id} in {paths.root}, node {self._name}")
@@ -190,6 +195,9 @@ class _Node:
         else:
             self._console.say(f"this node's part of the newest state is still in {self._memory.directory}")
             self._memory.close()
+
+    def note_end(self, code: ExitCode) -> None:
+        self._journal.write("note", ENDED, time.monotonic(), exit_code=int(code))
 
     # --- from term to term
 

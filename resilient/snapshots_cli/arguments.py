@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from resilient.convert import command as convert
 from resilient.errors import ExitCode
 from resilient.snapshots_cli import exporting, keeping, looking
 from resilient.snapshots_cli.target import Target, find_target
@@ -23,7 +24,7 @@ _ACTIONS: dict[str, tuple[_Command, str]] = {
     "prune": (keeping.prune, "delete now what retention does not want; not while the run is up"),
     "export": (
         exporting.export,
-        "copy a snapshot to the directory to=PATH, or the tensors of object=model into the file to=FILE.safetensors",
+        "copy a snapshot to the directory to=PATH, the tensors of object=model to a file, or all in another format",
     ),
 }
 _KEYS = (
@@ -54,6 +55,7 @@ def add_parsers(commands: Any) -> None:
             parser.add_argument("--discarded", action="store_true", help="delete what rollbacks have discarded as well")
         if name == "export":
             parser.add_argument("--force", action="store_true", help="replace what was exported there before")
+            convert.add_form_arguments(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser, text: str) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from resilient.convert.command import ended_by_signals
 from resilient.errors import ExitCode, NoLoadableSnapshot, RemoteUnavailable, SnapshotCorrupt, UsageError
+from resilient.protocol.names import snapshot_name
 from resilient.snapshot.copies import Copy, LocalCopy
 from resilient.snapshot.export import export_object, export_snapshot
 from resilient.snapshot.inventory import Item
@@ -21,12 +25,20 @@ def export(target: Target, options: argparse.Namespace) -> ExitCode:
     if not target.given.get("to"):
         raise UsageError("to=PATH is needed", "name a directory for the whole snapshot, or a file FILE.safetensors")
     place, name = Path(target.given["to"]), target.given.get("object", "")
+    if options.to:
+        return _from_nearest(target, lambda copy: _convert(copy, place, name, options))
+    if options.dtype or options.shard_size or options.hf_config:
+        raise UsageError("--dtype, --shard-size and --hf-config need a format", "add --to hf, or another one")
     if name and place.suffix != ".safetensors":
         raise UsageError(f"object={name} goes into a file", f"write to={place}.safetensors")
+    return _from_nearest(target, lambda copy: _write(copy, place, name or "model", options))
+
+
+def _from_nearest(target: Target, write: Callable[[Copy], ExitCode]) -> ExitCode:
     problems = []
     for copy in _copies(target):
         try:
-            return _write(copy, place, name or "model", options)
+            return write(copy)
         except SnapshotCorrupt as error:
             problems.append(f"{copy.place}: {error.problem}")
             print(f"resilient: WARNING: {problems[-1]}; trying another copy", file=sys.stderr)
@@ -46,6 +58,34 @@ def _write(copy: Copy, place: Path, name: str, options: argparse.Namespace) -> E
         size = export_snapshot(copy, place, replace=options.force)
         tell(options, f"step {copy.manifest.step}: {size} bytes in {place}", {**body, "object": None, "bytes": size})
     return ExitCode.FINISHED
+
+
+def _convert(copy: Copy, place: Path, name: str, options: argparse.Namespace) -> ExitCode:
+    from resilient.convert.request import Request, carry_out  # noqa: PLC0415  imports torch
+
+    if options.force:
+        raise UsageError("--force replaces nothing that is written in another format", "choose a place that is free")
+    how = {"to": options.to, "only": name, "dtype": options.dtype, "shard_size": options.shard_size}
+    with ended_by_signals(), _on_disk(copy, place) as path:
+        done = carry_out(Request(path, place, **how, hf_config=options.hf_config), quiet=options.json)
+    notes = "".join(f"\nnote: {note}" for note in done.notes)
+    text = f"step {copy.manifest.step}: {done.tensors} tensors, {done.size} bytes, in {place} ({done.form}){notes}"
+    body = {"identity": copy.manifest.identity, "source": copy.place, "path": str(place), "object": name or None}
+    tell(options, text, {**body, **done.to_json(), "step": copy.manifest.step})
+    return ExitCode.FINISHED
+
+
+@contextmanager
+def _on_disk(copy: Copy, place: Path) -> Iterator[Path]:
+    """The snapshot on this machine; one from elsewhere is fetched beside the target, and goes again."""
+    if isinstance(copy, LocalCopy):
+        yield Path(copy.place)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.fetched-") as folder:
+        fetched = Path(folder, snapshot_name(copy.manifest.step))
+        export_snapshot(copy, fetched)
+        yield fetched
 
 
 def _copies(target: Target) -> Iterator[Copy]:

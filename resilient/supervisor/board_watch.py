@@ -69,12 +69,12 @@ class BoardWatch:
         """Take down what the workers of a killed predecessor had reported, in its last round."""
         self.collect_metrics(round_number)
         if any(board[Word.PID] for board in self._memory.boards.values()):
-            self._journal.write("note", SPENT, self._clock(), **spent(self._memory.boards, round_number))
+            self._journal.write("note", SPENT, self._clock(), **spent(self._own_boards(), round_number))
 
     def rank_ended(self, rank: int, state: RunState) -> None:
         """Take down what a rank has left, and with the last one what the round has spent its time on."""
         self.collect_metrics(state.round)
-        if state.live == {rank}:
+        if state.live & {*self._memory.ranks} == {rank}:
             self._note_spent(state, self._clock())
 
     def collect_metrics(self, round_number: int) -> None:
@@ -144,9 +144,13 @@ class BoardWatch:
             }
         )
 
+    def _own_boards(self) -> dict[int, Board]:
+        """Those of this node: moments on another's boards are on another clock."""
+        return {rank: self._memory.boards[rank] for rank in self._memory.ranks}
+
     def _note_spent(self, state: RunState, now: float) -> None:
         self._noted_spent = now
-        self._journal.write("note", SPENT, now, **spent(self._memory.boards, state.round))
+        self._journal.write("note", SPENT, now, **spent(self._own_boards(), state.round))
 
     def _note_durations(self, durations: Mapping[str, float], now: float) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
