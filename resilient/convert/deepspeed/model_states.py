@@ -17,8 +17,9 @@ import torch
 from resilient.convert.deepspeed.directory import refused_as_split
 from resilient.errors import CheckpointUnreadable
 
-OLDEST, NEWEST = (0, 12), (0, 19)
-"""Releases of DeepSpeed between which this was compared with its own tools; older ones are refused."""
+OLDEST, NEWEST = (0, 14), (0, 19)
+"""The oldest and the newest release of DeepSpeed whose checkpoints were compared with what its own tools make of them.
+Older ones are refused."""
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 _KEPT = (*COUNTERS, "ds_version", "ds_config", "buffer_names", "data_sampler", "random_ltd")
