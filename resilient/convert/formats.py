@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resilient.convert import dcp_target, hf_format, safetensors_format, snapshot_target, torch_format
 from resilient.convert.checkpoint import Format
+from resilient.convert.deepspeed.formats import UNIVERSAL, ZERO
 from resilient.convert.torch_source import first_bytes
 from resilient.errors import CheckpointUnreadable, UsageError
 
@@ -15,6 +16,8 @@ FORMATS: tuple[Format, ...] = (
     torch_format.FORMAT,
     safetensors_format.FORMAT,
     hf_format.FORMAT,
+    UNIVERSAL,
+    ZERO,
 )
 """In the order in which they are tried."""
 

@@ -2,7 +2,9 @@
 
 Gradients are not part of a snapshot, so one that is taken while they are being accumulated would not resume bit for
 bit. A boundary is *aligned* when nothing is half done: one of the registered optimizers has stepped since the boundary
-before, or none of their parameters holds a gradient. Where no torch optimizer is registered, every boundary is.
+before, or none of their parameters holds a gradient. Where no torch optimizer is registered, every boundary is. An
+object that sums up gradients where nobody sees them, as the engines of frameworks do, has ``holds_gradients()``, and no
+boundary is aligned while that says so.
 
 A gradient scaler that finds an infinite gradient skips the optimizer's step; its ``update()`` then stands for it.
 
@@ -38,6 +40,7 @@ class Alignment:
         self._optimizers = [item for item in found if isinstance(item, torch.optim.Optimizer)]
         self._known = {id(optimizer) for optimizer in self._optimizers}
         self._scalers = [item for item in found if isinstance(item, torch.amp.GradScaler)]
+        self._holders = [item for item in found if callable(getattr(item, "holds_gradients", None))]
         self._updates = self._marks()
         self._stepped = False
         self._hook: Any = None
@@ -62,7 +65,9 @@ class Alignment:
         updates = self._marks()
         updated = any(new is not old for new, old in zip(updates, self._updates, strict=True))
         unseen = self._warned and not self.seen
-        self.aligned = self._stepped or updated or unseen or not self._has_gradients()
+        applied = self._stepped or updated or not self._has_gradients()
+        held = any(item.holds_gradients() for item in self._holders)
+        self.aligned = unseen or (applied and not held)
         self._stepped, self._updates = False, updates
         return self.aligned
 

@@ -77,6 +77,29 @@ def test_the_step_of_an_optimizer_that_is_not_registered_does_not_count(watched:
     assert not watched.alignment.boundary()
 
 
+class Engine:
+    """Sums up gradients by itself, as those of frameworks do."""
+
+    def __init__(self) -> None:
+        self.summed = 0
+
+    def holds_gradients(self) -> bool:
+        return self.summed > 0
+
+
+def test_an_object_says_that_it_holds_gradients() -> None:
+    engine = Engine()
+    watched = Watched(engine=engine)
+    assert watched.alignment.boundary()
+    engine.summed = 1
+    assert not watched.alignment.boundary()
+    watched.first.step()  # of what another has applied
+    assert not watched.alignment.boundary()
+    engine.summed = 0
+    assert watched.alignment.boundary()
+    watched.alignment.close()
+
+
 class Wrapper(torch.optim.Optimizer):
     """An optimizer around another, as accelerate makes it."""
 
