@@ -23,10 +23,10 @@ from resilient.snapshot import manifest as manifests
 from resilient.snapshot import tree as trees
 from resilient.snapshot.copies import LocalCopy
 from resilient.snapshot.hashing import CHUNK
-from resilient.snapshot.image import Layout
+from resilient.snapshot.lying import Images, Lying
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, references
-from resilient.worker.contents import Box, Contents, Lying, contents_of, read_body
+from resilient.worker.contents import Box, Contents, contents_of, open_image
 from resilient.worker.leaves import TORCH_DTYPES
 
 
@@ -64,16 +64,17 @@ class SnapshotSource:
     def tree(self) -> Tree:
         images = _Images(self._copy, self.path.resolve())
         contents = contents_of(self._copy, allow_pickle=self._reading.allow_pickle)
-        bodies = [
-            (file, *read_body(self._copy, file))
+        opening = Images(self._copy)
+        opened = [
+            open_image(opening, file, self._copy.place)
             for file in sorted(self._copy.manifest.files, key=lambda each: each.rank)
         ]
-        file, layout, body = bodies[0]
-        if "paths" not in body:
-            return self._decoded(body["objects"], file, layout, contents, images)
+        if "paths" not in opened[0].state:
+            return self._decoded(opened[0].state["objects"], opened[0].tensors, contents, images)
         values: dict[str, Any] = {}
         paths: dict[str, Any] = {}
-        for file, layout, body in bodies:  # each rank has what it wrote, see convert.dcp_writer
+        for image in opened:  # each rank has what it wrote, see convert.dcp_writer
+            body = image.state
             for owner, state in body["objects"].items():
                 parts = (
                     {f"{owner}.{key}": item for key, item in state.items()}
@@ -81,18 +82,17 @@ class SnapshotSource:
                     else {owner: state}
                 )
                 parts = {name: item for name, item in parts.items() if name not in values}
-                values |= self._decoded(parts, file, layout, contents, images)
+                values |= self._decoded(parts, image.tensors, contents, images)
             paths |= body["paths"]
         return nested(values, paths)
 
     def _decoded(
-        self, body: Mapping[str, Any], file: ImageFile, layout: Layout, contents: Contents, images: _Images
+        self, body: Mapping[str, Any], tensors: Mapping[str, Lying], contents: Contents, images: _Images
     ) -> Any:
+        specs = {name: lying.place.spec for name, lying in tensors.items()}
         own = {
-            name: _Stored(
-                images, TORCH_DTYPES[place.spec.dtype], place.spec.shape, {_all(place.spec.shape): Lying(file, place)}
-            )
-            for name, place in layout.tensors.items()
+            name: _Stored(images, TORCH_DTYPES[spec.dtype], spec.shape, {_all(spec.shape): tensors[name]})
+            for name, spec in specs.items()
         }
         plain, distributed = Tensors(own), dict[str, LazyTensor]()
 
