@@ -21,8 +21,8 @@ from resilient.errors import SnapshotCorrupt
 from resilient.snapshot.hashing import CHUNK, digest
 from resilient.snapshot.image import HEADER, PAGE, STATE, Layout, Placed, TensorSpec, header_size
 
-LEAST = 64 << 10
-"""Bytes of a tensor that are worth a guess, and of what is shared at the least: a file that lacks less is whole."""
+LEAST = 4 * PAGE
+"""Bytes of a tensor that is worth a guess."""
 
 _PROBES = 4
 
@@ -157,7 +157,11 @@ class Sharing:
         shared = {
             place.spec.name for place in opened.tensors() if base.digest_of(place.spec) == opened.digest_of(place.spec)
         }
-        return _without(opened, base.rank, shared)
+        found = _without(opened, base.rank, shared)
+        if found.size < len(opened.image):
+            return found
+        self._bases.append(opened)  # what describes the rest takes more room than the rest
+        return None
 
     def _open(self, rank: int) -> Opened | None:
         """The image, of which the header has to be final; None if it is none."""
