@@ -178,10 +178,19 @@ def _whole(entry: dict[str, Any]) -> Whole:
 
 def _files(entries: Sequence[Mapping[str, Any]]) -> tuple[ImageFile, ...]:
     files = tuple(image_file(entry) for entry in entries)
-    whole = {file.rank for file in files if file.base is None}
-    if any(file.base is not None and file.base not in whole for file in files):
-        raise ValueError("a file lacks what no other one has")
+    require_bases(files)
     return files
+
+
+def require_bases(files: Sequence[ImageFile]) -> None:
+    """Ask before memory is reserved for images.
+
+    :raises ValueError: a file lacks what no other one has.
+    """
+    whole = {file.rank: file.checksum.size for file in files if file.base is None}
+    for file in files:
+        if file.base is not None and file.image_size > file.checksum.size + whole.get(file.base, -file.image_size):
+            raise ValueError(f"{file.name} lacks what no other file has")
 
 
 def image_file(entry: Mapping[str, Any]) -> ImageFile:

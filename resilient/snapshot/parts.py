@@ -23,7 +23,7 @@ from resilient.snapshot.commit import Draft, describe, publish, settle, write_im
 from resilient.snapshot.hashing import digest
 from resilient.snapshot.image import HEADER, Layout, header_size, parse_state, state_place
 from resilient.snapshot.lying import in_memory
-from resilient.snapshot.manifest import ImageFile, Manifest, image_file
+from resilient.snapshot.manifest import ImageFile, Manifest, image_file, require_bases
 from resilient.snapshot.shards import Whole, distributed_among
 from resilient.snapshot.sharing import Base, digests_of, noted
 from resilient.snapshot.storage import Storage
@@ -124,14 +124,12 @@ def gather(staging: Path, parts: Sequence[Part], world_size: int) -> Gathered:
     files = sorted((file for found, _ in noted for file in found), key=lambda file: file.rank)
     if [file.rank for file in files] != list(range(world_size)):
         raise SnapshotError(f"{staging.name} has images of {len(files)} ranks, the run has {world_size}", _REMEDY)
-    whole = {file.rank for file in files if file.base is None}
-    if any(file.base is not None and file.base not in whole for file in files):
-        raise SnapshotError(f"{staging.name}: a file lacks what no other one has", _REMEDY)
-    for file in files:
-        try:
+    try:
+        require_bases(files)
+        for file in files:
             catalog.require_size(staging, file)
-        except SnapshotCorrupt as error:
-            raise SnapshotError(error.problem, _REMEDY) from error
+    except (ValueError, SnapshotCorrupt) as error:
+        raise SnapshotError(f"{staging.name}: {error}", _REMEDY) from error
     metrics = next(metrics for found, metrics in noted if any(file.rank == 0 for file in found))
     return Gathered(tuple(files), metrics, distributed_among((file.rank, _reader(staging, file)) for file in files))
 

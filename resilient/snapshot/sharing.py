@@ -21,13 +21,13 @@ from resilient.errors import SnapshotCorrupt
 from resilient.snapshot.hashing import CHUNK, digest
 from resilient.snapshot.image import HEADER, PAGE, STATE, Layout, Placed, TensorSpec, header_size
 
-LEAST = 64 << 10
-"""Bytes of a tensor that are worth a guess, and of what is shared at the least: a file that lacks less is whole."""
+LEAST = 4 * PAGE
+"""Bytes of a tensor that is worth a guess."""
 
 _PROBES = 4
 
 Ready = Callable[[int, int], None]
-Digests = Mapping[str, tuple[TensorSpec, str]]
+Digests = Mapping[str, tuple[TensorSpec, str, str]]
 
 
 class Base(Protocol):
@@ -40,6 +40,10 @@ class Base(Protocol):
         """That of its tensor of this very name, type and shape; None if it has none."""
         ...
 
+    def sample_of(self, spec: TensorSpec) -> str | None:
+        """That of the tensor's beginning, which is had for nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Noted:
@@ -49,8 +53,12 @@ class Noted:
     digests: Digests
 
     def digest_of(self, spec: TensorSpec) -> str | None:
-        known, value = self.digests.get(spec.name, (None, ""))
+        known, value, _ = self.digests.get(spec.name, (None, "", ""))
         return value if known == spec else None
+
+    def sample_of(self, spec: TensorSpec) -> str | None:
+        known, _, sample = self.digests.get(spec.name, (None, "", ""))
+        return sample if known == spec else None
 
 
 @dataclass
@@ -70,11 +78,18 @@ class Opened:
             self._known[spec.name] = digest(self.image[place.offset : place.end])
         return self._known[spec.name]
 
+    def sample_of(self, spec: TensorSpec) -> str | None:
+        place = self.layout.tensors.get(spec.name)
+        if place is None or place.spec != spec:
+            return None
+        return digest(self.image[place.offset : min(place.end, place.offset + LEAST)])
+
     def digests(self) -> dict[str, Any]:
         """Of all tensors, as JSON; the image has to be complete."""
         found: dict[str, Any] = {}
         for place in self.tensors():
-            found[place.spec.name] = [place.spec.dtype, list(place.spec.shape), self.digest_of(place.spec)]
+            spec = place.spec
+            found[spec.name] = [spec.dtype, list(spec.shape), self.digest_of(spec), self.sample_of(spec)]
         return found
 
     def tensors(self) -> Iterator[Placed]:
@@ -92,8 +107,8 @@ def noted(rank: int, digests: Mapping[str, Any]) -> Noted:
     return Noted(
         rank,
         {
-            name: (TensorSpec(name, dtype, tuple(map(int, shape))), str(value))
-            for name, (dtype, shape, value) in digests.items()
+            name: (TensorSpec(name, dtype, tuple(map(int, shape))), str(value), str(sample))
+            for name, (dtype, shape, value, sample) in digests.items()
         },
     )
 
@@ -154,10 +169,12 @@ class Sharing:
             self._bases.append(opened)
             return None
         self._ready(rank, len(opened.image))
-        shared = {
-            place.spec.name for place in opened.tensors() if base.digest_of(place.spec) == opened.digest_of(place.spec)
-        }
-        return _without(opened, base.rank, shared)
+        shared = {place.spec.name for place in opened.tensors() if _is_alike(opened, base, place.spec)}
+        found = _without(opened, base.rank, shared)
+        if found.size < len(opened.image):
+            return found
+        self._bases.append(opened)  # what describes the rest takes more room than the rest
+        return None
 
     def _open(self, rank: int) -> Opened | None:
         """The image, of which the header has to be final; None if it is none."""
@@ -180,10 +197,14 @@ class Sharing:
         self._ready(opened.rank, max(place.end for place in probes))
 
         def alike(base: Base) -> int:
-            return sum(base.digest_of(place.spec) == opened.digest_of(place.spec) for place in probes)
+            return sum(_is_alike(opened, base, place.spec) for place in probes)
 
         best = max(self._bases, key=alike)  # the first of equal ones
         return best if alike(best) else None
+
+
+def _is_alike(one: Base, other: Base, spec: TensorSpec) -> bool:
+    return one.sample_of(spec) == other.sample_of(spec) and one.digest_of(spec) == other.digest_of(spec)
 
 
 def _without(opened: Opened, base: int, shared: set[str]) -> Reduced:

@@ -143,7 +143,8 @@ class Drain(HelperQueue[Answer]):
         :meth:`persist`.
 
         :param details: with ``world_size``, the number of all ranks; and on the leader alone with ``retention``, for it
-            makes room for all.
+            makes room for all. With ``digests``, the part says what others may have alike; with ``base``, such a part
+            of another node, what this node has alike is not written again.
         :param staging: name of the directory that all nodes write into; see
             :func:`resilient.snapshot.commit.temporary_name`.
         """

@@ -74,12 +74,16 @@ def commit_parts(storage: MeteredStorage, directory: Path, request: Mapping[str,
     began, step, term = time.monotonic(), int(request["step"]), int(request["term"])
     try:
         manifest = _commit(storage, directory, request)
-        catalog.set_aside_late(storage, directory)
     except TermOver as error:
         return {"event": "fenced", "step": step, "term": term, "problem": error.problem}
     except (SnapshotError, StorageFull, OSError) as error:
         return {"event": "persist_failed", "step": step, "problem": str(getattr(error, "problem", error))}
-    return persisted(manifest, tidying(storage, directory, request), began)
+
+    def tidy() -> list[int]:
+        catalog.set_aside_late(storage, directory)
+        return tidying(storage, directory, request)()
+
+    return persisted(manifest, tidy, began)
 
 
 def _commit(storage: Storage, directory: Path, request: Mapping[str, Any]) -> Manifest:

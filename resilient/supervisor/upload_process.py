@@ -22,7 +22,7 @@ from resilient.protocol import job_signals, names, wire
 from resilient.protocol.arena import Slot
 from resilient.protocol.parent import die_with_parent
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.snapshot import pins
+from resilient.snapshot import catalog, pins
 from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.fencing import Terms
@@ -69,6 +69,8 @@ class Uploader:
         began, step = time.monotonic(), int(request["step"])
         snapshot = self._directory / names.snapshot_name(step)
         try:
+            if not self._standing(request).counts(catalog.read_manifest(snapshot)):
+                return failed(request, "it does not count any more", lost=True)
             done = upload(self._tier.bucket, snapshot, self._pace)
         except SnapshotCorrupt as error:
             gone = not snapshot.exists()

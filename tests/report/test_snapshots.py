@@ -26,3 +26,14 @@ def test_a_snapshot_of_a_spread_model_says_so() -> None:
         shown.append(stream.getvalue())
     assert "1 tensors of 12 KB, in parts in 2 images" in shown[0]
     assert "sharded" not in shown[1]
+
+
+def test_what_is_stored_once_is_told_as_saved() -> None:
+    first, second = MANIFEST.files[0], replace(MANIFEST.files[0], name="rank-00001.safetensors", rank=1)
+    shared = replace(second, base=0, whole=second.checksum.size + 2_000_000)
+    manifests = [replace(MANIFEST, files=(first, shared), world_size=2), MANIFEST]
+    rows = as_json([Item(each.step, Path("x"), State.COMMITTED, each) for each in manifests], Verdict((), {}), now=2e9)
+    assert [row["saved_bytes"] for row in rows] == [2_000_000, 0]
+    stream = io.StringIO()
+    render([rows[0]], stream, detailed=True)
+    assert "2 MB, which several ranks have alike" in stream.getvalue()

@@ -39,6 +39,7 @@ def _same_steps(case: RunCase) -> None:
         manifest = catalog.verify(case.paths.snapshot(step))
         assert manifest.world_size == 2
         assert [file.rank for file in manifest.files] == [0, 1]
+        assert [file.base for file in manifest.files] == [None, 0], "what both have is stored once"
 
 
 def test_one_rank_killed_or_both(workspace: Workspace, clean: RunCase) -> None:

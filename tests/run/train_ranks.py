@@ -59,7 +59,8 @@ def main() -> None:
             torch.nn.BatchNorm1d(32),
             torch.nn.ReLU(),
             torch.nn.Dropout(0.5),
-            torch.nn.Linear(32, 1),
+            torch.nn.Linear(32, 160),  # large enough to be stored once
+            torch.nn.Linear(160, 1),
         )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -146,7 +146,7 @@ def test_a_name_that_could_lead_out_of_the_directory_is_refused(name: Any) -> No
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("version", 2), ("version", 0), ("format", "other"), ("chunk_bytes", 1 << 20), ("version", "1")],
+    [("version", 3), ("version", 0), ("format", "other"), ("chunk_bytes", 1 << 20), ("version", "1")],
 )
 def test_another_format_or_version_is_refused(key: str, value: Any) -> None:
     with pytest.raises(SnapshotCorrupt, match="format or version"):

@@ -189,11 +189,21 @@ def test_the_first_image_goes_to_disk_as_it_grows_and_the_others_are_read_when_t
 
 
 def test_releases_that_do_not_know_of_it_refuse_such_a_snapshot(snapshot: tuple[Path, Draft, Manifest]) -> None:
-    path, _, manifest = snapshot
+    path, _, _ = snapshot
     assert b'"version": 2,' in (path / "manifest.json").read_bytes()
-    wrong = (replace(manifest.files[0], base=1, whole=9), replace(manifest.files[1], base=0, whole=9))
-    with pytest.raises(SnapshotCorrupt, match="lacks what no other one has"):
-        Manifest.from_bytes(replace(manifest, files=wrong).to_bytes())
+
+
+def test_a_manifest_cannot_make_memory_be_reserved_for_what_no_file_has(
+    snapshot: tuple[Path, Draft, Manifest],
+) -> None:
+    _, _, manifest = snapshot
+    first, second, third = manifest.files
+    circle = (replace(first, base=1, whole=9), replace(second, base=0, whole=9), third)
+    stranger = (first, replace(second, base=7), third)
+    giant = (first, replace(second, whole=10**15), third)
+    for files in (circle, stranger, giant):
+        with pytest.raises(SnapshotCorrupt, match="lacks what no other file has"):
+            Manifest.from_bytes(replace(manifest, files=files).to_bytes())
 
 
 def test_damage_in_what_is_shared_is_found_whoever_reads_it(snapshot: tuple[Path, Draft, Manifest]) -> None:

@@ -35,6 +35,7 @@ from resilient.supervisor.drain_answers import (
     Unfinished,
 )
 from tests.snapshot.test_fencing import begin
+from tests.snapshot.test_sharing import LARGE, image, replicated
 
 MB = 1 << 20
 SIZE = 4 * MB
@@ -252,3 +253,28 @@ def test_a_part_that_grows_is_written_as_it_grows(nodes: Nodes) -> None:
         else:
             slot.void()
             assert nodes.hear(1, Unfinished).step == step
+
+
+def test_what_the_first_node_has_written_the_second_does_not_write_again(nodes: Nodes) -> None:
+    images = [image(rank, replicated) for rank in (0, 1)]
+    slots = []
+    for rank, content in enumerate(images):
+        slot = nodes.arenas[rank].slots[0]
+        slot.begin(1, len(content))
+        slot.image[:] = content
+        slot.complete(1, {}, hold=True)
+        slots.append(slot)
+    details = {**nodes.details(), "deduplicate": True}
+    nodes.drains[0].persist_part(1, {0: slots[0]}, {**details, "digests": True}, nodes.staging(1))
+    first = nodes.hear(0, PartWritten)
+    nodes.drains[1].persist_part(1, {1: slots[1]}, {**details, "base": first.part}, nodes.staging(1))
+    second = nodes.hear(1, PartWritten)
+    assert first.bytes == len(images[0])
+    assert second.bytes < len(images[1]) - 4 * LARGE
+    nodes.commit(1, [first.part, second.part])
+    assert nodes.hear(0, Persisted).bytes == first.bytes + second.bytes
+    assert [file.base for file in catalog.verify(nodes.paths.snapshot(1)).files] == [None, 0]
+    into = nodes.arenas[1].slots[1]
+    nodes.drains[1].restore(1, {1: into}, 9, world_size=2)
+    nodes.hear(1, Restored)
+    assert bytes(into.image) == bytes(images[1])
