@@ -6,6 +6,10 @@ EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the s
 A slot may be held while it is still being written. It then *grows*: ``REACHED`` says how much of the image, from its
 beginning, is final, so that the drain can write that much, and nothing of it counts before the slot is COMPLETE.
 
+A complete slot may be *lent*: its image is being copied to another node. The supervisor alone says so, and the worker,
+which never waits for a copy, writes a lent slot when there is no other. So whoever copies compares ``BEGUN`` before
+and after. A lent slot that is *kept* is part of the last set of images that were copied, and is never written.
+
 A slot for which shared memory has no room moves to a file on disk: a symbolic link takes its place in the directory,
 and ``MOVED`` in the header of the old file tells those who still have that one mapped to open it again by its path.
 """
@@ -42,6 +46,14 @@ class SlotState(IntEnum):
     COMPLETE = 2
 
 
+class Loan(IntEnum):
+    """Whether a slot's image is wanted for another node's memory."""
+
+    NONE = 0
+    COPYING = 1
+    KEPT = 2
+
+
 class Word(IntEnum):
     MAGIC = 0
     STATE = 1
@@ -53,6 +65,7 @@ class Word(IntEnum):
     MOVED = 7  # this file is no longer the slot: open it again by its path
     REACHED = 8  # bytes from the image's beginning that are final while the slot is WRITING
     BEGUN = 9  # counts how often the slot was begun; tells two images of one step apart, complete or not
+    LENT = 10  # a `Loan`; said by the supervisor, and over when the slot is begun anew
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class SlotInfo:
     held: bool
     reached: int = 0
     begun: int = 0
+    lent: Loan = Loan.NONE
 
     @property
     def complete(self) -> bool:
@@ -88,8 +102,9 @@ class SlotInfo:
         if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
             return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
         size, held, reached = words[Word.SIZE], bool(words[Word.HOLD]), words[Word.REACHED]
+        lent = Loan(words[Word.LENT]) if words[Word.LENT] <= Loan.KEPT and state == SlotState.COMPLETE else Loan.NONE
         begun = words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
-        return cls(index, SlotState(state), step, sequence, size, held, reached, begun)
+        return cls(index, SlotState(state), step, sequence, size, held, reached, begun, lent)
 
     @classmethod
     def peek(cls, path: Path) -> SlotInfo | None:
@@ -145,6 +160,7 @@ class Slot:
             self._grow(HEADER + size)
             self.cramped = self._grown = False
             self._words[Word.BEGUN] = (self._words[Word.BEGUN] + 1) % _MOST_IMAGES
+            self._words[Word.LENT] = Loan.NONE  # after it has been counted: see `lend`
             self._words[Word.REACHED] = 0
             self._words[Word.STATE] = SlotState.WRITING
             self._words[Word.STEP] = step
@@ -202,6 +218,21 @@ class Slot:
 
     def release(self) -> None:
         self._words[Word.HOLD] = 0
+
+    def lend(self, loan: Loan, begun: int) -> bool:
+        """Lend the image that was begun as number ``begun``, or end its loan; whether it is still there.
+
+        Only the supervisor calls this. The worker may be about to begin the slot: it counts that before it ends a
+        loan, so either it ends this one, or we see that it has counted.
+        """
+        info = self.info()
+        if not info.complete or info.begun != begun:
+            return False
+        self._words[Word.LENT] = loan
+        if self._words[Word.BEGUN] == begun:
+            return True
+        self._words[Word.LENT] = Loan.NONE
+        return False
 
     def void(self) -> None:
         """Whatever the slot holds, it is not a snapshot."""
