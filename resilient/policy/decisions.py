@@ -24,7 +24,7 @@ class ListSnapshots(Decision):
 
 @dataclass(frozen=True)
 class RestoreSnapshot(Decision):
-    """Bring a durable snapshot into memory, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
+    """Bring a snapshot into the memory of its ranks' nodes, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
 
     step: int
     tier: Tier = Tier.LOCAL

@@ -19,6 +19,7 @@ class Tier(str, Enum):
     """Where a snapshot lives, nearest first."""
 
     MEMORY = "memory"
+    PEER = "peer"
     LOCAL = "local"
     REMOTE = "remote"
 
@@ -66,6 +67,7 @@ class SnapshotsListed(Event):
     :param remote_steps: steps in the remote tier.
     :param remote_problem: why nothing is known of the remote tier, where there is one. With nothing else left, this is
         no fresh run either.
+    :param peer_step: the newest step of which each rank's image lies in the memory of some node, though not of its own.
     """
 
     memory_step: int | None = None
@@ -73,11 +75,12 @@ class SnapshotsListed(Event):
     quarantined: int = 0
     remote_steps: tuple[int, ...] = ()
     remote_problem: str | None = None
+    peer_step: int | None = None
 
 
 @dataclass(frozen=True)
 class SnapshotRestored(Event):
-    """A durable snapshot was verified and lies in memory, ready for the workers.
+    """A snapshot was verified and lies in the memory of its ranks' nodes, ready for the workers.
 
     :param durations: seconds that each phase was known to take at the most when it was taken.
     """
