@@ -98,7 +98,9 @@ def test_the_last_round_is_found_by_its_logs(tmp_path: Path) -> None:
     assert paths.last_round() == 12
 
 
-def test_a_machine_may_stand_for_several_nodes_with_files_of_their_own(tmp_path, monkeypatch):
+def test_a_machine_may_stand_for_several_nodes_with_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = RunPaths.of(tmp_path, "run")
     monkeypatch.setenv("RESILIENT_NODE", "n1")
     first = (paths.lock, paths.journal, paths.metrics, paths.memory_name, paths.fresh(paths.lineage))
