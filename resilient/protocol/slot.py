@@ -35,7 +35,9 @@ from resilient.protocol.spill import REMEDY, Spill
 HEADER = 4096
 _MAGIC = 0x31_54_4C_53_4C_53_45_52  # "RESLSLT1"
 _META_AT = 512
-_META_LIMIT = HEADER - _META_AT
+META_LIMIT = HEADER - _META_AT
+"""Bytes of JSON that can be said of an image."""
+
 _MOST_STEPS = 10**18  # a snapshot's name has no more digits
 _MOST_IMAGES = 1 << 62
 
@@ -112,14 +114,23 @@ class SlotInfo:
 
         :raises OSError: the file cannot be read.
         """
+        found = cls.peek_with_meta(path)
+        return None if found is None else found[0]
+
+    @classmethod
+    def peek_with_meta(cls, path: Path) -> tuple[SlotInfo, dict[str, Any]] | None:
+        """The same, and what was said of the image when it was completed.
+
+        :raises OSError: the file cannot be read.
+        """
         with path.open("rb") as stream:
-            head, size = stream.read(_META_AT), os.fstat(stream.fileno()).st_size
-        if len(head) < _META_AT:
+            head, size = stream.read(HEADER), os.fstat(stream.fileno()).st_size
+        if len(head) < HEADER:
             return None
-        words = memoryview(head).cast("Q")
+        words = memoryview(head)[:_META_AT].cast("Q")
         info = cls.of(0, words)
         whole = words[Word.MAGIC] == _MAGIC and not words[Word.MOVED] and HEADER + info.size <= size
-        return info if whole else None
+        return (info, _meta(head[_META_AT : _META_AT + min(words[Word.META], META_LIMIT)])) if whole else None
 
 
 class Slot:
@@ -197,7 +208,7 @@ class Slot:
         One that was held while it was written is left held or not: the drain may have given it up meanwhile.
         """
         encoded = json.dumps(meta).encode()
-        if len(encoded) > _META_LIMIT:
+        if len(encoded) > META_LIMIT:
             encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
         self.memory[_META_AT : _META_AT + len(encoded)] = encoded
         self._words[Word.META] = len(encoded)
@@ -242,12 +253,7 @@ class Slot:
 
     @property
     def meta(self) -> dict[str, Any]:
-        size = min(self._words[Word.META], _META_LIMIT)
-        try:
-            meta = json.loads(self.memory[_META_AT : _META_AT + size])
-        except (ValueError, RecursionError):
-            return {}
-        return meta if isinstance(meta, dict) else {}
+        return _meta(self.memory[_META_AT : _META_AT + min(self._words[Word.META], META_LIMIT)])
 
     @property
     def image(self) -> memoryview:
@@ -402,6 +408,14 @@ class Slot:
             return os.path.samestat(path.stat(), os.fstat(self._descriptor))
         except OSError:
             return False
+
+
+def _meta(encoded: bytes) -> dict[str, Any]:
+    try:
+        meta = json.loads(encoded)
+    except (ValueError, RecursionError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _open(path: Path, flags: int = 0) -> int:

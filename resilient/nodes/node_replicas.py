@@ -1,0 +1,242 @@
+"""One node's part in peer memory: it does what the leader says with its own slots, its replicas and its helper.
+
+Messages of the leader, each answered by one with ``peer_`` before its name, what it was about, and ``problem`` where it
+could not be done:
+
+=========== ===========================================================================================
+``open``    say where this node's images can be had, and which there are
+``lend``    the images of a step are to be copied: let the workers write them last
+``pull``    copy images of other nodes' ranks here
+``keep``    the images that were lent stay until there is another set, if they are still there
+``settle``  the set counts; what is older may go (no answer)
+``cancel``  nothing is lent or copied any more, and the set that counts still does (no answer)
+``drop``    images of later steps than this one are none any more (no answer)
+``fetch``   bring images of this node's ranks into their slots, while no worker is up
+``resume``  all nodes have done so: these are the images that the run goes on from (no answer)
+``abandon`` whoever fetches stands still: end it (no answer but that of the fetch)
+=========== ===========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from resilient.nodes.replica_fetch import Source
+from resilient.nodes.replica_files import ReplicaFiles, Settled
+from resilient.nodes.replicas import Done, Replicas, Wanted
+from resilient.protocol.arena import Loan, Slot
+from resilient.supervisor.memory import RunMemory
+
+Message = dict[str, Any]
+
+_MOST_DEATHS = 3  # of the helper in a row; then only what the leader wants starts it again
+
+
+class NodeReplicas:
+    """Acts on the memory of this node.
+
+    :param send: takes the answers to the leader.
+    :param spill: where slots lie for which there is no room in memory.
+    """
+
+    def __init__(
+        self, memory: RunMemory, replicas: Replicas, send: Callable[[Message], None], spill: Path | None = None
+    ) -> None:
+        self._memory = memory
+        self._replicas = replicas
+        self._files = ReplicaFiles(memory.directory)
+        self._send = send
+        self._spill = spill
+        self._token = ""
+        self._asked: list[Message] = []  # what the helper is doing, the oldest first
+        self._deaths = 0
+        self._targets: dict[int, Slot] = {}  # where images were fetched to
+        self._filled: dict[int, Mapping[str, Any]] = {}  # what was said of them, until the run goes on from them
+        self.handlers: Mapping[str, Callable[[Message], None]] = {
+            "open": self._open,
+            "lend": self._lend,
+            "pull": self._pull,
+            "keep": self._keep,
+            "settle": self._settle,
+            "cancel": self._cancel,
+            "drop": self._drop,
+            "fetch": self._fetch,
+            "resume": self._resume,
+            "abandon": self._abandon,
+        }
+        self.adopt()
+
+    @property
+    def connection(self) -> Any:
+        """Readable when :meth:`receive` should be called."""
+        return self._replicas.connection
+
+    def adopt(self) -> None:
+        """Keep what belongs to the set that counts; a predecessor may have been killed, and its loans ended."""
+        record = self._files.settled()
+        if record is not None:
+            for arena in self._memory.arenas.values():
+                if (slot := arena.find(record.step)) is not None:
+                    slot.lend(Loan.KEPT, slot.info().begun)
+
+    def hear(self, message: Message) -> None:
+        """What the leader says; ``op`` is one of those above, with ``peer_`` before it."""
+        self.handlers[str(message["op"]).removeprefix("peer_")](message)
+
+    def poll(self) -> None:
+        """Look after the helper. To be called often."""
+        self._replicas.check()
+        if self._asked and not self._replicas.busy:  # it was killed: it had been stopped, or hung
+            self._give_up("the helper of peer memory did not answer")
+        if self._token and not self._replicas.up and not self._asked and self._deaths < _MOST_DEATHS:
+            self._deaths += 1
+            self._serve({"op": "peer_open"})  # the leader has to know the new address
+
+    def receive(self) -> None:
+        """What the helper has to say."""
+        done = self._replicas.receive()
+        if done is not None:
+            if done.answer:
+                self._deaths = 0
+            self._answer(self._asked.pop(0), done)
+
+    def slots_of(self, step: int, ranks: Mapping[int, str]) -> dict[int, Slot] | None:
+        """The images of a step that this node has of these ranks, its own or as replicas, for the drain to read; None
+        if one is missing. They are the caller's to close.
+
+        :param ranks: each with the set that its replica is of; empty for an image in the rank's own slots.
+        """
+        found = {rank: self._files.find(rank, step, replica_of=name) for rank, name in ranks.items()}
+        if any(image is None for image in found.values()):
+            return None
+        return {rank: Slot(image.path, 0) for rank, image in found.items() if image is not None}
+
+    # --- what the leader wants
+
+    def _open(self, message: Message) -> None:
+        self._token = str(message["token"])
+        self._replicas.cancel()
+        self._serve(message)
+
+    def _serve(self, message: Message) -> None:
+        self._ask(message, lambda: self._replicas.serve(self._token))
+
+    def _lend(self, message: Message) -> None:
+        slots, begun = self._memory.slots_of(int(message["step"])), {}
+        for rank, slot in (slots or {}).items():
+            number = slot.info().begun
+            level = Loan.KEPT if slot.info().lent is Loan.KEPT else Loan.COPYING
+            if slot.info().step == message["step"] and slot.lend(level, number):
+                begun[str(rank)] = number
+        if slots is None or len(begun) != len(slots):
+            self._end_loans()
+            self._reply(message, problem=f"not all ranks have an image of step {message['step']}")
+        else:
+            self._reply(message, begun=begun)
+
+    def _pull(self, message: Message) -> None:
+        sources = [Source.of(body) for body in message["images"]]
+        rate = float(message["bytes_per_second"])
+        pull = (sources, str(message["set"]), message["keep"])
+        self._ask(message, lambda: self._replicas.pull(*pull, bytes_per_second=rate))
+
+    def _keep(self, message: Message) -> None:
+        begun = {int(rank): int(number) for rank, number in message["begun"].items()}
+        if all(self._lent(rank, number, Loan.KEPT) for rank, number in begun.items()):
+            self._reply(message)
+        else:
+            self._reply(message, problem="an image was overwritten before all copies of its step were complete")
+
+    def _lent(self, rank: int, begun: int, loan: Loan) -> bool:
+        return any(slot.lend(loan, begun) for slot in self._memory.arenas[rank].slots if slot.info().begun == begun)
+
+    def _settle(self, message: Message) -> None:
+        record = Settled.of(message["record"])
+        self._files.settle(record)
+        mine = {int(rank) for rank in message["replicas"]}
+        self._files.drop(lambda image: image.set == record.set or image.rank in mine)
+        self._end_loans()
+
+    def _cancel(self, _message: Message) -> None:
+        self._replicas.cancel()
+        self._end_loans()
+
+    def _drop(self, message: Message) -> None:
+        record, after = self._files.settled(), int(message["after"])
+        if record is not None and record.step > after:
+            self._files.settle(None)
+        self._end_loans()
+        self._files.drop(lambda image: image.step <= after)
+
+    def _end_loans(self) -> None:
+        """All but those of the set that counts."""
+        record = self._files.settled()
+        for arena in self._memory.arenas.values():
+            for slot in arena.slots:
+                info = slot.info()
+                if info.lent is not Loan.NONE and (record is None or info.step != record.step):
+                    slot.lend(Loan.NONE, info.begun)
+
+    def _fetch(self, message: Message) -> None:
+        step = int(message["step"])
+        self._replicas.cancel()
+        self._memory.void_growing()
+        self._memory.keep_linked()
+        images = []
+        for body in message["images"]:
+            arena = self._memory.arenas[int(body["rank"])]
+            slot = arena.next_free(lambda info: info.step == step) or arena.next_free() or arena.slots[0]
+            sources = [Source.of(source) for source in body["sources"]]
+            own = arena.find(step) is not None
+            images.append(Wanted(int(body["rank"]), str(slot.path), str(body["root"]), own, sources))
+            self._targets[int(body["rank"])] = slot
+        self._filled = {}
+        self._ask(message, lambda: self._replicas.fetch(step, images, self._spill))
+
+    def _resume(self, message: Message) -> None:
+        sequence = self._memory.next_sequence()
+        for rank, meta in self._filled.items():
+            self._targets[rank].complete(sequence, meta, hold=False)
+        self._filled = {}
+        self._memory.keep_only(int(message["step"]))
+        self.adopt()
+
+    def _abandon(self, _message: Message) -> None:
+        self._replicas.restart()
+        self.poll()
+
+    # --- what comes of it
+
+    def _ask(self, message: Message, request: Callable[[], None]) -> None:
+        self._asked.append(message)
+        request()
+
+    def _answer(self, message: Message, done: Done) -> None:
+        if done.problem:
+            self._reply(message, problem=done.problem, damaged=done.damaged)
+            return
+        known = {name: value for name, value in done.answer.items() if name != "op"}
+        if done.op == "serve":
+            known.update(self._state())
+        if done.op == "fetch":
+            self._filled = {int(rank): meta for rank, meta in known.pop("filled").items()}
+        self._reply(message, **known)
+
+    def _state(self) -> Message:
+        record = self._files.settled()
+        images = [[image.rank, image.step, image.begun, image.set] for image in self._files.images()]
+        return {"images": images, "record": None if record is None else record.to_json()}
+
+    def _give_up(self, problem: str) -> None:
+        asked, self._asked = self._asked, []
+        for message in asked:
+            self._reply(message, problem=problem)
+
+    def _reply(self, message: Message, **body: Any) -> None:
+        about: Message = {name: message[name] for name in ("set", "step", "attempt") if name in message}
+        self._send({**about, **body, "op": message["op"]})
+
+    def close(self) -> None:
+        self._replicas.close()
