@@ -144,13 +144,14 @@ class NodeReplicas:
 
     def _keep(self, message: Message) -> None:
         begun = {int(rank): int(number) for rank, number in message["begun"].items()}
-        if all(self._lent(rank, number, Loan.KEPT) for rank, number in begun.items()):
+        if all(self._keeps(rank, int(message["step"]), number) for rank, number in begun.items()):
             self._reply(message)
         else:
             self._reply(message, problem="an image was overwritten before all copies of its step were complete")
 
-    def _lent(self, rank: int, begun: int, loan: Loan) -> bool:
-        return any(slot.lend(loan, begun) for slot in self._memory.arenas[rank].slots if slot.info().begun == begun)
+    def _keeps(self, rank: int, step: int, begun: int) -> bool:
+        slot = self._memory.arenas[rank].find(step)
+        return slot is not None and slot.lend(Loan.KEPT, begun)
 
     def _settle(self, message: Message) -> None:
         record = Settled.of(message["record"])

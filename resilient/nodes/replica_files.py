@@ -120,11 +120,14 @@ class ReplicaFiles:
 
     def _own(self, rank: int | None = None) -> Iterator[Image]:
         name = "*" if rank is None else f"{rank:05d}"
-        for path in sorted(self.directory.glob(f"rank-{name}.slot-*")):
+        found: list[tuple[int, Image]] = []
+        for path in self.directory.glob(f"rank-{name}.slot-*"):
             with suppress(OSError):
                 info = SlotInfo.peek(path)
                 if info is not None and info.complete:
-                    yield Image(_rank(path), info.step, info.begun, path=path)
+                    found.append((info.sequence, Image(_rank(path), info.step, info.begun, path=path)))
+        # of one step there may be two, of which the one that was written last counts
+        yield from (image for _, image in sorted(found, key=lambda each: each[0], reverse=True))
 
     def _replicas(self, rank: int | None = None) -> Iterator[Image]:
         name = "*" if rank is None else f"{rank:05d}"

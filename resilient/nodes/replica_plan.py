@@ -125,12 +125,16 @@ class Found:
 
 
 def find_steps(
-    states: Mapping[str, NodeState], world: int, *, counts: Callable[[Settled], bool], own: bool = True
+    states: Mapping[str, NodeState],
+    world: int,
+    *,
+    counts: Callable[[Settled], bool] = lambda _record: True,
+    trusted: Collection[str] = (),
 ) -> list[Found]:
     """What could be resumed from, the best first: the newest, and of equal steps the one whose images are known.
 
     :param counts: whether a set is on the branch of the run that goes on.
-    :param own: whether images that the ranks themselves have written, and that no set names, are of one branch too.
+    :param trusted: nodes whose images are of one branch of the run, and of so many ranks, though no set names them.
     """
     records = {state.record.set: state.record for state in states.values() if state.record is not None}
     found = [
@@ -138,9 +142,9 @@ def find_steps(
         for record in records.values()
         if len(record.roots) == world and counts(record) and (where := _where(states, world, record.step, record.set))
     ]
-    if own:
-        steps = {image.step for state in states.values() for image in state.images if not image.set}
-        found += [Found(step, "", where) for step in steps if (where := _where(states, world, step, ""))]
+    one = {node: state for node, state in states.items() if node in trusted}
+    steps = {image.step for state in one.values() for image in state.images if not image.set}
+    found += [Found(step, "", where) for step in steps if (where := _where(one, world, step, ""))]
     return sorted(found, key=lambda each: (each.step, bool(each.set), each.set), reverse=True)
 
 

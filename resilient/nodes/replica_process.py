@@ -105,8 +105,8 @@ class Replicator:
         return {"set": request["set"], "roots": roots, "bytes": size}
 
     def _fetch(self, request: Mapping[str, Any]) -> wire.Message:
-        """Bring the images of the node's own ranks into slots, while no worker is up. The supervisor completes them when
-        all nodes have theirs.
+        """Bring the images of the node's own ranks into slots, while no worker is up. The supervisor completes them
+        when all nodes have theirs.
         """
         fetcher, size = Fetcher(self._files, self._server.token, self._timeout, lambda _count: self._progress()), 0
         with ExitStack() as stack:

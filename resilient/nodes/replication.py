@@ -20,6 +20,8 @@ from resilient.supervisor.journal import Journal
 
 Message = dict[str, Any]
 
+_ENDED = "the round has ended"
+
 
 @dataclass(frozen=True)
 class Replicated:
@@ -46,7 +48,7 @@ class _Attempt:
     :ivar waiting: nodes that have not answered the present move.
     """
 
-    set: str
+    name: str
     step: int
     round: int
     began: float
@@ -73,7 +75,6 @@ class Replication:
     :param post: sends a message to a node.
     :param term: of this leader.
     :ivar counts: whether a set is on the branch of the run that goes on.
-    :ivar trusts_own: whether images that no set names may be put together too, which are then of one branch.
     """
 
     def __init__(
@@ -93,11 +94,11 @@ class Replication:
         self._say = say
         self._clock = clock
         self.counts: Callable[[Settled], bool] = lambda _record: True
-        self.trusts_own = True
         self._states: dict[str, NodeState] = {}
         self._unheard: set[str] = set()
         self._ranks: Ranks = {}
-        self._round = -1
+        self._round, self._world = -1, 0
+        self._trusted: frozenset[str] = frozenset()  # nodes that have been there since the round was started
         self._cadence = Cadence(settings)
         self._attempt: _Attempt | None = None
         self._restore: _Restore | None = None
@@ -122,6 +123,7 @@ class Replication:
     def lost(self, node: str) -> None:
         """A node is gone, with its memory."""
         self._states.pop(node, None)
+        self._trusted -= {node}
         self._unheard.discard(node)
         if self._attempt is not None and node in self._ranks:
             self._fail(f"{node} is lost")
@@ -140,7 +142,7 @@ class Replication:
             self._opened(node, message)
         elif move == "fetch":
             self._fetched(node, message)
-        elif self._attempt is not None and (message.get("set"), move) == (self._attempt.set, self._attempt.move):
+        elif self._attempt is not None and (message.get("set"), move) == (self._attempt.name, self._attempt.move):
             self._moved(node, message)
 
     def _opened(self, node: str, message: Message) -> None:
@@ -155,11 +157,12 @@ class Replication:
     def begin_round(self, round_number: int, ranks: Ranks) -> None:
         """The workers of a round are started; each node has these ranks."""
         self._round, self._ranks = round_number, ranks
+        self._world, self._trusted = sum(map(len, ranks.values())), frozenset(ranks)
 
     def end_round(self) -> None:
         """The workers are gone, or are to go: nothing more is copied."""
         if self._attempt is not None:
-            self._fail("the round has ended")
+            self._fail(_ENDED)
         self._ranks = {}
 
     def poll(self, newest: int | None, held: Collection[int] = ()) -> None:
@@ -204,26 +207,26 @@ class Replication:
         begun = {int(rank): number for own in attempt.begun.values() for rank, number in own.items()}
         addresses = {node: self._states[node].address for node in self._ranks}
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, begun, addresses)
-        keep = sorted({state.record.set for state in self._states.values() if state.record is not None})
+        keep = [found.set for found in self._known(self._world) if found.set][:1]
         rate = self._settings.bytes_per_second
         for node, images in wanted.items():
             bodies = [vars(source) for source in images]
             body = {"images": bodies, "keep": keep, "bytes_per_second": rate}
-            self._post(node, {"op": "peer_pull", "set": attempt.set, "step": attempt.step, **body})
+            self._post(node, {"op": "peer_pull", "set": attempt.name, "step": attempt.step, **body})
 
     def _keep(self, attempt: _Attempt) -> None:
         attempt.move, attempt.waiting = "keep", set(self._ranks)
         for node in self._ranks:
-            body = {"set": attempt.set, "step": attempt.step, "begun": attempt.begun[node]}
+            body = {"set": attempt.name, "step": attempt.step, "begun": attempt.begun[node]}
             self._post(node, {"op": "peer_keep", **body})
 
     def _settle(self, attempt: _Attempt) -> None:
         self._attempt, now = None, self._clock()
-        record = Settled(attempt.set, attempt.step, self._term, attempt.round, attempt.roots)
+        record = Settled(attempt.name, attempt.step, self._term, attempt.round, attempt.roots)
         self._cadence = self._cadence.succeeded(attempt.step, attempt.began, now)
         self._warned = ""
         seconds = round(now - attempt.began, 6)
-        self._journal.record("note", Replicated(attempt.step, attempt.set, attempt.bytes, seconds), now)
+        self._journal.record("note", Replicated(attempt.step, attempt.name, attempt.bytes, seconds), now)
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, dict.fromkeys(attempt.roots, 0), self._named())
         for node, images in wanted.items():
             state = self._states[node]
@@ -239,7 +242,7 @@ class Replication:
         assert attempt is not None  # noqa: S101  asked by the callers
         self._cadence = self._cadence.failed(self._clock())
         self._journal.record("note", NotReplicated(attempt.step, problem), self._clock())
-        if problem != self._warned and problem != "the round has ended":
+        if problem not in (self._warned, _ENDED):
             self._say(f"WARNING: step {attempt.step} was not copied to other nodes: {problem}")
             self._warned = problem
         for node in self._ranks:
@@ -250,8 +253,12 @@ class Replication:
 
     def found(self, world: int) -> Found | None:
         """The best that could be resumed from with so many ranks, as far as is known."""
-        known = find_steps(self._states, world, counts=self.counts, own=self.trusts_own)
-        return next((each for each in known if (each.step, each.set) not in self._bad), None)
+        return next(iter(self._known(world)), None)
+
+    def _known(self, world: int) -> list[Found]:
+        trusted = self._trusted if world == self._world else frozenset()
+        known = find_steps(self._states, world, counts=self.counts, trusted=trusted)
+        return [found for found in known if (found.step, found.set) not in self._bad]
 
     def restore(self, step: int, ranks: Ranks) -> None:
         """Have every node bring the images of its ranks to itself; :meth:`take` says how it went."""
@@ -317,11 +324,9 @@ class Replication:
             self._post(node, {"op": "peer_drop", "after": step})
 
     def slots_of_world(self, step: int, world: int) -> Mapping[str, Mapping[int, str]] | None:
-        """Which node can write which ranks' images of ``step`` to disk, each rank's once, with the set that a replica is
-        of (``NodeReplicas.slots_of``); None if that is not possible. For when a node is lost and the world shrinks, or
-        the run ends: the replicas of the lost node's ranks become durable in their place.
+        """Which node can write which ranks' images of ``step`` to disk, each once, with the set that a replica is
+        of, as ``NodeReplicas.slots_of`` takes it; None if that cannot be done. For when a node is lost and the world
+        shrinks, or the run ends: the replicas of the lost node's ranks become durable in their place.
         """
-        for found in find_steps(self._states, world, counts=self.counts, own=self.trusts_own):
-            if found.step == step and (found.step, found.set) not in self._bad:
-                return ranks_of_images(found, self._states)
-        return None
+        known = (found for found in self._known(world) if found.step == step)
+        return next((ranks_of_images(found, self._states) for found in known), None)
