@@ -207,7 +207,9 @@ class Replication:
         begun = {int(rank): number for own in attempt.begun.values() for rank, number in own.items()}
         addresses = {node: self._states[node].address for node in self._ranks}
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, begun, addresses)
-        keep = [found.set for found in self._known(self._world) if found.set][:1]
+        records = [state.record for state in self._states.values() if state.record is not None]
+        counting = [record for record in records if self.counts(record)]
+        keep = [max(counting, key=lambda record: record.step).set] if counting else []
         rate = self._settings.bytes_per_second
         for node, images in wanted.items():
             bodies = [vars(source) for source in images]

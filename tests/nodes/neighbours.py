@@ -22,7 +22,7 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.memory import RunMemory
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 SIZE = (9 << 20) + 4096  # two whole chunks and a part of one
 
 
