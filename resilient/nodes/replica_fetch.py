@@ -130,14 +130,14 @@ class Fetcher:
             return Got(info.size, root, untagged(found[1]))
 
 
-def first_sound(fetcher: Fetcher, slot: Slot, sources: Sequence[Source], root: str) -> Got:
+def first_sound(fetcher: Fetcher, slot: Slot, sources: Sequence[Source], root: str, problem: str = "") -> Got:
     """Fill the slot from the first source that has the image with this root (any, where it is empty).
 
+    :param problem: what is wrong with the image that lies here already.
     :raises SnapshotCorrupt: some could be read, and none of them is that image.
     :raises OSError: none could be read.
     """
-    problems: list[str] = []
-    damaged = False
+    problems, damaged = [problem] if problem else [], bool(problem)
     for source in sources:
         try:
             got = fetcher.fill(slot, source)

@@ -115,9 +115,11 @@ class Replicator:
                 rank, root = int(body["rank"]), str(body["root"])
                 if body["own"] and fetcher.verify(Source(rank, request["step"]), root):
                     continue
+                problem = f"rank {rank}'s own image is not the one that was copied" if body["own"] else ""
                 slot = Slot(Path(body["slot"]), 0, Spill(Path(request["spill"])) if request["spill"] else None)
                 stack.callback(slot.close)
-                got = first_sound(fetcher, slot, [Source.of(source) for source in body["sources"]], root)
+                sources = [Source.of(source) for source in body["sources"]]
+                got = first_sound(fetcher, slot, sources, root, problem)
                 filled[str(rank)] = got.meta
                 size += got.size
         return {"filled": filled, "bytes": size}

@@ -13,8 +13,6 @@ from resilient.nodes.replica_fetch import Source
 from resilient.supervisor.helper import Helper
 from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 
-_PATIENCE_SECONDS = 10.0  # for what the helper does at once, and for its word of progress
-
 
 @dataclass(frozen=True)
 class Done:
@@ -55,7 +53,10 @@ class Replicas(HelperQueue[Done]):
     :param memory: the node's memory directory.
     :param host: address of this node, at which the other nodes reach it.
     :param timeout: seconds without progress after which another node is given up.
+    :cvar patience_seconds: how long the helper may take for what it does at once, and between two words of progress.
     """
+
+    patience_seconds = 10.0
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Replicas(HelperQueue[Done]):
         if not self._queue:
             return
         waits = self._queue[0]["op"] != "serve" and not self._cancelled  # for another node
-        patience = _PATIENCE_SECONDS + (self._timeout if waits else 0.0)
+        patience = self.patience_seconds + (self._timeout if waits else 0.0)
         if self._clock() - self._heard_at > patience:
             self.restart()
 

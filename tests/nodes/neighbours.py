@@ -166,15 +166,16 @@ class Cluster:
     def replicate(self, step: int) -> None:
         """Have the images of ``step`` copied."""
         before = len(self.notes("Replicated"))
+        self.until(lambda: len(self.notes("Replicated")) > before, lambda: self._time_passes(step))
+
+    def _time_passes(self, step: int) -> None:
         self.now += 1000.0
         self.leader.poll(step)
-        self.until(lambda: len(self.notes("Replicated")) > before)
 
     def fail_to_replicate(self, step: int) -> str:
         """The reason why it did not work."""
         before = len(self.notes("NotReplicated"))
-        self.now += 1000.0
-        self.leader.poll(step)
+        self._time_passes(step)
         self.until(lambda: len(self.notes("NotReplicated")) > before)
         return str(self.notes("NotReplicated")[-1]["problem"])
 
