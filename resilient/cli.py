@@ -127,7 +127,7 @@ def _begin_fork(origin: str, composed: Composed, own: Callable[[], str]) -> None
     find_entry_point(config.worker, Path.cwd())
     config.remote.require_filesystem()
     paths = RunPaths.of(config.run.dir, config.run.id)
-    print(f"resilient: run {paths.run_id} {begin_fork(origin, paths, config.worker.ranks, own)}", file=sys.stderr)
+    print(f"resilient: run {paths.run_id} {begin_fork(origin, paths, config.world_size, own)}", file=sys.stderr)
 
 
 def _run_of(conf: str, overrides: Sequence[str], arguments: Sequence[str]) -> str:
@@ -143,7 +143,7 @@ def _train_one(composed: Composed) -> ExitCode:
     def record_config(journal: Journal) -> bool:
         status = Status.read(paths.status)
         corrected = status is not None and status.came_to_nothing
-        free = {"worker.ranks"} if config.run.allow_reshard else frozenset()
+        free = {"worker.ranks"} if config.reshards else frozenset()
         changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected, free=free)
         if changed:
             console.say("the configuration has changed: " + "; ".join(changed))
@@ -157,13 +157,14 @@ def _train_one(composed: Composed) -> ExitCode:
 
     spec = RunSpec(
         paths=paths,
-        allow_reshard=config.run.allow_reshard,
+        allow_reshard=config.reshards,
         worker=config.worker,
         snapshot=config.snapshot,
         retention=config.retention,
         remote=config.remote,
         policy=PolicySettings(
-            ranks=config.worker.ranks,
+            ranks=config.world_size,
+            nodes=config.node_settings,
             restarts=config.restarts,
             hang=config.hang,
             stop=config.stop,
@@ -173,6 +174,7 @@ def _train_one(composed: Composed) -> ExitCode:
         fingerprint=config.fingerprint,
         logs=config.logs,
         console=config.console,
+        group=config.group,
         train=config.train,
         directory=Path.cwd(),
         trust_node=config.run.trust_node,
@@ -180,6 +182,10 @@ def _train_one(composed: Composed) -> ExitCode:
     )
     job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()))
     try:
+        if spec.policy.nodes is not None:
+            from resilient.nodes.start import supervise_group  # noqa: PLC0415  most runs have one node
+
+            return supervise_group(spec, record_config, console, job)
         return supervise(spec, record_config, console, job)
     finally:
         console.flush()

@@ -31,13 +31,14 @@ from resilient import entry
 from resilient.errors import ConfigurationDrift, ConfigurationError
 from resilient.policy.divergence import DivergenceSettings
 from resilient.policy.hang import HangSettings
+from resilient.policy.nodes import NodeSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.slurm.settings import SlurmSettings
-from resilient.supervisor.settings import ConsoleSettings, LogSettings, RunSettings, WorkerSettings
+from resilient.supervisor.settings import ConsoleSettings, GroupSettings, LogSettings, RunSettings, WorkerSettings
 
 _SCHEMA, _PRIMARY = "resilient_schema", "resilient_primary"
 _PACKAGE = Path(__file__).parent
@@ -49,7 +50,8 @@ _FREE_KEYS = frozenset(
 # These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
 _PER_LAUNCH = re.compile(
-    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm)\..*"
+    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm|group)\..*"
+    r"|nodes"  # how many ranks there are altogether is compared with what the snapshots say
 )
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
 
@@ -61,6 +63,8 @@ class Config:
 
     :param script: short for ``worker.script``; ``module`` and ``script_args`` for ``worker.module`` and
         ``worker.args``. They are for the command line, and end up in ``worker``.
+    :param nodes: how many machines train together, each of them with ``worker.ranks``; ``4:5`` for four, and a fifth
+        that stands by for one that is lost.
     """
 
     worker: WorkerSettings
@@ -77,10 +81,32 @@ class Config:
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    group: GroupSettings = field(default_factory=GroupSettings)
+    nodes: Any = 1
     train: dict[str, Any] = field(default_factory=dict)
     script: str = ""
     module: str = ""
     script_args: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _ = self.node_settings  # checked before anything starts
+
+    @property
+    def node_settings(self) -> NodeSettings | None:
+        """What the decision core is told of several nodes; None for one."""
+        return self.group.settings(self.nodes)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all nodes together."""
+        nodes = self.node_settings
+        return self.worker.ranks * (1 if nodes is None else nodes.count)
+
+    @property
+    def reshards(self) -> bool:
+        """Whether a snapshot of another number of ranks may be resumed from."""
+        nodes = self.node_settings
+        return self.run.allow_reshard or (nodes is not None and nodes.shrinks)
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,7 @@ def load(conf: str, overrides: Sequence[str], *, suffix: str = "", arguments: Se
     :raises ConfigurationError: an unknown key (with the nearest known one), a bad value, or an impossible combination.
     """
     path = find(conf)
+    _require_quoted(path, "nodes")
     given, overrides = entry.take_verbatim(overrides)
     for override in _parse(overrides):
         if override.is_sweep_override():
@@ -162,6 +189,22 @@ def load(conf: str, overrides: Sequence[str], *, suffix: str = "", arguments: Se
         run_id = body["run"]["id"] or (entry.run_id(body["worker"]) if named else path.stem)
         body["run"]["id"] = run_id + (f"-{suffix}" if suffix else "")
     return Composed(path.stem, _freeze(Config, plain), tree)
+
+
+def _require_quoted(path: Path, key: str) -> None:
+    """YAML takes ``4:5`` for 4 · 60 + 5, as a clock tells it, and nobody would know before 245 nodes are missing.
+
+    :raises ConfigurationError: the value of ``key`` is such a one.
+    """
+    try:
+        root = yaml.compose(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # whoever loads it says so
+    for name, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if name.value == key and isinstance(value, yaml.ScalarNode) and value.style is None and ":" in value.value:
+            raise ConfigurationError(
+                f"{path.name}: {key}: {value.value} is a time in YAML", f"quote it: '{value.value}'"
+            )
 
 
 def _container(composed: DictConfig, **options: Any) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class ExitCode(IntEnum):
     UNTRUSTED_NODE = 86, "this machine computes wrong results: start the same command on another one"
     SCHEDULER = 87, "the scheduler takes no such job, has it already, or cannot be reached"
     WILL_NOT_WORK = 88, "doctor: something of this machine or this configuration will not work"
+    NODES_MISSING = 89, "too few of the run's nodes are there, and group.shortage=stop ends it then"
     DRILL_FAILED = 90, "a drill failed: a fault was not recovered from, not noticed, or could not be injected"
     TIMED_OUT = 124, "what was asked for did not happen in time"
     TERMINATED = 143, "stopped by request; start the same command again to carry on"
@@ -142,6 +143,10 @@ class SnapshotError(ResilientError):
 
 class SnapshotCorrupt(SnapshotError):
     """A snapshot fails verification: truncated, altered, incomplete or malformed."""
+
+
+class TermOver(SnapshotError):
+    """Another node leads the run, and the one before commits nothing any more."""
 
 
 class NoLoadableSnapshot(SnapshotError):

@@ -18,9 +18,9 @@ import yaml
 from resilient.config import Config, builtin_directory, load
 from resilient.errors import ConfigurationError, ExitCode, JournalUnreadable, RunNotFound, UsageError
 from resilient.policy.state import PolicySettings
+from resilient.protocol.decoding import NotDecodable, decode
 from resilient.protocol.paths import RunPaths
 from resilient.report.curves import file_curve, run_curve
-from resilient.report.decoding import NotDecodable, decode
 from resilient.report.replay import Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
 from resilient.report.tuning import trials, try_out, watching

@@ -19,7 +19,20 @@ class Decision:
 
 @dataclass(frozen=True)
 class ListSnapshots(Decision):
-    """Say what could be resumed from (answered by ``SnapshotsListed``)."""
+    """Say what could be resumed from (answered by ``SnapshotsListed``); in a run of several nodes, who is there first
+    (answered by ``NodesSeen``, until there is a ``FormGroup``).
+    """
+
+
+@dataclass(frozen=True)
+class FormGroup(Decision):
+    """Train on these nodes: deal out their ranks, then say what could be resumed from (``SnapshotsListed``). Whoever
+    else is there stands by. Where one of them is lost meanwhile, ``NodesSeen`` is told again instead.
+
+    :param nodes: their names, that of whoever decides first.
+    """
+
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

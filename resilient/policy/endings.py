@@ -6,6 +6,7 @@ from resilient.errors import ExitCode
 from resilient.policy.decisions import EndRun
 from resilient.policy.events import FlushEnded, Incident, RestoreFailed, SnapshotsListed, StopKind, StopRequested, Tier
 from resilient.policy.lineage import Rollback, RollbackCause
+from resilient.policy.nodes import NodeSettings, Shortage
 from resilient.policy.restarts import Verdict
 from resilient.policy.state import RunState
 from resilient.policy.treatments import treatment
@@ -67,9 +68,7 @@ def _tried(state: RunState) -> str:
     without = "1 round" if state.history.stuck == 1 else f"{state.history.stuck} rounds"
     again = "1 relaunch" if relaunches == 1 else f"{relaunches} relaunches" if relaunches else "no relaunch"
     ranks = {failed.rank for failed in since}
-    same = (
-        f", always on rank {since[-1].rank}" if state.settings.ranks > 1 and len(since) > 1 and len(ranks) == 1 else ""
-    )
+    same = f", always on rank {since[-1].rank}" if state.ranks > 1 and len(since) > 1 and len(ranks) == 1 else ""
     return f"Tried: {again}; {without} without progress{same}."
 
 
@@ -98,6 +97,18 @@ def untrusted(state: RunState, incident: Incident, verdict: VerdictOnReplay) -> 
         f"{_rollbacks(lineage.rollbacks[:-1])} The run does not go on here. Start the same command on another machine: "
         f"it goes on {_from(lineage.rollbacks[-1])}, with all of the data. Take this one out of service and have its "
         f"devices tested. {_evidence(state, incident)}",
+    )
+
+
+def nodes_missing(state: RunState, settings: NodeSettings, there: tuple[str, ...]) -> EndRun:
+    """There are too few nodes, and no others came in time."""
+    requeue = settings.shortage is Shortage.requeue
+    fewer = f"group.least={len(there)} would go on with those that are there" if settings.fewest > len(there) else ""
+    return EndRun(
+        ExitCode.REQUEUE if requeue else ExitCode.NODES_MISSING,
+        f"Stopped after step {state.step}: {len(there)} of {settings.count} nodes are there ({', '.join(there)}), and "
+        f"the run needs {settings.fewest}. Start the same command again on as many"
+        f"{f'; {fewer}' if fewer else ''}.",
     )
 
 

@@ -48,6 +48,7 @@ class RunOpened(Event):
         lets a bug be requeued for ever.
     :param durations: seconds that each phase was known to take at the most.
     :param lineage: rollbacks and known good snapshots, as they were written down last.
+    :param group: the nodes of the last round, in the order of their ranks.
     """
 
     takeover: bool = False
@@ -57,6 +58,20 @@ class RunOpened(Event):
     history: History = field(default_factory=History)
     durations: Mapping[str, float] = field(default_factory=dict)
     lineage: Lineage = field(default_factory=Lineage)
+    group: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodesSeen(Event):
+    """Which nodes are there to train on; told while the run looks for what to resume from, whenever that changes and
+    again as time passes, until it is answered.
+
+    :param nodes: their names, that of whoever decides first.
+    :param since: when the gathering began.
+    """
+
+    nodes: tuple[str, ...]
+    since: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class SnapshotsListed(Event):
     :param remote_steps: steps in the remote tier.
     :param remote_problem: why nothing is known of the remote tier, where there is one. With nothing else left, this is
         no fresh run either.
+    :param ranks: of the group that was formed of several nodes; None for as many as the settings say.
     :param peer_step: the newest step of which each rank's image lies in the memory of some node, though not of its own.
     """
 
@@ -75,6 +91,7 @@ class SnapshotsListed(Event):
     quarantined: int = 0
     remote_steps: tuple[int, ...] = ()
     remote_problem: str | None = None
+    ranks: int | None = None
     peer_step: int | None = None
 
 

@@ -30,6 +30,7 @@ class FailureClass(str, Enum):
     PREEMPTION = "preemption"
     DECLARED = "declared by the script"
     SUPERVISOR_LOST = "supervisor lost"
+    NODE_LOST = "node lost"
 
     @classmethod
     def _missing_(cls, value: object) -> FailureClass | None:

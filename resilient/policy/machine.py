@@ -8,6 +8,8 @@ A pair that is not in the table is a bug and raises :class:`UnlistedTransition`;
 that its row lists, which is checked at every step and from which the diagram in the documentation is drawn.
 
 * ``NEW → CHOOSING``: the supervisor owns the run; it lists what could be resumed from.
+  In a run of several nodes they gather first: with all that are wanted, or after a while with fewer; or it ends here
+  (``→ FLUSHING``). A group that shrank grows again in the same place, and no round is stopped for it.
 * ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
   to come from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
 * ``STARTING → RUNNING`` with the first completed step.
@@ -40,6 +42,7 @@ from resilient.policy.events import (
     GraceKnown,
     LaunchFailed,
     MetricsJudged,
+    NodesSeen,
     OwnTimesSeen,
     ReplayEnded,
     RestoreFailed,
@@ -56,7 +59,7 @@ from resilient.policy.events import (
     WorkerExited,
     WorkerProgressed,
 )
-from resilient.policy.rules import choosing, diverging, hanging, losing, pieces, running, stopping, undoing
+from resilient.policy.rules import choosing, diverging, gathering, hanging, losing, pieces, running, stopping, undoing
 from resilient.policy.rules.pieces import Outcome
 from resilient.policy.state import Phase, RunState
 
@@ -94,7 +97,8 @@ def _row(rule: Callable[..., Outcome], *targets: Phase) -> Row:
 
 
 def _beside(phase: Phase, request: Callable[..., Outcome], *after_request: Phase) -> dict[type[Event], Row]:
-    """What may come at any time: from the detectors, from the disk, from a person, and late from who was given up.
+    """What may come at any time: from the detectors, from the disk, from a person, from other nodes, and late from who
+    was given up.
 
     :param request: what a rollback that a person wants leads to.
     """
@@ -104,6 +108,7 @@ def _beside(phase: Phase, request: Callable[..., Outcome], *after_request: Phase
         SkipResolved: _row(diverging.resolved, phase),
         ReplayEnded: _row(pieces.ignore, phase),
         RollbackRequested: _row(request, phase, *after_request),
+        NodesSeen: _row(pieces.ignore, phase),
     }
 
 
@@ -119,6 +124,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     Phase.CHOOSING: {
         **_beside(Phase.CHOOSING, diverging.requested),
+        NodesSeen: _row(gathering.nodes_seen, Phase.CHOOSING, Phase.FLUSHING),
         SnapshotsListed: _row(choosing.choose, Phase.STARTING, Phase.RESTORING, Phase.ENDED),
         StopRequested: _row(stopping.stop_at_once, Phase.FLUSHING),
         Tick: _row(pieces.ignore, Phase.CHOOSING),

@@ -2,8 +2,8 @@
 
 A stop rule reads the :class:`History` and returns a :class:`Verdict` or None. Rules are joined with ``|``; the first
 one that objects wins. Preemptions never enter the history: they are nobody's fault and cost no budget. (A SIGTERM to a
-worker alone enters it when the round made no progress, or it would be relaunched for ever.) How long a relaunch waits
-is in :mod:`resilient.policy.waits`.
+worker alone, or a node that is lost, enters it when the round made no progress, or it would be relaunched for ever.)
+How long a relaunch waits is in :mod:`resilient.policy.waits`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from resilient.policy.restart_settings import RestartSettings
 from resilient.policy.treatments import CRASH_LOOP_EXITS, treatment
 
 __all__ = [
+    "NOBODYS_FAULT",
     "FailedRound",
     "History",
     "RestartSettings",
@@ -30,6 +31,9 @@ __all__ = [
     "stop_per_class",
     "stop_rule",
 ]
+
+NOBODYS_FAULT = frozenset({FailureClass.PREEMPTION, FailureClass.NODE_LOST})
+"""What says nothing about the program, and is charged to no budget where there was progress."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def stop_on_crash_loop(rounds: int) -> StopRule:
         if len({(failed.failure, failed.step) for failed in tail}) > 1:
             return None
         last = tail[-1]
-        if last.failure.failure_class is FailureClass.PREEMPTION:
+        if last.failure.failure_class in NOBODYS_FAULT:
             return None  # that it comes at the same step says nothing about the program
         return Verdict(
             CRASH_LOOP_EXITS.get(last.failure.failure_class, ExitCode.CRASH_LOOP),

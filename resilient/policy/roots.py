@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from resilient.policy.failures import Failure, FailureClass
 
 _BY_BROKEN_HARDWARE = frozenset({FailureClass.HANG, FailureClass.HARDWARE})
+_BY_LOST_NODE = frozenset({FailureClass.HANG, FailureClass.NETWORK, FailureClass.NODE_LOST})
 _OUR_KILL = signal.SIGKILL.name
 
 
@@ -53,6 +54,9 @@ def find_root(losses: Sequence[Loss]) -> Loss:
         first_hand = (
             broken  # what the kernel knows is looked up for a worker that is gone, and a hang is noticed before
         )
+    gone = [loss for loss in losses if loss.failure.failure_class is FailureClass.NODE_LOST]
+    if gone and all(loss.failure.failure_class in _BY_LOST_NODE for loss in first_hand):
+        first_hand = gone  # silence is noticed after those who wait for it have given up
     # Without losses of their own, whoever was noticed first; `min` keeps the order of what happened at the same time.
     root = min(first_hand or own, key=lambda loss: loss.at)
     failure = root.failure

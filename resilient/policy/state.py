@@ -12,6 +12,7 @@ from resilient.policy.divergence import Divergence, DivergenceSettings
 from resilient.policy.events import Incident, SnapshotRejected, StopRequested
 from resilient.policy.hang import HangSettings, HangWatch, durations_of
 from resilient.policy.lineage import Lineage
+from resilient.policy.nodes import Group, NodeSettings
 from resilient.policy.restarts import History, RestartSettings
 from resilient.policy.roots import Loss
 from resilient.policy.stragglers import StragglerSettings, StragglerWatch
@@ -70,6 +71,8 @@ class PolicySettings:
     :param seed: the run's id; waits before a relaunch differ by it.
     :param rolls_back: the run can go on from an earlier snapshot than its last: its script attaches. Where it keeps its
         checkpoints itself, a divergence is only told.
+    :param ranks: of all nodes together.
+    :param nodes: of a run of several; None for one.
     """
 
     ranks: int = 1
@@ -80,6 +83,7 @@ class PolicySettings:
     divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
     seed: str = ""
     rolls_back: bool = True
+    nodes: NodeSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ class RunState:
     :param reaction: the rollback that is under way, until no worker is left and it is acted on.
     :param watched: the last divergence that was written down and about which nothing was done, by its step.
     :param stop_noted: the incident of the preemption is written down.
+    :param group: the nodes that train together, of a run of several.
+    :param formed_ranks: how many ranks they have; None where there is no group.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -163,6 +169,13 @@ class RunState:
     reaction: Reaction | None = None
     watched: int | None = None
     stop_noted: bool = False
+    group: Group = field(default_factory=Group)
+    formed_ranks: int | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many train together now."""
+        return self.settings.ranks if self.formed_ranks is None else self.formed_ranks
 
     @property
     def durations(self) -> Mapping[str, float]:

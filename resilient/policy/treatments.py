@@ -161,6 +161,11 @@ TREATMENTS: Mapping[FailureClass, Treatment] = {
         f"ask the machine's administrator or its scheduler. {_RESUMES}",
     ),
     FailureClass.SUPERVISOR_LOST: Treatment(remedy="take over"),
+    FailureClass.NODE_LOST: Treatment(
+        remedy="gather the nodes that are left, with a spare in its place where there is one",
+        advice="Nodes are lost again and again before there is any progress: look at the end of their journals, and at "
+        f"the network between them. {_RESUMES}",
+    ),
 }
 
 CRASH_LOOP_EXITS: Mapping[FailureClass, ExitCode] = {FailureClass.HANG: ExitCode.HUNG}

@@ -241,6 +241,16 @@ class Board:
 
     # --- the supervisor's side
 
+    def worker_words(self) -> list[int]:
+        """All words that only the worker writes, from the first after the magic number on.
+
+        ENTERED is read before the others: what rank 0 has said of a step stands there before it enters the step.
+        """
+        entered = self._words[Word.ENTERED]
+        words = self._words[Word.PID : Word.COMMAND].tolist()
+        words[Word.ENTERED - Word.PID] = entered
+        return words
+
     @property
     def skips(self) -> tuple[Skip, ...]:
         """What :meth:`tell_skips` has said; nothing where that is not to be understood."""

@@ -39,12 +39,18 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """Who a worker is. The variables are torchrun's, which every distributed library reads."""
+    """Who a worker is. The variables are torchrun's, which every distributed library reads.
+
+    :param local_world_size: ranks on this node; all of them where it is 0.
+    """
 
     plan: Path
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 0
+    group_rank: int = 0
+    group_world_size: int = 1
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> WorkerEnvironment | None:
@@ -57,10 +63,19 @@ class WorkerEnvironment:
             int(environ.get("RANK", "0")),
             int(environ.get("LOCAL_RANK", "0")),
             int(environ.get("WORLD_SIZE", "1")),
+            int(environ.get("LOCAL_WORLD_SIZE", "0")),
+            int(environ.get("GROUP_RANK", "0")),
+            int(environ.get("GROUP_WORLD_SIZE", "1")),
         )
 
+    @property
+    def local_ranks(self) -> range:
+        """The ranks on this node, which follow one another."""
+        first = self.rank - self.local_rank
+        return range(first, first + (self.local_world_size or self.world_size))
+
     def variables(self, rendezvous: Rendezvous) -> dict[str, str]:
-        """What to add to the worker's environment: all that torchrun sets, on one node.
+        """What to add to the worker's environment: all that torchrun sets.
 
         With ``TORCHELASTIC_USE_AGENT_STORE`` rank 0 would not open the store, but expect its launcher to have done so;
         ours does not know torch.
@@ -71,9 +86,9 @@ class WorkerEnvironment:
             "RANK": rank,
             "LOCAL_RANK": str(self.local_rank),
             "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "GROUP_RANK": "0",
-            "GROUP_WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": str(self.local_world_size or self.world_size),
+            "GROUP_RANK": str(self.group_rank),
+            "GROUP_WORLD_SIZE": str(self.group_world_size),
             "ROLE_NAME": _ROLE,
             "ROLE_RANK": rank,
             "ROLE_WORLD_SIZE": size,

@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,11 @@ class RunPaths:
     def distrusted(self) -> Path:
         """Machines that compute wrong results, on which the run is not started again."""
         return self.root / "distrusted.json"
+
+    @property
+    def terms(self) -> Path:
+        """Who has led the run, of several nodes, and who does."""
+        return self.root / "nodes" / "terms"
 
     @property
     def slurm(self) -> Path:
@@ -172,7 +178,9 @@ class RunPaths:
         if not file.exists():
             fresh = self.fresh(file)
             fresh.write_text(uuid.uuid4().hex)
-            fresh.replace(file)
+            with suppress(FileExistsError):  # another node was quicker
+                os.link(fresh, file)
+            fresh.unlink(missing_ok=True)
         return file.read_text()
 
     @staticmethod

@@ -53,14 +53,21 @@ class RoundPlan:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     reshard_from: str | None = None
 
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps({**asdict(self), "skips": [skip.to_json() for skip in self.skips]}))
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "skips": [skip.to_json() for skip in self.skips]}
 
     @classmethod
-    def read(cls, path: Path) -> RoundPlan:
-        body = json.loads(path.read_text())
+    def from_json(cls, saved: Mapping[str, Any]) -> RoundPlan:
+        body = dict(saved)
         body["snapshot"] = SnapshotSettings(**body["snapshot"])
         body["fingerprint"] = FingerprintSettings(**body["fingerprint"])
         body["skips"] = tuple(map(Skip.from_json, body["skips"]))
         body["skip_steps"] = tuple((first, last) for first, last in body["skip_steps"])
         return cls(**body)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_json()))
+
+    @classmethod
+    def read(cls, path: Path) -> RoundPlan:
+        return cls.from_json(json.loads(path.read_text()))

@@ -24,7 +24,7 @@ from resilient.policy import events
 from resilient.policy.decisions import Decision
 from resilient.policy.machine import decide
 from resilient.policy.state import PolicySettings, RunState
-from resilient.report.decoding import NotDecodable, decode
+from resilient.protocol.decoding import NotDecodable, decode
 from resilient.supervisor.journal import plain
 from resilient.supervisor.recorder import patched
 

@@ -6,9 +6,10 @@ The directory itself is the list; there is no index that could disagree with it 
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from resilient.protocol import names
 from resilient.protocol.append import AWAY
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.direct import open_direct, read_exactly
+from resilient.snapshot.fencing import Terms
 from resilient.snapshot.hashing import CHUNK, checksum, chunks_of, digest
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.storage import Storage
@@ -26,6 +28,8 @@ from resilient.snapshot.storage import Storage
 CORRUPT = ".corrupt"
 DISCARDED = ".discarded-"
 """Before the number of the rollback that a snapshot was set aside for."""
+OF_TERM = "term"
+"""Between that and the number of a term: nobody has gone on from that snapshot, for its leader was not the leader."""
 
 _OF_THE_MOMENT = AWAY | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Why a file cannot be read that may be sound; a bad sector (``EIO``) is not among them."""
@@ -33,12 +37,51 @@ _OF_THE_MOMENT = AWAY | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, 
 
 def committed_steps(directory: Path) -> tuple[int, ...]:
     """Steps of all committed snapshots, ascending. A directory without a manifest is not a snapshot, whatever its
-    number.
+    number, nor is what a leader has committed after its time.
     """
+    steps, terms = _present(directory), Terms.read(directory)
+    return tuple(step for step in steps if _counts(directory, step, terms))
+
+
+def _present(directory: Path) -> list[int]:
     if not directory.is_dir():
-        return ()
+        return []
     steps = (names.snapshot_step(path.name) for path in directory.iterdir() if (path / manifests.NAME).is_file())
-    return tuple(sorted(step for step in steps if step is not None))
+    return sorted(step for step in steps if step is not None)
+
+
+def _counts(directory: Path, step: int, terms: Terms) -> bool:
+    """One whose manifest cannot be read does: whoever loads it will find it corrupt."""
+    if terms.all_count_to is None or step <= terms.all_count_to:
+        return True  # and nothing need be read
+    try:
+        return terms.count(step, _term_of(directory / names.snapshot_name(step)))
+    except (SnapshotCorrupt, OSError):
+        return True
+
+
+def _term_of(snapshot: Path) -> int:
+    stats = (snapshot / manifests.NAME).stat()
+    return _read_term(snapshot, stats.st_ino, stats.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_term(snapshot: Path, _inode: int, _modified: int) -> int:
+    return read_manifest(snapshot).term
+
+
+def set_aside_late(storage: Storage, directory: Path) -> list[int]:
+    """Rename the snapshots that leaders have committed after their time, each to ``step-….discarded-termT`` with the
+    number of that term. Returns their steps.
+    """
+    on = committed_steps(directory)
+    late = [step for step in _present(directory) if step not in on]
+    for step in late:
+        snapshot = directory / names.snapshot_name(step)
+        _rename_aside(storage, snapshot, f"{DISCARDED}{OF_TERM}{_term_of(snapshot)}")
+    if late:
+        _point_at_last(storage, directory, on)
+    return late
 
 
 def read_manifest(snapshot: Path) -> Manifest:
@@ -151,17 +194,24 @@ def set_aside(storage: Storage, directory: Path, lineage: Lineage) -> list[int]:
     on, number = steps_on(directory, lineage), len(lineage.rollbacks)
     off = [step for step in committed_steps(directory) if step not in on]
     for step in off:
-        snapshot = directory / names.snapshot_name(step)
-        target, copy = snapshot.with_name(f"{snapshot.name}{DISCARDED}{number}"), 1
-        while target.exists():
-            copy += 1
-            target = snapshot.with_name(f"{snapshot.name}{DISCARDED}{number}-{copy}")
-        storage.rename(snapshot, target)
+        _rename_aside(storage, directory / names.snapshot_name(step), f"{DISCARDED}{number}")
     if off:
-        if on and (directory / "latest").is_symlink():
-            storage.point(directory / "latest", names.snapshot_name(on[-1]))
-        storage.sync_directory(directory)
+        _point_at_last(storage, directory, on)
     return off
+
+
+def _rename_aside(storage: Storage, snapshot: Path, mark: str) -> None:
+    target, copy = snapshot.with_name(f"{snapshot.name}{mark}"), 1
+    while target.exists():
+        copy += 1
+        target = snapshot.with_name(f"{snapshot.name}{mark}-{copy}")
+    storage.rename(snapshot, target)
+
+
+def _point_at_last(storage: Storage, directory: Path, steps: Sequence[int]) -> None:
+    if steps and (directory / "latest").is_symlink():
+        storage.point(directory / "latest", names.snapshot_name(steps[-1]))
+    storage.sync_directory(directory)
 
 
 def discarded(directory: Path) -> list[Path]:

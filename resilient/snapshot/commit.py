@@ -22,7 +22,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest, bounded
-from resilient.snapshot.shards import distributed_in
+from resilient.snapshot.shards import Whole, distributed_in
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
@@ -33,6 +33,10 @@ def _final(_rank: int, _size: int) -> None:
     """All bytes are."""
 
 
+def _permitted() -> None:
+    """Nobody else commits."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A snapshot about to be committed.
@@ -41,6 +45,7 @@ class Draft:
     :param ready: called with a rank and a number of bytes; returns when so many of its image, from the beginning, are
         final, or raises, and then there is no snapshot.
     :param settle: called when all images are written and before they count; returns the metrics, or raises.
+    :param term: whose leader commits it, in a run of several nodes.
     """
 
     run_id: str
@@ -54,6 +59,14 @@ class Draft:
     divergence: Mapping[str, Any] = field(default_factory=dict)
     ready: Callable[[int, int], None] = _final
     settle: Callable[[], Mapping[str, float]] | None = None
+    term: int = 0
+
+    def settled(self) -> Mapping[str, float]:
+        """The metrics, when all images are final.
+
+        :raises: whatever ``settle`` does.
+        """
+        return self.metrics if self.settle is None else self.settle()
 
     def chunks(self, rank: int) -> Iterator[memoryview]:
         """The image of ``rank``, each chunk when it is final."""
@@ -71,11 +84,9 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
 
     :raises StorageFull: there is no room; what was written is removed again.
     """
-    needed = sum(len(image) for image in draft.images.values()) + _SPARE_BYTES
-    if storage.free_bytes(directory) < needed:
-        raise StorageFull(f"{needed} bytes are needed in {directory}, which has less", "free space there")
+    require_room(storage, directory, sum(len(image) for image in draft.images.values()))
     identity = uuid.uuid4().hex
-    temporary = directory / f"{TEMPORARY}{names.snapshot_name(draft.step)}-{identity[:8]}"
+    temporary = directory / temporary_name(draft.step, identity)
     storage.make_directory(temporary)
     try:
         manifest = _write(storage, temporary, draft, identity)
@@ -83,17 +94,49 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
         with suppress(OSError):
             storage.remove_tree(temporary)
         raise
-    _publish(storage, directory, temporary, draft.step)
+    publish(storage, directory, temporary, draft.step)
     return manifest
 
 
+def require_room(storage: Storage, directory: Path, size: int) -> None:
+    """Ask before ``size`` bytes are written.
+
+    :raises StorageFull: there is no room for them.
+    """
+    needed = size + _SPARE_BYTES
+    if storage.free_bytes(directory) < needed:
+        raise StorageFull(f"{needed} bytes are needed in {directory}, which has less", "free space there")
+
+
+def temporary_name(step: int, identity: str) -> str:
+    """Name of the directory in which a snapshot is written."""
+    return f"{TEMPORARY}{names.snapshot_name(step)}-{identity[:8]}"
+
+
 def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Manifest:
-    files = [
+    files = write_images(storage, temporary, draft)
+    manifest = describe(draft, identity, files, draft.settled(), distributed_in(draft.images))
+    write_manifest(storage, temporary, manifest)
+    return manifest
+
+
+def write_images(storage: Storage, temporary: Path, draft: Draft) -> tuple[ImageFile, ...]:
+    """Write the images of ``draft``; each is durable when this returns, but for its name."""
+    return tuple(
         ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), draft, rank))
         for rank in sorted(draft.images)
-    ]
-    metrics = draft.metrics if draft.settle is None else draft.settle()
-    manifest = Manifest(
+    )
+
+
+def describe(
+    draft: Draft,
+    identity: str,
+    files: Sequence[ImageFile],
+    metrics: Mapping[str, float],
+    tensors: Mapping[str, Whole],
+) -> Manifest:
+    """The manifest of ``draft``, whose images are written."""
+    return Manifest(
         run_id=draft.run_id,
         step=draft.step,
         round=draft.round,
@@ -106,12 +149,16 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
         versions={"python": platform.python_version(), **draft.versions},
         durations=draft.durations,
         divergence=bounded(draft.divergence),
-        tensors=distributed_in(draft.images),
+        tensors=tensors,
+        term=draft.term,
     )
+
+
+def write_manifest(storage: Storage, temporary: Path, manifest: Manifest) -> None:
+    """Write it, and make durable that it and the images are there."""
     encoded = memoryview(manifest.to_bytes())
     storage.write(temporary / manifests.NAME, lambda append: append(encoded))
     storage.sync_directory(temporary)
-    return manifest
 
 
 def _write_image(storage: Storage, path: Path, draft: Draft, rank: int) -> Checksum:
@@ -124,18 +171,34 @@ def _write_image(storage: Storage, path: Path, draft: Draft, rank: int) -> Check
     return sums[0]
 
 
-def _publish(storage: Storage, directory: Path, temporary: Path, step: int) -> None:
+def publish(
+    storage: Storage, directory: Path, temporary: Path, step: int, permit: Callable[[], None] = _permitted
+) -> None:
+    """Make the whole and durable directory ``temporary`` the snapshot of ``step``.
+
+    :param permit: called right before that and right after it; raises where we may not, and then all is as it was.
+    """
     final = directory / names.snapshot_name(step)
     replaced = final.exists()
-    if replaced:
-        storage.exchange(temporary, final)
-    else:
-        storage.rename(temporary, final)
+    swap = storage.exchange if replaced else storage.rename
+    permit()
+    swap(temporary, final)
     storage.sync_directory(directory)
-    storage.point(directory / "latest", final.name)
-    storage.sync_directory(directory)
+    try:
+        permit()
+    except Exception:
+        swap(final, temporary)
+        storage.sync_directory(directory)
+        raise
+    settle(storage, directory, final)
     if replaced:
         storage.remove_tree(temporary)
+
+
+def settle(storage: Storage, directory: Path, final: Path) -> None:
+    """``final`` is the snapshot that was committed last."""
+    storage.point(directory / "latest", final.name)
+    storage.sync_directory(directory)
 
 
 def retire(storage: Storage, snapshot: Path) -> None:
@@ -153,6 +216,20 @@ def remove_discarded(storage: Storage, directory: Path) -> list[str]:
     return [snapshot.name for snapshot in found]
 
 
+def drop(storage: Storage, temporary: Path) -> bool:
+    """Remove a directory in which somebody was, or still is, writing a snapshot. Returns whether it was there.
+
+    It gets another name first: so nobody can make a snapshot of what is half removed.
+    """
+    doomed = temporary.with_name(f"{TEMPORARY}dropped-{uuid.uuid4().hex[:8]}")
+    try:
+        storage.rename(temporary, doomed)
+    except FileNotFoundError:
+        return False
+    storage.remove_tree(doomed)
+    return True
+
+
 def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:
     """Remove what commits that were cut short have left. Call only while no commit can be under way."""
     for link in directory.glob(".latest.*"):
@@ -163,5 +240,5 @@ def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:
         if path.name.endswith(ASIDE) and not (directory / name).exists():
             storage.rename(path, directory / name)  # whole and durable: only the last step of a swap was missing
         else:
-            storage.remove_tree(path)
+            drop(storage, path)
     return leftovers

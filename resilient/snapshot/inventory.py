@@ -10,6 +10,7 @@ from pathlib import Path
 from resilient.errors import SnapshotCorrupt
 from resilient.protocol import names
 from resilient.snapshot import catalog, pins
+from resilient.snapshot.fencing import Terms
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.retention import Candidate
 from resilient.snapshot.standing import Standing
@@ -20,7 +21,7 @@ class State(str, Enum):
 
     COMMITTED = "committed"
     CORRUPT = "corrupt"  # its manifest cannot be read, an image has not its size, or it has been set aside
-    DISCARDED = "discarded"  # a rollback has discarded it; it is kept as evidence for a while
+    DISCARDED = "discarded"  # by a rollback, or its leader was none any more; it is kept as evidence for a while
 
 
 _STATES = {catalog.CORRUPT: State.CORRUPT, catalog.DISCARDED: State.DISCARDED}
@@ -58,7 +59,8 @@ def inventory(directory: Path, standing: Standing | None = None) -> tuple[Item, 
     if not directory.is_dir():
         return ()
     standing = standing if standing is not None else Standing.read(directory)
-    found = (_item(directory, path, standing) for path in sorted(directory.iterdir()))
+    terms = Terms.read(directory)
+    found = (_item(directory, path, standing, terms) for path in sorted(directory.iterdir()))
     return tuple(sorted((item for item in found if item is not None), key=lambda item: (item.step, item.path.name)))
 
 
@@ -71,7 +73,7 @@ def candidates(items: Sequence[Item]) -> tuple[Candidate, ...]:
     )
 
 
-def _item(directory: Path, path: Path, standing: Standing) -> Item | None:
+def _item(directory: Path, path: Path, standing: Standing, terms: Terms) -> Item | None:
     name, mark = _parted(path.name)
     step = names.snapshot_step(name)
     if step is None or path.is_symlink() or not path.is_dir():
@@ -88,6 +90,8 @@ def _item(directory: Path, path: Path, standing: Standing) -> Item | None:
         return None
     if not mark and not standing.lineage.holds(step, manifest.round):
         return Item(step, path, State.DISCARDED, manifest, pinned, "discarded by a rollback")
+    if not mark and not terms.count(step, manifest.term):
+        return Item(step, path, State.DISCARDED, manifest, pinned, _late(manifest.term))
     state = _STATES.get(mark, State.CORRUPT) if problem else State.COMMITTED
     return Item(step, path, state, manifest, pinned, problem)
 
@@ -103,8 +107,15 @@ def _parted(name: str) -> tuple[str, str]:
 def _set_aside(path: Path, mark: str) -> str:
     """Why a snapshot was set aside, in words."""
     if mark == catalog.DISCARDED:
-        return f"discarded by rollback {path.name.partition(mark)[2].partition('-')[0]}"
+        number = path.name.partition(mark)[2].partition("-")[0]
+        if number.startswith(catalog.OF_TERM):
+            return _late(number.removeprefix(catalog.OF_TERM))
+        return f"discarded by rollback {number}"
     return "set aside after a failed verification" if mark else ""
+
+
+def _late(term: int | str) -> str:
+    return f"committed by the leader of term {term} after its time"
 
 
 def _size_problem(path: Path, manifest: Manifest) -> str:

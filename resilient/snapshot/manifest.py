@@ -51,6 +51,7 @@ class Manifest:
         this was made; what is not known is missing. For a machine that has nothing but this snapshot.
     :param tensors: those that lie in parts in several images, by their path in the state; left out where they are very
         many.
+    :param term: whose leader committed it, in a run of several nodes; 0 where there was but one.
     """
 
     run_id: str
@@ -66,6 +67,7 @@ class Manifest:
     durations: Mapping[str, float] = field(default_factory=dict)
     divergence: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Whole] = field(default_factory=dict)
+    term: int = 0
 
     @property
     def size(self) -> int:
@@ -101,10 +103,11 @@ class Manifest:
         if written != [FORMAT, VERSION, CHUNK]:
             raise SnapshotCorrupt("the manifest is of a format or version that this release does not read")
         try:
-            files = tuple(_file(entry) for entry in body.pop("files"))
+            files = tuple(image_file(entry) for entry in body.pop("files"))
             metrics = {name: float(value) for name, value in body.pop("metrics").items()}
             durations = {name: float(value) for name, value in body.pop("durations", {}).items()}
             body["divergence"] = dict(body.get("divergence", {}))
+            body["term"] = int(body.get("term", 0))
             tensors = {name: _whole(entry) for name, entry in body.pop("tensors", {}).items()}
             known = {entry.name for entry in fields(cls)}  # a later release may have something to add
             body = {name: value for name, value in body.items() if name in known}
@@ -149,7 +152,11 @@ def _whole(entry: dict[str, Any]) -> Whole:
     return Whole(entry["dtype"], tuple(map(int, entry["shape"])), tuple(parts))
 
 
-def _file(entry: dict[str, Any]) -> ImageFile:
+def image_file(entry: Mapping[str, Any]) -> ImageFile:
+    """An image file from its JSON.
+
+    :raises ValueError: it cannot be one; or KeyError, TypeError.
+    """
     checksum = entry["checksum"]
     chunks = tuple(checksum["chunks"])
     size = int(checksum["size"])

@@ -6,7 +6,7 @@ ranks have alike are there several times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -120,10 +120,18 @@ def distributed_in(images: Mapping[int, memoryview]) -> dict[str, Whole]:
     It is told to whoever looks at the snapshot; loading goes by the images. So where there are very many parts, or an
     image is none, there are none.
     """
+    return distributed_among((rank, _opened(image)) for rank, image in images.items())
+
+
+def distributed_among(images: Iterable[tuple[int, Callable[[], tuple[Layout, Any]]]]) -> dict[str, Whole]:
+    """The same of images that are read as needed.
+
+    :param images: of each rank, what returns layout and state.
+    """
     found: dict[str, Whole] = {}
     try:
-        for rank, image in images.items():
-            _add(found, rank, image)
+        for rank, read in images:
+            _add(found, rank, *read())
             if sum(len(whole.parts) for whole in found.values()) > _MOST_PARTS:
                 return {}
     except (SnapshotCorrupt, TypeError, ValueError, LookupError, AttributeError, RecursionError):
@@ -131,9 +139,15 @@ def distributed_in(images: Mapping[int, memoryview]) -> dict[str, Whole]:
     return found
 
 
-def _add(found: dict[str, Whole], rank: int, image: memoryview) -> None:
-    layout = Layout.parse(image)
-    body = read_state(image, layout)
+def _opened(image: memoryview) -> Callable[[], tuple[Layout, Any]]:
+    def read() -> tuple[Layout, Any]:
+        layout = Layout.parse(image)
+        return layout, read_state(image, layout)
+
+    return read
+
+
+def _add(found: dict[str, Whole], rank: int, layout: Layout, body: Any) -> None:
     if "meshes" not in body:
         return
     for reference in references(body["objects"]):

@@ -85,6 +85,9 @@ class Storage:
         fresh.symlink_to(target)
         fresh.replace(link)
 
+    def remove_file(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
     def remove_tree(self, path: Path) -> None:
         shutil.rmtree(path)
 

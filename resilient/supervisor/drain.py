@@ -5,111 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from resilient.policy.flush import Writing
 from resilient.protocol.arena import Slot
+from resilient.supervisor.drain_answers import TIDYING, Answer, answer_in, failed
 from resilient.supervisor.helper import Helper
 from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 
-
-@dataclass(frozen=True)
-class Persisted:
-    """A snapshot is durable."""
-
-    step: int
-    identity: str
-    bytes: int
-    seconds: float
-    removed: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PersistFailed:
-    """A snapshot could not be made durable; its images are still in memory."""
-
-    step: int
-    problem: str
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A snapshot that went to disk while it was being copied has not become one: the worker died, or the copy is void.
-
-    Nothing is lost by that, and its slots are not the drain's any more.
-    """
-
-    step: int
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A snapshot was verified and lies in the slots.
-
-    :param durations: what the run's phases were known to take when it was taken, in seconds.
-    :param divergence: what its manifest says of that.
-    """
-
-    step: int
-    identity: str
-    seconds: float
-    durations: Mapping[str, float] = field(default_factory=dict)
-    divergence: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A snapshot failed verification and was set aside as ``kept_as``."""
-
-    step: int
-    reason: str
-    kept_as: str
-
-
-@dataclass(frozen=True)
-class RestoreFailed:
-    """A snapshot could not be read into the slots, though nothing is known to be wrong with it."""
-
-    step: int
-    problem: str
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """Snapshots that are not on the lineage are none any more."""
-
-    steps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class DiscardedDeleted:
-    """What had been set aside is deleted."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TidyFailed:
-    """Discarded snapshots are where they were. They count for nothing all the same, for the lineage says so."""
-
-    problem: str
-
-
-Answer = (
-    Persisted
-    | PersistFailed
-    | Unfinished
-    | Restored
-    | Rejected
-    | RestoreFailed
-    | SetAside
-    | DiscardedDeleted
-    | TidyFailed
-)
-_TIDYING = frozenset({"set_aside", "delete_discarded"})
+_WRITING = frozenset({"persist", "persist_part"})
+_MAKING = _WRITING | {"commit_parts"}
 
 
 class Drain(HelperQueue[Answer]):
@@ -121,7 +29,21 @@ class Drain(HelperQueue[Answer]):
 
     reap_seconds = 10.0  # its disk may be slow to let go of it
 
-    def __init__(self, snapshots: Path, *, lock: int, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        snapshots: Path,
+        *,
+        lock: int,
+        log: Path,
+        clock: Callable[[], float] = time.monotonic,
+        sweeps: bool = True,
+    ) -> None:
+        """Start it.
+
+        :param sweeps: whether it removes unfinished snapshots whenever it is started. Where several nodes write into
+            one directory they may be another one's, and somebody who knows has to :meth:`sweep`.
+        """
+        self._sweeps = sweeps
         self.rate = 0.0
         self._clock = clock
         self._sent_at = 0.0
@@ -133,12 +55,12 @@ class Drain(HelperQueue[Answer]):
         super().__init__()
 
     def _make_helper(self) -> Helper:
-        arguments = [str(self._snapshots), str(os.getpid())]
+        arguments = [str(self._snapshots), str(os.getpid()), *([] if self._sweeps else ["keep"])]
         return Helper("resilient.supervisor.drain_process", arguments, lock=self._lock, log=self._log)
 
     def pending(self, step: int) -> bool:
         """Whether ``step`` is being made durable or waits for it."""
-        return any(request["op"] == "persist" and request["step"] == step for request in self._queue)
+        return any(request["op"] in _MAKING and request["step"] == step for request in self._queue)
 
     @property
     def writing(self) -> Writing | None:
@@ -175,7 +97,7 @@ class Drain(HelperQueue[Answer]):
     def forget(self, keep: Collection[int]) -> None:
         """Drop what waits to be made durable, but for the steps in ``keep``."""
         current, *waiting = self._queue or [None]
-        wanted = [request for request in waiting if request and (request["step"] in keep or request["op"] in _TIDYING)]
+        wanted = [request for request in waiting if request and (request["step"] in keep or request["op"] in TIDYING)]
         self._queue = deque([current, *wanted] if current else [])
 
     def abandon(self) -> None:
@@ -183,7 +105,7 @@ class Drain(HelperQueue[Answer]):
 
         A snapshot that is cut off does not exist: its temporary directory goes when the drain is started again.
         """
-        if not self._queue or self._queue[0]["op"] in _TIDYING:
+        if not self._queue or self._queue[0]["op"] in TIDYING:
             return
         self._stop()
         self._next()
@@ -214,24 +136,54 @@ class Drain(HelperQueue[Answer]):
 
         They may still be being written; then it may turn out :class:`Unfinished`.
         """
-        infos = {str(rank): slot.info() for rank, slot in slots.items()}
-        request = {
-            "op": "persist",
-            "step": step,
-            "size": sum(info.size for info in infos.values()),
-            "slots": _paths(slots),
-            "begun": {rank: info.begun for rank, info in infos.items()},
-            "growing": not all(info.complete for info in infos.values()),
-        }
-        self._ask({**request, **details})
+        self._ask({"op": "persist", "step": step, **_images(slots), **details})
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, reshard: bool = False) -> None:
+    def persist_part(self, step: int, slots: Mapping[int, Slot], details: Mapping[str, Any], staging: str) -> None:
+        """Ask for this node's part of a snapshot of several nodes: answered by :class:`PartWritten`, or as
+        :meth:`persist`.
+
+        :param details: with ``world_size``, the number of all ranks; and on the leader alone with ``retention``, for it
+            makes room for all.
+        :param staging: name of the directory that all nodes write into; see
+            :func:`resilient.snapshot.commit.temporary_name`.
+        """
+        self._ask({"op": "persist_part", "step": step, "staging": staging, **_images(slots), **details})
+
+    def commit_parts(
+        self, step: int, staging: str, parts: Sequence[Mapping[str, Any]], details: Mapping[str, Any]
+    ) -> None:
+        """Ask for the parts of all nodes to become a snapshot: :class:`Persisted`, :class:`PersistFailed`, or
+        :class:`Fenced`.
+
+        :param details: with ``term``, that of the leader that asks, and ``world_size``.
+        """
+        parts = [dict(part) for part in parts]
+        self._ask({"op": "commit_parts", "step": step, "staging": staging, "parts": parts, **details})
+
+    def drop_parts(self, staging: str) -> None:
+        """Ask for an unfinished snapshot of several nodes to be removed."""
+        self._ask({"op": "drop_parts", "step": 0, "staging": staging})
+
+    def sweep(self) -> None:
+        """Ask for all unfinished snapshots to be removed; of several nodes, the leader does when its term begins."""
+        self._ask({"op": "sweep", "step": 0})
+
+    def restore(
+        self,
+        step: int,
+        slots: Mapping[int, Slot],
+        sequence: int,
+        *,
+        reshard: bool = False,
+        world_size: int | None = None,
+    ) -> None:
         """Ask for a snapshot to be read into ``slots``.
 
         :param reshard: one of another number of ranks is only verified, and the slots are left as they are.
+        :param world_size: number of all ranks, where this node has some of them.
         """
         request = {"op": "restore", "step": step, "slots": _paths(slots), "sequence": sequence}
-        self._ask({**request, "reshard": reshard})
+        self._ask({**request, "reshard": reshard, "world_size": world_size or len(slots)})
 
     def receive(self) -> Answer | None:
         """The answer to the oldest request; call it when :attr:`connection` is readable."""
@@ -243,32 +195,19 @@ class Drain(HelperQueue[Answer]):
             if self._writing is not None:
                 self._writing, self._waited = replace(self._writing, written=message["written"]), message["waited"]
             return None
+        request = self._queue[0]
         self._next()
-        if message["event"] == "persisted":
+        if "bytes" in message and request["op"] in _WRITING:
             self.rate = message["bytes"] / max(message["seconds"] - message["waited"], 1e-6)
-            return Persisted(
-                message["step"],
-                message["identity"],
-                message["bytes"],
-                message["seconds"],
-                tuple(message["removed"]),
-            )
-        if message["event"] == "unfinished":
-            return Unfinished(message["step"])
-        if message["event"] == "restored":
-            known = {name: message[name] for name in ("durations", "divergence")}
-            return Restored(message["step"], message["identity"], message["seconds"], **known)
-        if message["event"] == "rejected":
-            return Rejected(message["step"], message["reason"], message["kept_as"])
-        if message["event"] == "set_aside":
-            return SetAside(tuple(message["steps"]))
-        if message["event"] == "discarded_deleted":
-            return DiscardedDeleted(tuple(message["names"]))
-        return _failed(message.get("op", "persist"), message["step"], message["problem"])
+        return answer_in(message)
+
+    def late(self) -> Answer | None:
+        """An answer of another node's drain, where there are any; none else is late."""
+        return None
 
     def _given_up(self, request: dict[str, Any], words: str) -> Answer:
         problem = f"the drain died {MAX_DEATHS} times over it: {words}"
-        return _failed(request["op"], request["step"], problem)
+        return failed(request["op"], {**request, "problem": problem})
 
     def _send_oldest(self) -> None:
         self._writing = None
@@ -276,7 +215,7 @@ class Drain(HelperQueue[Answer]):
 
     def _sending(self, request: dict[str, Any]) -> None:
         self._sent_at, self._waited = self._clock(), 0.0
-        if request["op"] == "persist":
+        if request["op"] in _WRITING:
             self._writing = Writing(request["step"], request["size"])
 
     def close(self) -> None:
@@ -285,13 +224,18 @@ class Drain(HelperQueue[Answer]):
 
 
 def _is_later(request: Mapping[str, Any], step: int) -> bool:
-    return request["op"] == "persist" and int(request["step"]) > step
+    return request["op"] in _MAKING and int(request["step"]) > step
 
 
-def _failed(operation: str, step: int, problem: str) -> Answer:
-    if operation in _TIDYING:
-        return TidyFailed(problem)
-    return RestoreFailed(step, problem) if operation == "restore" else PersistFailed(step, problem)
+def _images(slots: Mapping[int, Slot]) -> dict[str, Any]:
+    """What a request says of images, which may be growing."""
+    infos = {str(rank): slot.info() for rank, slot in slots.items()}
+    return {
+        "size": sum(info.size for info in infos.values()),
+        "slots": _paths(slots),
+        "begun": {rank: info.begun for rank, info in infos.items()},
+        "growing": not all(info.complete for info in infos.values()),
+    }
 
 
 def _paths(slots: Mapping[int, Slot]) -> dict[str, str]:

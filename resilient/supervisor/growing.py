@@ -47,13 +47,13 @@ class GrowingImages:
             self._wait(rank, lambda info: info.reached >= size)
 
     def settle(self) -> Mapping[str, float]:
-        """Return when all images are complete; the metrics of the first.
+        """Return when all images are complete; the metrics of rank 0, if it is among them.
 
         :raises Unfinished: a copy is void.
         """
         for rank in self._slots:
             self._wait(rank, lambda _: False)
-        metrics: Mapping[str, float] = self._slots[0].meta.get("metrics", {})
+        metrics: Mapping[str, float] = self._slots[0].meta.get("metrics", {}) if 0 in self._slots else {}
         for rank in self._slots:
             self._wait(rank, lambda _: False)  # and nobody has begun the slot again meanwhile
         return metrics

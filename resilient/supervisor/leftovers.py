@@ -170,6 +170,20 @@ def newest_step(directory: Path) -> int | None:
     return max(set.intersection(*steps.values()), default=None) if steps else None
 
 
+def ranks_in(directory: Path, paths: RunPaths) -> tuple[int, ...]:
+    """The ranks of which there are images of this run in a memory directory, written since the machine was started."""
+    tenant = Tenant.read(directory)
+    if tenant is None or tenant.boot != boot_id() or _text(directory / "identity") != paths.identity():
+        return ()
+    found = set()
+    for path in directory.glob("rank-*.slot-*"):
+        with suppress(OSError, ValueError):
+            info = SlotInfo.peek(path)
+            if info is not None and info.complete:
+                found.add(int(path.name.partition(".")[0].removeprefix("rank-")))
+    return tuple(sorted(found))
+
+
 def _size(directory: Path) -> int:
     """Bytes that it takes, here and on disk."""
     total = 0

@@ -31,6 +31,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.opening import Opening
+from resilient.supervisor.other_nodes import NobodyElse, OtherNodes
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.recorder import Recorder
 from resilient.supervisor.remote import RemoteCopies
@@ -52,7 +53,7 @@ _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundred
 
 
 class Supervisor:
-    """Supervises one run on this node until it ends. Its collaborators are passed in; it closes none of them."""
+    """Supervises one run until it ends on this node. Its collaborators are passed in; it closes none of them."""
 
     def __init__(
         self,
@@ -69,11 +70,14 @@ class Supervisor:
         clock: Callable[[], float],
         environment: Mapping[str, str] | None = None,
         scheduler: Scheduler | None = None,
+        others: OtherNodes | None = None,
     ) -> None:
         """Nothing is done yet.
 
         :param environment: marks what we start as ours.
+        :param others: the other nodes of the run, where there are any.
         """
+        self._others: OtherNodes = others or NobodyElse(spec.policy.ranks)
         self._spec = spec
         self._scheduler = scheduler or Unscheduled(spec.policy.stop)
         self._memory = memory
@@ -96,7 +100,7 @@ class Supervisor:
         self._opening = Opening(spec, clock)
         self._output = RoundOutput(spec, console, clock)
         self._boards = BoardWatch(memory, self._metrics, journal=journal, console=console, clock=clock)
-        self._rounds = Rounds(spec, memory)
+        self._rounds = Rounds(spec, memory, self._others)
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
         self._ending: do.EndRun | None = None
@@ -139,6 +143,7 @@ class Supervisor:
             do.DiscardMemory: self._discard_memory,
             do.RecordIncident: self._record_incident,
             do.EndRun: self._end_run,
+            do.FormGroup: self._form_group,
             **self._diverging.handlers,
         }
 
@@ -151,9 +156,10 @@ class Supervisor:
         """Supervise until the run ends on this node."""
         self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
         self._persistence.adopt()
+        self._others.open(self._feed, lambda: self._state)
         self._open()
         while self._state.phase is not Phase.ENDED:
-            self._sources.handle(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
+            self._wait(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
             self._poll()
         self._sources.close()
         self._diverging.close()
@@ -163,6 +169,15 @@ class Supervisor:
         self._output.close()
         self._script.close()
         return self._ending.exit_code
+
+    def _wait(self, seconds: float) -> None:
+        """Until something has happened here, or so long; what happens elsewhere is passed on meanwhile."""
+        until = self._clock() + seconds
+        while self._state.phase is not Phase.ENDED:
+            self._sources.handle(max(0.0, min(until - self._clock(), self._others.pace)))
+            self._others.tick()
+            if self._others.pace >= seconds or self._clock() >= until:
+                return
 
     def _open(self) -> None:
         opened = self._opening.event(self._memory, self._persistence, self._remote, self._diverging)
@@ -178,7 +193,7 @@ class Supervisor:
         }
         if self._uploads is not None:
             handlers[self._uploads.connection] = self._on_uploads
-        return handlers
+        return {**handlers, **self._others.connections()}
 
     # --- events
 
@@ -246,7 +261,7 @@ class Supervisor:
         failure = classify(Evidence(1, (kind,), message))
         if report.hung:
             failure = Failure(FailureClass.HANG, report.reason)
-        lost = self._state.live if report.rank is None else self._state.live & {report.rank}
+        lost = self._state.live & ({*self._memory.ranks} if report.rank is None else {report.rank})
         if self._state.phase is Phase.STARTING and lost == self._state.live:
             self._feed(on.LaunchFailed(failure))
             return
@@ -256,6 +271,10 @@ class Supervisor:
     def _on_drain(self) -> None:
         event = self._persistence.receive()
         if event is not None:
+            self._feed(event)
+
+    def _on_late_answers(self) -> None:
+        while (event := self._persistence.receive_late()) is not None:
             self._feed(event)
 
     def _on_uploads(self) -> None:
@@ -272,7 +291,7 @@ class Supervisor:
         self._witness.watch()
         for progressed in self._boards.progress(self._state.live):
             self._feed(progressed)
-        if (dumped := self._dumps.poll(self._state)) is not None:
+        if (dumped := self._others.dumped(self._dumps.poll(self._state))) is not None:
             self._feed(dumped)
         self._launcher.check()
         self._output.pass_on()
@@ -283,6 +302,7 @@ class Supervisor:
         self._boards.note_interval()
         if (times := self._boards.look_at_times(self._state)) is not None:
             self._feed(times)
+        self._on_late_answers()
         self._persistence.persist_held(self._state.round)
         if (flushed := self._persistence.flushed()) is not None:
             self._feed(self._script.describe(flushed))
@@ -322,9 +342,16 @@ class Supervisor:
         self._answer_listing()
 
     def _answer_listing(self) -> None:
-        """Say what could be resumed from, or wait: the remote tier may still have to be heard of."""
-        if (listed := self._persistence.list_snapshots()) is not None:
-            self._feed(listed)
+        """Say what could be resumed from, or wait: the remote tier, or other nodes, may still have to be heard of."""
+        ranks = self._others.listing()
+        if isinstance(ranks, on.NodesSeen):
+            self._feed(ranks)
+        elif ranks is not None and (listed := self._persistence.list_snapshots()) is not None:
+            self._feed(replace(listed, ranks=ranks) if ranks != self._spec.policy.ranks else listed)
+
+    def _form_group(self, decision: do.FormGroup) -> None:
+        self._others.form(decision)
+        self._answer_listing()
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
         self._persistence.restore(decision.step, decision.tier)
@@ -335,14 +362,16 @@ class Supervisor:
         if start.source:
             self._journal.write("note", "own checkpoint", self._clock(), step=start.step, source=start.source)
         known = (self._opening.history, self._state.lineage, self._persistence.identity)
-        specs = self._rounds.prepare(decision, start, *known)
+        ranks = self._state.ranks
+        specs = self._rounds.prepare(decision, start, *known, ranks=ranks)
         self._diverging.begin_round(decision, start.step)
         self._boards.begin_round()
-        self._witness.begin_round(decision.round, range(self._spec.policy.ranks))
+        self._witness.begin_round(decision.round, range(ranks))
         self._output.follow(decision.round)
         if deleted := delete_old_rounds(self._spec.paths, self._spec.logs.keep_rounds):
             self._journal.write("note", "old logs deleted", self._clock(), rounds=deleted)
-        self._launcher.launch(specs)
+        self._others.launch(decision, [spec for spec in specs if spec.rank not in self._memory.ranks])
+        self._launcher.launch([spec for spec in specs if spec.rank in self._memory.ranks])
         if start.step:
             self._feed(on.WorkerProgressed(0, start.step, "startup"))
 
@@ -356,9 +385,12 @@ class Supervisor:
         why = "" if self._spec.worker.unmodified else "no step boundary yet: "
         self._console.say(f"{why}sending {number.name} to the workers")
         self._launcher.signal(number)
+        self._others.signal(number)
 
     def _dump_stacks(self, decision: do.DumpStacks) -> None:
-        self._dumps.begin(decision, self._state, self._launcher.workers, self._launcher.pid)
+        self._others.dump(decision, self._state)
+        here = replace(decision, ranks=tuple(rank for rank in decision.ranks if rank in self._memory.ranks))
+        self._dumps.begin(here, self._state, self._launcher.workers, self._launcher.pid)
 
     def _abandon_restore(self, decision: do.AbandonRestore) -> None:
         self._persistence.abandon_restore(decision.tier)
@@ -367,6 +399,7 @@ class Supervisor:
         self._console.say(f"killing the workers: {decision.reason}")
         self._witness.before_kill()
         self._launcher.kill()
+        self._others.kill(decision.reason)
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
         self._persistence.flush(self._state.round, decision.by)
@@ -390,6 +423,7 @@ class Supervisor:
         reached = self._state.step if self._spec.worker.unmodified else self._persistence.durable or 0
         decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
+        self._others.end(decision, durable=self.memory_is_durable)
         self._write_status("finished" if decision.exit_code is ExitCode.FINISHED else "ended", decision)
 
     def _write_status(self, state: str, ending: do.EndRun | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The shared memory of a run on this node: boards and arenas of all ranks, owned by the supervisor.
+"""The shared memory of a run on this node: boards and arenas of its ranks, owned by the supervisor.
 
 It is found by name, so what a killed supervisor leaves is its successor's.
 """
@@ -24,9 +24,14 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in 
 
 
 class RunMemory:
-    """Boards and arenas of ``ranks`` workers."""
+    """Boards and arenas of ``ranks`` workers: the first so many, or these.
 
-    def __init__(self, directory: Path, ranks: int, slots: int, identity: str, root: Path | None = None) -> None:
+    Where it is these, the run has others on other nodes, and what is there of others stays: it may be needed there.
+    """
+
+    def __init__(
+        self, directory: Path, ranks: int | range, slots: int, identity: str, root: Path | None = None
+    ) -> None:
         """Open what is there, make what is not.
 
         :param identity: of the run. What is there of another run, whose directory was deleted and made anew, is
@@ -42,12 +47,13 @@ class RunMemory:
         self._identity = identity
         self._root = root
         self._slots = slots
-        self._ranks = range(ranks)
+        self._ranks = range(ranks) if isinstance(ranks, int) else ranks
         self._spill = Spill(RunPaths(root).memory) if root is not None else None
         self._tenancy: Tenancy | None = None
         try:
             self._claim()
-            clear_other_ranks(directory, ranks, self._spill)
+            if isinstance(ranks, int):
+                clear_other_ranks(directory, ranks, self._spill)
             self.boards = {rank: self._board(rank) for rank in self._ranks}
         except ConfigurationError:
             if self._tenancy is not None:
@@ -106,7 +112,8 @@ class RunMemory:
     def keep_linked(self) -> None:
         """Bring back what somebody has removed from the directory while we had it open. Only while no worker is up."""
         self._claim()
-        for rank, arena in self.arenas.items():
+        for rank in self._ranks:
+            arena = self.arenas[rank]
             try:
                 for slot in arena.slots:
                     slot.keep_linked()
@@ -118,7 +125,7 @@ class RunMemory:
         return Arena.shared(self.directory, rank, self._slots, self._spill)
 
     def _slot_paths(self) -> list[Path]:
-        return [slot.path for arena in self.arenas.values() for slot in arena.slots]
+        return [slot.path for rank in self._ranks for slot in self.arenas[rank].slots]
 
     def _remove_unlinked(self) -> None:
         """Files on disk that a slot was moving to when its worker was killed, or that the machine was switched off
@@ -164,8 +171,8 @@ class RunMemory:
 
     def renew_boards(self) -> None:
         """Fresh boards for a new round; what was unread on the old ones must have been collected."""
-        for rank, board in self.boards.items():
-            board.close()
+        for rank in self._ranks:
+            self.boards[rank].close()
             self.boards[rank] = self._new_board(rank)
 
     def newest_step(self) -> int | None:
@@ -218,7 +225,8 @@ class RunMemory:
         for arena in self.arenas.values():
             for slot in arena.slots:
                 slot.release()
-                slot.lend(Loan.NONE, slot.info().begun)
+        for slot in (slot for rank in self._ranks for slot in self.arenas[rank].slots):
+            slot.lend(Loan.NONE, slot.info().begun)
 
     def keep_only(self, step: int) -> None:
         """Images of other steps are no snapshots any more: the run goes on from ``step``."""
@@ -248,6 +256,11 @@ class RunMemory:
     def next_sequence(self) -> int:
         """A number for an image that is to count as the newest."""
         return 1 + max(slot.info().sequence for arena in self.arenas.values() for slot in arena.slots)
+
+    @property
+    def ranks(self) -> range:
+        """Those on this node."""
+        return self._ranks
 
     def void_growing(self, rank: int | None = None) -> None:
         """The worker of ``rank``, or every worker, is dead: what it had not finished is nothing."""

@@ -14,9 +14,9 @@ from resilient.snapshot import catalog
 from resilient.snapshot.manifest import bounded
 from resilient.supervisor.agreement import unfulfilled
 from resilient.supervisor.console import Console
-from resilient.supervisor.drain import (
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.drain_answers import (
     Answer,
-    Drain,
     Persisted,
     PersistFailed,
     Rejected,
@@ -298,7 +298,13 @@ class Persistence:
 
     def receive(self) -> on.Event | None:
         """What the drain has to say; returns what the policy core has to know of it."""
-        answer = self._drain.receive()
+        return self._take(self._drain.receive())
+
+    def receive_late(self) -> on.Event | None:
+        """Likewise, of what did not come from the drain on this node."""
+        return self._take(self._drain.late())
+
+    def _take(self, answer: Answer | None) -> on.Event | None:
         if answer is None:
             return None
         self._note(answer)

@@ -20,7 +20,7 @@ from resilient.protocol.arena import Slot
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
 from resilient.supervisor.console import Console
-from resilient.supervisor.drain import Rejected, Restored, RestoreFailed
+from resilient.supervisor.drain_answers import Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.uploads import ListingFailed, Remote, RemoteListed, Uploaded, UploadFailed, Uploads
 

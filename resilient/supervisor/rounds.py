@@ -15,6 +15,7 @@ from resilient.protocol.plan import RoundPlan
 from resilient.supervisor.divergence_words import lineage_in_words
 from resilient.supervisor.history import RunHistory
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.other_nodes import OtherNodes
 from resilient.supervisor.ports import FreshPort
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.unmodified import Start
@@ -34,13 +35,21 @@ def in_words(launch: LaunchRound, start: Start, lineage: Lineage) -> str:
 class Rounds:
     """Prepares one round after the other."""
 
-    def __init__(self, spec: RunSpec, memory: RunMemory) -> None:
+    def __init__(self, spec: RunSpec, memory: RunMemory, others: OtherNodes) -> None:
         self._spec = spec
         self._memory = memory
+        self._others = others
         self._port = FreshPort()
 
     def prepare(
-        self, launch: LaunchRound, start: Start, history: RunHistory, lineage: Lineage, identity: str | None
+        self,
+        launch: LaunchRound,
+        start: Start,
+        history: RunHistory,
+        lineage: Lineage,
+        identity: str | None,
+        *,
+        ranks: int,
     ) -> list[LaunchSpec]:
         """Leave everything where the workers of the round will look for it.
 
@@ -48,6 +57,7 @@ class Rounds:
         :param history: of the run, up to now.
         :param lineage: says which data is left out, and how far the learning rate is lowered.
         :param identity: of the snapshot that the round resumes from.
+        :param ranks: how many train together, on all nodes.
         """
         paths, spec = self._spec.paths, self._spec
         self._memory.forget_newer(launch.step)
@@ -76,11 +86,12 @@ class Rounds:
         plan_file = self._memory.write_plan(plan)
         rendezvous = Rendezvous(
             paths.run_id,
+            address=self._others.address,
             port=self._port.take(),
             round=launch.round,
             most_restarts=spec.policy.restarts.max_failures,
         )
-        return [self._spec_of(rank, rendezvous, plan_file, start) for rank in range(spec.policy.ranks)]
+        return [self._spec_of(rank, ranks, rendezvous, plan_file, start) for rank in range(ranks)]
 
     def _reshard_from(self, launch: LaunchRound) -> str | None:
         """The durable snapshot that the round resumes from, where that may be dealt out otherwise."""
@@ -88,11 +99,20 @@ class Rounds:
             return None
         return str(self._spec.paths.snapshot(launch.step))
 
-    def _spec_of(self, rank: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
+    def _spec_of(self, rank: int, ranks: int, rendezvous: Rendezvous, plan_file: Path, start: Start) -> LaunchSpec:
         worker, paths, round_number = self._spec.worker, self._spec.paths, rendezvous.round
-        identity = WorkerEnvironment(plan_file, rank, rank, self._spec.policy.ranks)
+        place = self._others.place(rank)
+        identity = WorkerEnvironment(
+            plan_file,
+            rank,
+            place.local_rank,
+            ranks,
+            place.local_world_size,
+            place.group_rank,
+            place.group_world_size,
+        )
         variables = identity.variables(rendezvous)
-        if worker.unmodified and self._spec.policy.ranks == 1:
+        if worker.unmodified and ranks == 1:
             # A script that finds RANK in its environment takes itself for one of a group, and looks for the others.
             variables = {PLAN: variables[PLAN]}
         return LaunchSpec(

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from resilient.errors import ConfigurationError
+from resilient.policy.nodes import NodeSettings, Shortage
 from resilient.supervisor.patterns import LOSS, check_metric_name, check_pattern
 
 _MOST_RANKS = 1024  # processes on one machine; more is a slip of the finger
@@ -206,3 +207,75 @@ class LogSettings:
             )
         if self.keep_rounds < 0:
             raise ConfigurationError(f"logs.keep_rounds must be 0, for all, or more, not {self.keep_rounds}")
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """How the supervisors of several nodes find and lose each other; the section ``group``. How many there are is said
+    by ``nodes``.
+
+    :param least: with fewer nodes than are wanted, but at least so many, the run goes on smaller; 0 for never. What it
+        goes on from is dealt out to fewer ranks, so it does not go on bit for bit.
+    :param wait_seconds: how long is waited for a lost node, or for another in its place.
+    :param start_seconds: how long the nodes may take to come together when the run is started.
+    :param shortage: with too few nodes: ``requeue`` ends with the exit code that asks for a requeue, ``stop`` for good.
+    :param silent_seconds: a node that says nothing for so long is lost.
+    :param lease_seconds: another node takes the lead when the leader has shown no sign of life for so long.
+    :param address: where this node listens, as ``host:port``, ``host`` or ``:port``; the host is what other nodes
+        connect to. Empty for the name of the machine, and any free port.
+    """
+
+    least: int = 0
+    wait_seconds: float = 60.0
+    start_seconds: float = 600.0
+    shortage: Shortage = Shortage.requeue
+    silent_seconds: float = 10.0
+    lease_seconds: float = 10.0
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        if self.least < 0:
+            raise ConfigurationError(f"group.least must be 0, for never fewer, or a number of nodes, not {self.least}")
+        for name in ("silent_seconds", "lease_seconds"):
+            if getattr(self, name) < 2:
+                raise ConfigurationError(
+                    f"group.{name} must be at least 2, not {getattr(self, name)}",
+                    "signs of life come once a second, and a busy machine is late",
+                )
+        port = self.address.rpartition(":")[2] if ":" in self.address else ""
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigurationError(
+                f"group.address={self.address} has no valid port", "write host:port, or host alone"
+            )
+
+    def settings(self, nodes: Any) -> NodeSettings | None:
+        """What the decision core is told.
+
+        :param nodes: ``4``, or ``4:5`` for four that train and a fifth that stands by.
+        :returns: None for one node alone.
+        :raises ConfigurationError: it is neither, or the numbers do not fit together.
+        """
+        train, spares = _numbers(nodes)
+        if train == 1 and spares == 0:
+            return None
+        return NodeSettings(
+            train,
+            spares,
+            least=self.least or None,
+            wait_seconds=self.wait_seconds,
+            start_seconds=self.start_seconds,
+            shortage=self.shortage,
+        )
+
+
+def _numbers(nodes: Any) -> tuple[int, int]:
+    """How many train, and how many more stand by."""
+    text = "" if isinstance(nodes, bool) else str(nodes)
+    train, separator, whole = text.partition(":")
+    words = [train, whole] if separator else [train]
+    if not all(word.isascii() and word.isdigit() for word in words) or int(words[-1]) < int(train):
+        raise ConfigurationError(
+            f"nodes={nodes} is no number of nodes",
+            "write nodes=4, or nodes=4:5 for four that train and a fifth that stands by",
+        )
+    return int(train), int(words[-1]) - int(train)

@@ -42,6 +42,10 @@ class SignalQueue:
             taken.append(self._received.popleft())
         return taken
 
+    def pending(self) -> bool:
+        """Whether :meth:`take` would have something."""
+        return bool(self._received)
+
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():

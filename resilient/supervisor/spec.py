@@ -12,13 +12,15 @@ from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
-from resilient.supervisor.settings import ConsoleSettings, LogSettings, WorkerSettings
+from resilient.supervisor.settings import ConsoleSettings, GroupSettings, LogSettings, WorkerSettings
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """Everything about the run that the supervisor needs to know.
 
+    :param worker: how many ranks there are of it is those of this node; the ranks of all nodes are in ``policy``.
+    :param group: of a run of several nodes.
     :param directory: working directory of the workers.
     :param lineage: as it was written down; None where it is not.
     :param trust_node: supervise it on this machine although it computes wrong results.
@@ -35,6 +37,7 @@ class RunSpec:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    group: GroupSettings = field(default_factory=GroupSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
     takeover: bool = False

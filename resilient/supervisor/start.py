@@ -70,7 +70,7 @@ def _nearest_script(script: Path) -> str:
     return f"did you mean {close[0]}? Otherwise " if close else ""
 
 
-def _warm_or_cold(spec: RunSpec, console: Console) -> RunSpec:
+def warm_or_cold(spec: RunSpec, console: Console) -> RunSpec:
     """The run with nothing preloaded where its script sets what has to come before the imports."""
     if not spec.worker.unmodified or not spec.worker.script or not spec.worker.preload:
         return spec
@@ -135,16 +135,16 @@ def _supervise(
         stack.callback(signals.close)
         stack.callback(scheduler.leave)  # its order ends us too, so everything else is done by then
         paths.create()
-        _require_trust(spec, console)
+        require_trusted_node(spec, console)
         strays: list[int] = []
-        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(_strays(paths)))
+        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(kill_strays_of(paths)))
         stack.callback(lock.release)
-        journal = _open_journal(paths)
+        journal = open_journal(paths)
         stack.callback(journal.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)
         # before anything is recorded that says otherwise
         require_ranks(paths, place, spec.policy.ranks, reshard=spec.allow_reshard)
-        spec = replace(spec, lineage=_lineage(paths))
+        spec = replace(spec, lineage=lineage_of(paths))
         changed = record_config(journal)
         status = Status.read(paths.status)
         if status is not None and status.finished and not changed:
@@ -152,20 +152,21 @@ def _supervise(
             Scratch(paths.identity()).remove()
             console.say(f"run {paths.run_id} is finished already ({status.diagnosis}) Another run.id begins a new run.")
             return ExitCode.FINISHED
-        if strays := [*strays, *_strays(paths)]:
+        if strays := [*strays, *kill_strays_of(paths)]:
             console.say(f"killed what an earlier supervisor of this run had left: {', '.join(map(str, strays))}")
             journal.write("note", "strays killed", 0.0, processes=strays)
         console.say(f"run {paths.run_id} in {paths.root}")
         durable = max(catalog.committed_steps(paths.snapshots), default=0)
         entries = read_journal(paths.journal)
         scheduler.begin(entries, None if spec.worker.unmodified else durable, journal, console.say)
-        spec = _warm_or_cold(spec, console)
+        spec = warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
-        spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=_versions())
+        spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=installed_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console, scheduler=scheduler)
 
 
-def _require_trust(spec: RunSpec, console: Console) -> None:
+def require_trusted_node(spec: RunSpec, console: Console) -> None:
+    """:raises UntrustedNode: the run is kept off this machine."""
     if spec.trust_node:
         return
     try:
@@ -185,7 +186,7 @@ def _supervise_owned(
     with ExitStack() as stack:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
-        ours = {MARK: mark(f"{paths.identity()}@{node_name()}", Owner.current(hostname()))}
+        ours = marked(paths)
         launcher = Launcher(
             spec.worker.preload,
             lock=lock,
@@ -231,8 +232,16 @@ def _supervise_owned(
     return exit_code
 
 
-def _lineage(paths: RunPaths) -> Lineage | None:
-    """What is written down of the run's rollbacks; None where nothing is."""
+def marked(paths: RunPaths) -> dict[str, str]:
+    """Variables that mark what we start as ours."""
+    return {MARK: mark(f"{paths.identity()}@{node_name()}", Owner.current(hostname()))}
+
+
+def lineage_of(paths: RunPaths) -> Lineage | None:
+    """What is written down of the run's rollbacks; None where nothing is.
+
+    :raises LineageUnreadable: what is written down is damaged.
+    """
     if not paths.lineage.exists():
         return None
     try:
@@ -244,11 +253,13 @@ def _lineage(paths: RunPaths) -> Lineage | None:
         ) from error
 
 
-def _strays(paths: RunPaths) -> list[int]:
+def kill_strays_of(paths: RunPaths) -> list[int]:
+    """End what an earlier supervisor of this run has left on this node; returns the process numbers."""
     return kill_strays(f"{paths.identity()}@{node_name()}", hostname())
 
 
-def _open_journal(paths: RunPaths) -> Journal:
+def open_journal(paths: RunPaths) -> Journal:
+    """:raises RunDirectoryNotWritable: there can be none."""
     try:
         return Journal(paths.journal)
     except OSError as error:
@@ -257,5 +268,6 @@ def _open_journal(paths: RunPaths) -> Journal:
         ) from error
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """What a snapshot's manifest says of this installation."""
     return {name: importlib.metadata.version(name) for name in ("resilient", "torch")}

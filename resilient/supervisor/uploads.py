@@ -13,7 +13,7 @@ from typing import Any
 from resilient.policy.lineage import Lineage
 from resilient.protocol.arena import Slot
 from resilient.protocol.remote_settings import RemoteSettings
-from resilient.supervisor.drain import Rejected, Restored, RestoreFailed
+from resilient.supervisor.drain_answers import Rejected, Restored, RestoreFailed
 from resilient.supervisor.helper import Helper
 from resilient.supervisor.helper_queue import MAX_DEATHS, HelperQueue
 

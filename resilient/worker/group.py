@@ -1,4 +1,4 @@
-"""What the ranks of a node agree on, so that their images are of the same steps.
+"""What the ranks of a run agree on, so that their images are of the same steps.
 
 They agree through their boards, without a collective: a rank that waits in one cannot be asked to leave, and a rank
 that is gone would take the others' agreement with it.
@@ -13,6 +13,9 @@ that is gone would take the others' agreement with it.
 * **What may be overwritten.** A crash goes back to the newest step of which *all* ranks have a complete image. An image
   is spared when it is of that step, or of a newer one of which the others have an image or may still get one. So what
   is overwritten was older than a common step, or can never become one, and the newest common step only ever rises.
+
+Ranks on other nodes are seen together, as one more rank of which all is true that is true of each of them, and a few
+milliseconds late (:mod:`resilient.protocol.world_view`).
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resilient.protocol.arena import Arena, Slot, SlotInfo
-from resilient.protocol.board import Board, Flag, Word
+from resilient.protocol.board import Board, Word
 from resilient.protocol.neighbour import Neighbour
+from resilient.protocol.world_view import Everybody, First, WorldView, is_done
 
 _POLL_SECONDS = 0.0005
 _COPY_SECONDS = 1.0  # a neighbour's copy is waited for so long; training would wait for it too, in the next collective
@@ -31,13 +35,15 @@ _WORD_SECONDS = 5.0  # for rank 0's word, which is there in time in every script
 _PLANNED = 64  # steps of which a plan knows
 
 Sleep = Callable[[float], None]
+_Seen = Board | Everybody
 
 
 class Group:
     """The part of one rank in the agreements.
 
-    :param boards: of all ranks.
-    :param neighbours: the arenas of all other ranks.
+    :param boards: of all ranks on this node.
+    :param neighbours: the arenas of all others of them.
+    :param world: all ranks of the run, where some are on other nodes.
     :ivar leads: whether this is rank 0.
     """
 
@@ -47,13 +53,21 @@ class Group:
         boards: Mapping[int, Board],
         neighbours: Mapping[int, Neighbour],
         *,
+        world: WorldView | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
         self.leads = rank == 0
-        self._own, self._first = boards[rank], boards[0]
-        self._others = [board for other, board in boards.items() if other != rank]
-        self._neighbours = [(boards[other], neighbour) for other, neighbour in neighbours.items()]
+        self._own = boards[rank]
+        self._others: list[_Seen] = [board for other, board in boards.items() if other != rank]
+        self._neighbours: list[tuple[_Seen, Neighbour | Everybody]] = [
+            (boards[other], neighbour) for other, neighbour in neighbours.items()
+        ]
+        if world is not None:
+            everybody = Everybody(world)
+            self._others.append(everybody)
+            self._neighbours.append((everybody, everybody))
+        self._first: Board | First = boards[0] if world is None or 0 in boards else First(world)
         self._clock = clock
         self._sleep = sleep
         self._memory_wanted = self._durable_wanted = False
@@ -61,11 +75,17 @@ class Group:
         self._out_of_step = False
 
     @classmethod
-    def join(cls, memory: Path, rank: int, ranks: int, own: Board) -> Group:
-        """The group of ``ranks`` whose boards and slots are in ``memory``."""
-        others = [other for other in range(ranks) if other != rank]
+    def join(cls, memory: Path, rank: int, ranks: range, own: Board, *, alone: bool = True) -> Group:
+        """The group of which ``ranks`` have their boards and slots in ``memory``.
+
+        :param alone: there are no others.
+        """
+        others = [other for other in ranks if other != rank]
         boards = {other: Board.open(memory / f"rank-{other:05d}.board") for other in others}
-        return cls(rank, {rank: own, **boards}, {other: Neighbour(memory, other) for other in others})
+        world = None if alone else WorldView.open(memory)
+        if not alone and world is None:
+            raise ValueError(f"{memory} has nothing of the other nodes")
+        return cls(rank, {rank: own, **boards}, {other: Neighbour(memory, other) for other in others}, world=world)
 
     # --- leaving
 
@@ -77,7 +97,7 @@ class Group:
         if not asked:
             return False
         self._own[Word.ARRIVED] = step + 1
-        while not all(board[Word.ARRIVED] == step + 1 or _is_done(board) for board in self._others):
+        while not all(board[Word.ARRIVED] == step + 1 or is_done(board) for board in self._others):
             if any(board[Word.ENTERED] > step for board in self._others):
                 return False
             self._sleep(_POLL_SECONDS)
@@ -89,7 +109,7 @@ class Group:
 
     def wait_until_all_left(self) -> None:
         """Return when every rank has what it needs to leave. The first to be gone takes the others along."""
-        while not all(_is_done(board) for board in self._others):
+        while not all(is_done(board) for board in self._others):
             self._sleep(_POLL_SECONDS)
 
     # --- what is due
@@ -132,7 +152,7 @@ class Group:
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = self._clock() + seconds
         while not condition():
-            if self._clock() >= deadline or all(_is_done(board) for board in self._others):
+            if self._clock() >= deadline or all(is_done(board) for board in self._others):
                 return condition()
             self._sleep(_POLL_SECONDS)
         return True
@@ -161,7 +181,3 @@ class Group:
             )
 
         return spared
-
-
-def _is_done(board: Board) -> bool:
-    return any(map(board.has_flag, (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)))

@@ -137,7 +137,8 @@ class SupervisedHost:
         self.preparation = Preparation(self.arena)
         self.group = None
         if environment.world_size > 1:
-            self.group = Group.join(memory, environment.rank, environment.world_size, self._board)
+            alone = environment.group_world_size == 1
+            self.group = Group.join(memory, environment.rank, environment.local_ranks, self._board, alone=alone)
 
     def image(self) -> memoryview | None:
         if self.plan.restore_step is None:

@@ -51,22 +51,24 @@ class Node:
         self.paths = RunPaths.of(self.root, "run")
         self.paths.create()
         self.lock = RunLock(self.paths.lock, hostname())
-        # a run's memory has ranks from 0 on, and a test may look into those of all of them
-        self.memory = RunMemory(self.root / "memory", ranks=1, slots=4, identity="this run")
-        for board in self.memory.boards.values():
-            board.close()
-        for arena in self.memory.arenas.values():
-            arena.close()
-        for path in self.memory.directory.glob("rank-*"):
-            path.unlink()
-        self.memory._ranks = ranks  # type: ignore[assignment]
-        self.memory.boards = {rank: self.memory._board(rank) for rank in ranks}
-        self.memory.arenas = {rank: self.memory._arena(rank) for rank in ranks}
+        self.memory = self._open(ranks)
         self.replicas = Replicas(
             self.memory.directory, host="127.0.0.1", timeout=2.0, lock=self.lock.fileno(), log=self.root / "peer.log"
         )
-        self.silent = False
-        self.part = NodeReplicas(self.memory, self.replicas, lambda message: cluster.answered(name, message))
+        self._cluster = cluster
+        self.part = self._listen()
+
+    def _open(self, ranks: Sequence[int]) -> RunMemory:
+        return RunMemory(self.root / "memory", range(ranks[0], ranks[-1] + 1), slots=4, identity="this run")
+
+    def _listen(self) -> NodeReplicas:
+        return NodeReplicas(self.memory, self.replicas, lambda message: self._cluster.answered(self.name, message))
+
+    def take(self, ranks: Sequence[int]) -> None:
+        """It has other ranks from now on."""
+        self.memory.close()
+        self.ranks, self.memory = ranks, self._open(ranks)
+        self.part = self._listen()
 
     @property
     def directory(self) -> Path:

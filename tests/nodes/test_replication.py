@@ -17,7 +17,8 @@ from resilient.nodes.node_replicas import Message
 from resilient.nodes.peer_link import Link, Refused
 from resilient.policy import events as on
 from resilient.protocol.arena import Loan
-from resilient.supervisor.drain import Drain, Persisted
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.drain_answers import Persisted
 from tests.nodes.neighbours import Cluster, content
 
 TWO = {"a": [0, 1], "b": [2, 3]}
@@ -112,15 +113,7 @@ def test_with_one_copy_two_neighbours_are_one_too_many(three: Cluster) -> None:
 def test_ranks_that_are_dealt_out_otherwise_find_their_images_with_their_former_nodes(three: Cluster) -> None:
     train(three, 4, 5)
     for name, ranks in {"a": [1], "b": [2], "c": [0]}.items():
-        node = three.nodes[name]
-        node.ranks = ranks
-        node.memory.arenas[ranks[0]], node.memory.boards[ranks[0]] = (
-            node.memory._arena(ranks[0]),
-            node.memory._board(ranks[0]),
-        )
-        for rank in set(node.memory.arenas) - set(ranks):
-            node.memory.arenas.pop(rank).close()
-            node.memory.boards.pop(rank).close()
+        three.nodes[name].take(ranks)
     assert three.peer_step() == 5
     assert three.restore(5) == on.SnapshotRestored(5, on.Tier.PEER)
     assert images(three, 5) == expected(three, 5)

@@ -27,6 +27,7 @@ from resilient.policy.decisions import (
     DumpStacks,
     EndRun,
     FlushMemory,
+    FormGroup,
     KillWorkers,
     LaunchRound,
     ListSnapshots,
@@ -52,6 +53,7 @@ from resilient.policy.events import (
     GraceKnown,
     LaunchFailed,
     MetricsJudged,
+    NodesSeen,
     ReplayEnded,
     RestoreFailed,
     RollbackRequested,
@@ -73,6 +75,7 @@ from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangSettings
 from resilient.policy.lineage import Lineage, RollbackCause, Skip
 from resilient.policy.machine import decide
+from resilient.policy.nodes import NodeSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import Phase, PolicySettings, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
@@ -86,6 +89,7 @@ FAILURES = st.sampled_from(
         Failure(FailureClass.BAD_SNAPSHOT, "SnapshotCorrupt: damaged"),
         Failure(FailureClass.NUMERIC, "ValueError: loss is nan"),
         Failure(FailureClass.PREEMPTION, "SIGTERM reached the worker alone"),
+        Failure(FailureClass.NODE_LOST, "node b is lost"),
     ]
 )
 DIVERGENCE = st.builds(
@@ -143,6 +147,11 @@ class Shell(RuleBasedStateMachine):
         self.discarded = False  # what the pending rollback discards is set aside
         self.replaying: ReplayWindow | None = None
         self.slow = self.listing = False  # the remote tier is heard of late
+        self.nodes: NodeSettings | None = None
+        self.there: set[str] = set()  # nodes beside this one
+        self.group: tuple[str, ...] = ()
+        self.ranks = 1
+        self.gathering: float | None = None  # since when
         self.depth = 0
         self.dies_in: int | None = None  # decisions
 
@@ -185,18 +194,18 @@ class Shell(RuleBasedStateMachine):
         """Another supervisor takes the run over. Workers died with the first one; memory and disk are as they were."""
         self.dies_in, self.depth = None, 0
         self.live, self.killed, self.flushing, self.stop_requested = set(), False, False, False
-        self.restoring = self.replaying = None
+        self.restoring = self.replaying = self.gathering = None
         self.discarded = False
         self.remote, self.unmarked, self.forgiven = self.remote | self.unmarked, set(), set()
         self.patience = 10
         self.had_snapshot = self.memory is not None or self.peer is not None or bool(self.durable | self.remote)
         self.state = RunState(settings=self.state.settings)
         incidents = max(self.incidents, default=0)
-        event = RunOpened(takeover=True, last_round=self.rounds[-1], incidents=incidents, lineage=self.saved)
-        self.feed(event)
+        last = self.rounds[-1]
+        self.feed(RunOpened(True, last, incidents, lineage=self.saved, group=self.group))
 
     def carry_out(self, decision: Decision) -> None:
-        if isinstance(decision, (ListSnapshots, RestoreSnapshot, LaunchRound)):
+        if isinstance(decision, (ListSnapshots, FormGroup, RestoreSnapshot, LaunchRound)):
             self.carry_out_on_choice(decision)
         elif isinstance(decision, (AbandonRestore, DumpStacks, KillWorkers)):
             self.carry_out_on_hang(decision)
@@ -217,12 +226,16 @@ class Shell(RuleBasedStateMachine):
             assert isinstance(decision, (AskWorkers, SignalWorkers, ReportFinding, RefuseRollback))
             assert self.stop_requested or not isinstance(decision, (AskWorkers, SignalWorkers))
 
-    def carry_out_on_choice(self, decision: ListSnapshots | RestoreSnapshot | LaunchRound) -> None:
+    def carry_out_on_choice(self, decision: ListSnapshots | FormGroup | RestoreSnapshot | LaunchRound) -> None:
         if isinstance(decision, ListSnapshots):
             assert not self.live
-            self.listing = True
-            if not self.slow:
-                self.answer_listing()
+            if self.nodes is None:
+                self.list_soon()
+            else:
+                self.gathering = self.now
+                self.feed(self.seen())
+        elif isinstance(decision, FormGroup):
+            self.form(decision)
         elif isinstance(decision, RestoreSnapshot):
             assert self.restoring is None
             assert not self.live, "the slots of live workers are theirs"
@@ -268,11 +281,34 @@ class Shell(RuleBasedStateMachine):
             assert self.saved.rollbacks[-1].cause is RollbackCause.HARDWARE
             assert decision.incident in self.incidents
 
+    def form(self, decision: FormGroup) -> None:
+        assert self.nodes is not None
+        assert self.gathering is not None, "nobody is gathered in the middle of something else"
+        assert not self.live
+        assert decision.nodes[0] == "me"
+        assert set(decision.nodes[1:]) <= self.there
+        assert self.nodes.fewest <= len(decision.nodes) <= self.nodes.count
+        if not set(self.group) <= set(decision.nodes) or len(decision.nodes) != self.ranks:
+            self.memory, self.had_snapshot = None, bool(self.durable | self.remote)  # images of some ranks are gone
+        if len(decision.nodes) != self.ranks:
+            self.peer = None  # that is of another number of ranks
+        self.group, self.ranks, self.gathering = decision.nodes, len(decision.nodes), None
+        self.list_soon()
+
+    def seen(self) -> NodesSeen:
+        return NodesSeen(("me", *sorted(self.there)), self.now if self.gathering is None else self.gathering)
+
+    def list_soon(self) -> None:
+        self.listing = True
+        if not self.slow:
+            self.answer_listing()
+
     def answer_listing(self) -> None:
         self.listing = False
         remote = tuple(sorted(self.remote | self.unmarked))
         there = self.durable | self.doomed if self.saved.pending else self.durable
-        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote, peer_step=self.peer))
+        ranks = None if self.nodes is None else self.ranks
+        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote, ranks=ranks, peer_step=self.peer))
 
     def nobody_is_left(self) -> None:
         """What is flushed, or set aside, must not change any more."""
@@ -311,7 +347,7 @@ class Shell(RuleBasedStateMachine):
             assert launch.step >= max(self.durable | self.remote, default=0), "nothing newer was passed over"
             assert self.saved.target is None or launch.step == self.saved.target, "from there, and from nowhere else"
         self.rounds.append(launch.round)
-        self.live = set(range(self.state.settings.ranks))
+        self.live = set(range(self.ranks))
         self.steps = dict.fromkeys(self.live, launch.step or 0)
         self.said_finished, self.started, self.killed = set(), False, False
 
@@ -329,6 +365,7 @@ class Shell(RuleBasedStateMachine):
         policy=DIVERGENCE,
         attaches=st.sampled_from([True, True, True, False]),
         slow=st.booleans(),
+        nodes=st.none() | st.builds(NodeSettings, st.just(3), least=st.none() | st.integers(1, 3)),
     )
     def opened(
         self,
@@ -344,10 +381,13 @@ class Shell(RuleBasedStateMachine):
         policy: DivergenceSettings,
         attaches: bool,
         slow: bool,
+        nodes: NodeSettings | None,
     ) -> None:
         budget = RestartSettings(max_failures=5, intensity=12, intensity_seconds=300.0)
         watch = HangSettings(startup_seconds=400.0, min_seconds=3.0, factor=2.0, phase_seconds=20.0)
-        settings = PolicySettings(ranks, budget, watch, divergence=policy, rolls_back=attaches)
+        self.nodes, self.ranks = nodes, ranks if nodes is None else nodes.count
+        self.there = set() if nodes is None else {"b", "c"}
+        settings = PolicySettings(self.ranks, budget, watch, divergence=policy, rolls_back=attaches, nodes=nodes)
         self.state = RunState(settings=settings)
         self.memory, self.peer, self.durable, self.remote = memory, peer, durable, remote
         self.had_snapshot = memory is not None or peer is not None or bool(durable) or bool(remote)
@@ -359,6 +399,17 @@ class Shell(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.feed(Tick())
+        if self.gathering is not None and self.state.phase is Phase.CHOOSING:
+            self.feed(self.seen())
+
+    @precondition(lambda self: self.nodes is not None and self.rounds and (not self.listing or self.slow))
+    @rule(name=st.sampled_from("bcd"))
+    def node_comes_or_goes(self, name: str) -> None:
+        """Told in any phase; where the group is formed and the listing is late, it is gathered once more."""
+        self.there ^= {name}
+        if self.listing and self.state.phase is Phase.CHOOSING:
+            self.listing, self.gathering = False, self.now
+        self.feed(self.seen())
 
     @precondition(lambda self: self.listing and self.state.phase is Phase.CHOOSING)
     @rule()
@@ -544,7 +595,7 @@ class Shell(RuleBasedStateMachine):
     @invariant()
     def finished_means_that_every_rank_said_so(self) -> None:
         if self.ends and self.ends[0].exit_code is ExitCode.FINISHED:
-            assert self.said_finished == set(range(self.state.settings.ranks))
+            assert self.said_finished == set(range(self.ranks))
 
     @invariant()
     def a_group_that_is_cleared_has_been_killed(self) -> None:

@@ -57,7 +57,7 @@ from resilient.policy.machine import UnlistedTransition, decide
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import PolicySettings, Reaction, RunState
 from resilient.policy.verdict import Verdict, VerdictKind
-from resilient.report.decoding import NotDecodable, decode
+from resilient.protocol.decoding import NotDecodable, decode
 from resilient.report.replay import Change, Line, Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
 from resilient.supervisor.journal import Journal, plain

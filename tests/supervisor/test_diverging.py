@@ -34,7 +34,7 @@ from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.spec import RunSpec
-from resilient.supervisor.start import _lineage
+from resilient.supervisor.start import lineage_of
 
 BACK = Rollback(20, 40, 1, (21, 42), reason="nonfinite of loss")
 PENDING = Lineage().rolled_back(BACK)
@@ -270,14 +270,14 @@ def test_a_board_from_before_the_rollback_says_nothing_of_it(tmp_path: Path) -> 
 def test_a_damaged_file_is_an_error_and_stays(bench: Bench, text: str) -> None:
     bench.paths.lineage.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(LineageUnreadable):
-        _lineage(bench.paths)
+        lineage_of(bench.paths)
     assert bench.paths.lineage.exists()
 
 
 def test_a_sound_file_is_read_at_the_start(bench: Bench) -> None:
-    assert _lineage(bench.paths) is None
+    assert lineage_of(bench.paths) is None
     write_lineage(bench.paths, PENDING)
-    assert _lineage(bench.paths) == PENDING
+    assert lineage_of(bench.paths) == PENDING
 
 
 # --- what comes in

@@ -27,7 +27,8 @@ from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
-from resilient.supervisor.drain_process import persist, restore
+from resilient.supervisor.drain_persist import persist
+from resilient.supervisor.drain_process import restore
 from resilient.supervisor.journal import Journal, read_journal
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.metered import MeteredStorage

@@ -25,6 +25,7 @@ from resilient.policy.events import (
 )
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.hang import HangWatch
+from resilient.policy.nodes import Group
 from resilient.policy.restore import Source, choose_source, durable_sources
 from resilient.policy.rules.pieces import Outcome, end, new_incident, save
 from resilient.policy.state import Phase, RunState
@@ -43,6 +44,7 @@ def open_run(state: RunState, event: RunOpened, now: float) -> Outcome:
         furthest=event.history.furthest,
         learned=event.durations,
         lineage=event.lineage,
+        group=Group(event.group, cold=not event.takeover),
     )
     target = event.lineage.target
     # a rollback that was written down, and perhaps no more than that
@@ -58,6 +60,7 @@ def choose(state: RunState, event: SnapshotsListed, now: float) -> Outcome:
     """Resume from the nearest newest snapshot, or afresh where there never was one; never where there were some. After
     a rollback from its target, or from before it.
     """
+    state = replace(state, formed_ranks=event.ranks)
     source = _source(state, event)
     if source is None:
         return _without_a_source(state, event, now)
@@ -162,7 +165,7 @@ def restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcome
 
 def launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
     """Start a round with fresh bookkeeping of all ranks."""
-    ranks = range(state.settings.ranks)
+    ranks = range(state.ranks)
     learned, begins = state.durations, launch.step or 0
     # What a rollback discards is no progress that a later round would have to surpass.
     furthest = begins if state.lineage.pending else max(state.furthest, state.step, begins)

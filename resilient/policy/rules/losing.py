@@ -8,7 +8,7 @@ from resilient.policy import endings
 from resilient.policy.decisions import Decision, DiscardMemory, ListSnapshots, RecordIncident
 from resilient.policy.events import Incident, LaunchFailed, SnapshotRejected, Tick, Tier, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
-from resilient.policy.restarts import FailedRound, stop_rule
+from resilient.policy.restarts import NOBODYS_FAULT, FailedRound, stop_rule
 from resilient.policy.roots import Loss, find_root
 from resilient.policy.rules import diverging, undoing
 from resilient.policy.rules.pieces import Outcome, flush, is_late, note_stop, noticed, rooted, without
@@ -65,9 +65,10 @@ def judge(state: RunState, now: float) -> Outcome:
         after, decisions = flush(state, endings.stopped(state, stop))
         return after, (RecordIncident(incident), *noted, *decisions)
     failed = _failed_round(state, root, now)
-    if incident.failure.failure_class is FailureClass.PREEMPTION and failed.progressed:
-        # SIGTERM to a worker alone: charged to no budget
-        incident = replace(incident, remedy="relaunch; charged to no budget")
+    if incident.failure.failure_class in NOBODYS_FAULT and failed.progressed:
+        # SIGTERM to a worker alone, or a node is gone: charged to no budget
+        remedy = treatment(incident.failure.failure_class).remedy
+        incident = replace(incident, remedy=f"{remedy}; charged to no budget")
         return replace(state, phase=Phase.CHOOSING), (RecordIncident(incident), ListSnapshots())
     state = replace(state, history=state.history.add(failed))
     verdict = stop_rule(state.settings.restarts)(state.history)

@@ -38,7 +38,7 @@ def exited(state: RunState, event: WorkerExited, now: float) -> Outcome:
         return _worker_lost(state, event, event.failure, now)
     if state.live:
         return state, ()
-    if len(state.finished) == state.settings.ranks:
+    if len(state.finished) == state.ranks:
         return flush(state, endings.finished(state))
     return judge(state, now)
 

@@ -90,7 +90,7 @@ def exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> O
         return replace(state, escalation=2), (kill,)
     if state.live:
         return state, ()
-    if len(state.finished) == state.settings.ranks:
+    if len(state.finished) == state.ranks:
         return flush(state, endings.finished(state))
     assert state.stop is not None  # noqa: S101  STOPPING is only entered with a request
     return flush(state, endings.stopped(state, state.stop))
@@ -98,7 +98,7 @@ def exited_while_stopping(state: RunState, event: WorkerExited, now: float) -> O
 
 def _is_sudden(failure: Failure) -> bool:
     """Whether it was in the middle of its work. A script that heeds SIGTERM itself is not, and nor are the others."""
-    killed = (FailureClass.KILLED, FailureClass.CRASH, FailureClass.HOST_OOM)
+    killed = (FailureClass.KILLED, FailureClass.CRASH, FailureClass.HOST_OOM, FailureClass.NODE_LOST)
     return failure.failure_class in killed and failure.signature != "SIGTERM"
 
 

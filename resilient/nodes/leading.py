@@ -1,0 +1,308 @@
+"""The other nodes, as the leader deals with them: who has which ranks, what they are told, and what they say."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from resilient.nodes.channel import Message
+from resilient.nodes.hub import Handlers, Hub
+from resilient.nodes.world_drain import WorldDrain
+from resilient.nodes.world_memory import WorldMemory
+from resilient.policy import decisions as do
+from resilient.policy import events as on
+from resilient.policy.failures import Failure, FailureClass
+from resilient.policy.nodes import assign
+from resilient.policy.state import Phase, RunState
+from resilient.protocol.board import Word
+from resilient.protocol.decoding import NotDecodable, decode
+from resilient.protocol.launch import LaunchSpec
+from resilient.supervisor.console import Console
+from resilient.supervisor.journal import Journal, plain
+from resilient.supervisor.other_nodes import Place
+
+_PACE_SECONDS = 0.004
+_SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
+_DUMP_SECONDS = 1.0  # beyond the time that a node has for its stacks
+_LAST_WORDS_SECONDS = 2.0
+
+
+class Fenced(Exception):  # noqa: N818  named by condition, as all our errors
+    """Another node leads by now."""
+
+
+class Reign(Protocol):
+    """The leader's hold on its term."""
+
+    def renew(self) -> bool:
+        """Show that it goes on, when it is time to; whether it does."""
+        ...
+
+    def began(self, step: int, round_number: int) -> None:
+        """A round begins from ``step``: what later terms have beyond it, others of this one do not count."""
+        ...
+
+
+class Leading:
+    """The other nodes of a run, for the supervisor that decides.
+
+    :param node: name of this one.
+    :param per_node: ranks of each node.
+    :param version: what all nodes must agree on, or they could not work together.
+    """
+
+    pace = _PACE_SECONDS
+
+    def __init__(
+        self,
+        hub: Hub,
+        handlers: Handlers,
+        *,
+        node: str,
+        address: str,
+        per_node: int,
+        version: str,
+        memory: WorldMemory,
+        drain: WorldDrain,
+        journal: Journal,
+        console: Console,
+        reign: Reign,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reign = reign
+        self.address = address
+        self._hub = hub
+        self._node = node
+        self._per_node = per_node
+        self._version = version
+        self._memory = memory
+        self._drain = drain
+        self._journal = journal
+        self._console = console
+        self._clock = clock
+        self._feed: Callable[[on.Event], None] = lambda _event: None
+        self._state: Callable[[], RunState] = RunState
+        self._ranks: dict[str, tuple[int, ...]] = {}  # as they were dealt out last
+        self._members: tuple[str, ...] = (node,)  # the group, in the order of ranks
+        self._formed = False
+        self._unconfirmed: set[str] = set()
+        self._gathering: float | None = None
+        self._seen: tuple[str, ...] = ()
+        self._said_at = 0.0
+        self._dumping: set[str] = set()
+        self._dump_by = 0.0
+        self._accounts: list[Any] | None = None
+        self._own_accounts = False  # are among them
+        handlers.joined, handlers.lost = self._joined, self._lost
+        handlers.messages.update(
+            {
+                "news": self._memory.take,
+                "assigned": self._assigned,
+                "launched": self._launched,
+                "exited": self._exited,
+                "dumped": self._dumped,
+                "drain": self._drain.heard,
+                "stop": self._asked_to_stop,
+                "say": lambda name, message: self._console.say(f"{name}: {message.get('text', '')}"),
+            }
+        )
+
+    def open(self, feed: Callable[[on.Event], None], state: Callable[[], RunState]) -> None:
+        self._feed, self._state = feed, state
+
+    def connections(self) -> Mapping[Any, Callable[[], None]]:
+        return {self._hub: self._hub.handle}
+
+    def tick(self) -> None:
+        if not self._reign.renew():
+            raise Fenced("another node has begun a new term")
+        self._hub.tick()
+        world = self._memory.tell_world()
+        if world is not None:
+            message = {"op": "world", "world": asdict(world)}
+            for name in self._memory.nodes:
+                self._hub.post(name, message)
+
+    # --- who takes part
+
+    def listing(self) -> on.NodesSeen | int | None:
+        if self._formed:
+            if self._unconfirmed:
+                return None
+            self._gathering = None
+            return self._memory.world
+        now = self._clock()
+        if self._gathering is None:
+            self._gathering, self._seen = now, ()
+        seen = (self._node, *sorted(self._hub.members))
+        if seen == self._seen and now - self._said_at < _SAY_SECONDS:
+            return None
+        self._seen, self._said_at = seen, now
+        return on.NodesSeen(seen, self._gathering)
+
+    def form(self, decision: do.FormGroup) -> None:
+        there = [node for node in decision.nodes if node == self._node or node in self._hub.members]
+        if len(there) < len(decision.nodes):
+            return  # one was lost in this moment, and who is there is asked anew
+        dealt = assign(self._ranks, there, self._node, self._per_node)
+        for name, had in list(self._memory.nodes.items()):
+            if name not in dealt or tuple(had) != dealt[name]:
+                self._memory.detach(name)
+                if name not in dealt:
+                    self._hub.post(name, {"op": "assign", "ranks": []})
+        for name, ranks in dealt.items():
+            if name != self._node and name not in self._memory.nodes:
+                self._unconfirmed.add(name)
+                self._hub.post(name, {"op": "assign", "ranks": list(ranks)})
+        changed = dealt != {name: ranks for name, ranks in self._ranks.items() if name in dealt}
+        self._ranks.update(dealt)
+        self._members, self._formed = tuple(dealt), True
+        self._memory.world = len(dealt) * self._per_node
+        if changed:
+            ranks_of = {name: list(ranks) for name, ranks in dealt.items()}
+            self._journal.write("note", "group formed", self._clock(), ranks=ranks_of)
+            told = ", ".join(f"{name} ({_range(ranks)})" for name, ranks in dealt.items())
+            self._console.say(f"{len(dealt)} nodes train together: {told}")
+
+    def place(self, rank: int) -> Place:
+        at = self._members.index(next(name for name in self._members if rank in self._ranks[name]))
+        first = self._ranks[self._members[at]][0]
+        return Place(rank - first, self._per_node, at, len(self._members))
+
+    def _joined(self, name: str, hello: Mapping[str, Any]) -> str:
+        if hello.get("version") != self._version:
+            return "it has another version or configuration than the leader"
+        if hello.get("per_node") != self._per_node:
+            return (
+                f"it has {hello.get('per_node')} ranks and the leader {self._per_node}; worker.ranks is for all nodes"
+            )
+        ranks = hello.get("ranks")
+        if name not in self._ranks and isinstance(ranks, list) and len(ranks) == self._per_node:
+            self._ranks[name] = tuple(map(int, ranks))  # what it has in memory is of these
+        self._journal.write("note", "node joined", self._clock(), node=name)
+        self._console.say(f"node {name} is there")
+        return ""
+
+    def _assigned(self, name: str, message: Message) -> None:
+        ranks = self._ranks.get(name)
+        if name not in self._unconfirmed or ranks is None or tuple(message.get("ranks", ())) != ranks:
+            return
+        self._memory.attach(name, range(ranks[0], ranks[-1] + 1), int(message["slots"]))
+        self._unconfirmed.discard(name)
+
+    def _lost(self, name: str, why: str) -> None:
+        steps = {rank: self._memory.boards[rank][Word.STEP] for rank in self._memory.nodes.get(name, ())}
+        self._memory.detach(name)
+        self._drain.lost(name)
+        self._unconfirmed.discard(name)
+        self._dumping.discard(name)
+        if name in self._members:
+            self._formed = False
+        if self._state().phase is Phase.ENDED:
+            return
+        self._journal.write("note", "node lost", self._clock(), node=name, reason=why)
+        self._console.say(f"node {name} is lost: {why}")
+        failure = Failure(FailureClass.NODE_LOST, f"node {name} is lost", why)
+        for rank, step in steps.items():
+            if rank in self._state().live:
+                self._feed(on.WorkerExited(rank, step, failure))
+
+    # --- what they are to do
+
+    def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
+        self._formed = False  # when this round is over, whoever is there is asked
+        self._reign.began(launch.step or 0, launch.round)
+        for name, ranks in self._memory.nodes.items():
+            theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
+            self._hub.post(name, {"op": "launch", "round": launch.round, "step": launch.step, "specs": theirs})
+            self._hub.members[name].channel.flush()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._hub.post_all({"op": "signal", "number": int(number)})
+
+    def kill(self, reason: str) -> None:
+        self._hub.post_all({"op": "kill", "reason": reason})
+
+    def end(self, decision: do.EndRun, *, durable: bool) -> None:
+        message = {"op": "end", "exit_code": int(decision.exit_code), "diagnosis": decision.diagnosis}
+        self._hub.post_all({**message, "durable": durable})
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while self._hub.members and time.monotonic() < until:  # each leaves when it has heard it
+            self._hub.tick()
+            self._hub.handle()
+            time.sleep(_PACE_SECONDS)
+
+    def resign(self) -> None:
+        """Somebody else leads."""
+        for name in list(self._hub.members):
+            self._hub.dismiss(name, "this node does not lead any more")
+
+    # --- stacks
+
+    def dump(self, decision: do.DumpStacks, state: RunState) -> None:
+        self._accounts, self._dump_by = [], decision.by + _DUMP_SECONDS
+        self._dumping = set()
+        now = self._clock()
+        for name, ranks in self._memory.nodes.items():
+            theirs = [rank for rank in decision.ranks if rank in ranks]
+            if not theirs:
+                continue
+            watches = {str(rank): plain(state.watches[rank]) for rank in theirs}
+            self._dumping.add(name)
+            body = {"number": decision.number, "ranks": theirs, "hung": decision.hung, "seconds": decision.by - now}
+            silent = {str(rank): now - state.watches[rank].since for rank in theirs}
+            self._hub.post(name, {"op": "dump", **body, "watches": watches, "silent": silent})
+
+    def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
+        if here is not None:
+            self._accounts, self._own_accounts = [*(self._accounts or []), *here.accounts], True
+        if self._accounts is None or not self._own_accounts:
+            return None
+        if self._dumping and self._clock() < self._dump_by:
+            return None
+        accounts, self._accounts, self._own_accounts = tuple(self._accounts), None, False
+        return on.StacksDumped(accounts) if self._state().phase is Phase.DUMPING else None
+
+    def _dumped(self, name: str, message: Message) -> None:
+        if name not in self._dumping or self._accounts is None:
+            return
+        self._dumping.discard(name)
+        try:
+            self._accounts += decode(on.StacksDumped, {"accounts": message.get("accounts", [])}).accounts
+        except NotDecodable as error:
+            self._console.say(f"what node {name} says of its stacks cannot be read: {error}")
+
+    # --- what they say
+
+    def _launched(self, name: str, message: Message) -> None:
+        at = {"rank": message.get("rank"), "pid": message.get("pid"), "node": name}
+        self._journal.write("note", "worker launched", self._clock(), **at)
+
+    def _exited(self, name: str, message: Message) -> None:
+        try:
+            exited = decode(on.WorkerExited, message["event"])
+        except (NotDecodable, KeyError) as error:
+            self._hub.dismiss(name, f"it says what cannot be understood: {error}")
+            return
+        ours = exited.rank in self._memory.nodes.get(name, ()) and exited.rank in self._state().live
+        if not ours or message.get("round") != self._state().round:
+            return
+        ago = message.get("ago")
+        at = None if ago is None else self._clock() - float(ago)
+        code = message.get("code")
+        note = {"rank": exited.rank, "code": code, "step": exited.step, "node": name}
+        self._journal.write("note", "worker exited", self._clock(), **note)
+        self._feed(on.WorkerExited(exited.rank, exited.step, exited.failure, exited.finished, at))
+
+    def _asked_to_stop(self, name: str, message: Message) -> None:
+        self._console.say(f"{name}: {message.get('reason', 'it was asked to stop')}")
+        kind, grace = on.StopKind(message["kind"]), float(message["grace"])
+        patient = bool(message.get("patient"))
+        self._feed(on.StopRequested(kind, grace, patient=patient))
+
+
+def _range(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}"

@@ -1,0 +1,381 @@
+"""From a checked configuration to a supervised run of several nodes: the same on each of them, whoever leads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from resilient.errors import ExitCode, StorageFull
+from resilient.nodes.agent import Agent, Outcome
+from resilient.nodes.channel import Channel
+from resilient.nodes.greeting import Greeting, greet
+from resilient.nodes.hub import Handlers, Hub
+from resilient.nodes.leading import Fenced, Leading
+from resilient.nodes.world_drain import WorldDrain
+from resilient.nodes.world_memory import WorldMemory
+from resilient.policy.decisions import EndRun
+from resilient.protocol.append import NO_ROOM
+from resilient.protocol.environment import shared_by
+from resilient.protocol.lock import RunLock
+from resilient.protocol.parent import adopt_orphans, kill_orphans
+from resilient.protocol.paths import hostname, node_name
+from resilient.protocol.scratch import Scratch
+from resilient.protocol.terms import Election, Follow, Lead, Term, Terms
+from resilient.snapshot import catalog
+from resilient.supervisor import leftovers, start
+from resilient.supervisor.console import Console
+from resilient.supervisor.drain import Drain
+from resilient.supervisor.incident_files import IncidentFiles
+from resilient.supervisor.journal import Journal, read_journal
+from resilient.supervisor.launcher import Launcher
+from resilient.supervisor.loop import Supervisor
+from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.scheduler import Scheduler, Unscheduled
+from resilient.supervisor.signals import SignalQueue
+from resilient.supervisor.sources import Sources
+from resilient.supervisor.spec import RunSpec
+from resilient.supervisor.status import Status
+from resilient.supervisor.uploads import Uploads
+from resilient.supervisor.witness import Witness
+
+_LOOK_SECONDS = 0.05
+_END_SECONDS = 30.0  # for killed workers to be gone
+
+RecordConfig = Callable[[Journal], bool]
+
+
+def supervise_group(
+    spec: RunSpec, record_config: RecordConfig, console: Console, scheduler: Scheduler | None = None
+) -> ExitCode:
+    """Take part in the run until it ends on this node: lead it, or do what the leader says.
+
+    The parameters and errors are those of :func:`resilient.supervisor.start.supervise`.
+    """
+    try:
+        with ExitStack() as stack:
+            return _Node(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop), stack).run()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StorageFull(
+            f"{error.filename or spec.paths.root}: {error.strerror}",
+            "free space in the run directory, then start the same command again: it resumes",
+        ) from error
+
+
+def own_address(wanted: str) -> str:
+    """The address under which other nodes reach this one.
+
+    :param wanted: as it was configured; found out where it is empty.
+    """
+    if wanted:
+        return wanted
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent; the kernel says from which address it would be
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+class _Node:
+    """The supervisor of one node, through all terms."""
+
+    def __init__(
+        self, spec: RunSpec, record_config: RecordConfig, console: Console, scheduler: Scheduler, stack: ExitStack
+    ) -> None:
+        paths, self._name = spec.paths, node_name()
+        self._record_config = record_config
+        self._console = console
+        self._scheduler = scheduler
+        self._signals = SignalQueue()
+        stack.callback(self._signals.close)
+        stack.callback(scheduler.leave)
+        paths.create()
+        spec = replace(spec, worker=start.find_entry_point(spec.worker, spec.directory))
+        spec.remote.require_filesystem()
+        start.require_trusted_node(spec, console)
+        strays: list[int] = []
+        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
+        stack.callback(lock.release)
+        self._lock = lock.fileno()
+        self._journal = start.open_journal(paths)
+        stack.callback(self._journal.close)
+        if strays := [*strays, *start.kill_strays_of(paths)]:
+            console.say(f"killed what an earlier supervisor of this node had left: {', '.join(map(str, strays))}")
+        console.say(f"run {paths.run_id} in {paths.root}, node {self._name}")
+        durable = max(catalog.committed_steps(paths.snapshots), default=0)
+        scheduler.begin(
+            read_journal(paths.journal), None if spec.worker.unmodified else durable, self._journal, console.say
+        )
+        spec = start.warm_or_cold(spec, console)
+        policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
+        shrinks = policy.nodes is not None and policy.nodes.shrinks
+        self._spec = replace(
+            spec,
+            policy=policy,
+            takeover=lock.predecessor is not None,
+            versions=start.installed_versions(),
+            allow_reshard=spec.allow_reshard or shrinks,
+        )
+        self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
+        leftovers.clear(self._place.parent, self._place, console.say)
+        self._memory: RunMemory | None = None
+        self._is_durable = False
+        adopt_orphans()
+        stack.callback(kill_orphans, keep=())
+        stack.callback(self._leave_memory)
+        self._ours = start.marked(paths)
+        self._launcher = Launcher(
+            spec.worker.preload,
+            lock=self._lock,
+            log=self._log("forkserver"),
+            scratch=Scratch(f"{paths.identity()}@{self._name}"),
+            environment={**shared_by(spec.worker.ranks), **spec.worker.env, **self._ours},
+        )
+        stack.callback(self._launcher.close)
+        self._witness = Witness(
+            paths,
+            IncidentFiles(paths, console.say),
+            clock=time.monotonic,
+            environment=spec.worker.env,
+            versions=self._spec.versions,
+        )
+        stack.callback(self._witness.close)
+        self._address, self._handlers = own_address(spec.group.address.partition(":")[0]), Handlers()
+        self._token = secrets.token_hex(32)
+        silent = spec.group.silent_seconds
+        self._hub = Hub(self._address, self._token, self._handlers, silent_seconds=silent, clock=time.monotonic)
+        stack.callback(self._hub.close)
+        self._terms = Terms(paths.terms)
+
+    def _log(self, name: str) -> Path:
+        return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
+
+    def _leave_memory(self) -> None:
+        if self._memory is None:
+            return
+        if self._is_durable:
+            self._memory.remove()
+        else:
+            self._console.say(f"this node's part of the newest state is still in {self._memory.directory}")
+            self._memory.close()
+
+    # --- from term to term
+
+    def run(self) -> ExitCode:
+        election = Election(
+            self._terms,
+            self._name,
+            f"{self._address}:{self._hub.port}",
+            self._token,
+            lease_seconds=self._spec.group.lease_seconds,
+            clock=time.monotonic,
+        )
+        told: object = None
+        while True:
+            if (ended := self._finished() or self._asked_to_stop()) is not None:
+                return ended
+            role = election.poll()
+            if isinstance(role, Lead):
+                code = self._lead(role.term)
+            elif isinstance(role, Follow):
+                code = self._follow(role.term)
+            else:
+                code = None
+                if role != told:
+                    told = role
+                    self._console.say(str(role)) if role else None
+                time.sleep(_LOOK_SECONDS)
+            if code is not None:
+                return code
+
+    def _finished(self) -> ExitCode | None:
+        status = Status.read(self._spec.paths.status)
+        if status is None or not status.finished or not self._same_config():
+            return None
+        self._is_durable = True
+        if self._memory is None:
+            leftovers.remove_own(self._place, self._spec.paths)
+        self._console.say(
+            f"run {self._spec.paths.run_id} is finished ({status.diagnosis}) Another run.id begins a new run."
+        )
+        return ExitCode.FINISHED
+
+    def _same_config(self) -> bool:
+        return True
+
+    def _asked_to_stop(self) -> ExitCode | None:
+        """While there is no leader whom it could be told."""
+        for number in self._signals.take():
+            notice = self._scheduler.signalled(number, stopping=False)
+            if notice is not None:
+                self._console.say(notice.reason)
+                preempted = notice.kind.value == "preemption"
+                code = ExitCode.REQUEUE if preempted else ExitCode.TERMINATED
+                ending = EndRun(code, "asked to stop while there was no leader; the same command resumes")
+                return self._scheduler.conclude(ending, 0).exit_code
+        return None
+
+    # --- leading
+
+    def _lead(self, term: Term) -> ExitCode | None:
+        """Decide for all until the run ends; None when another node has taken over."""
+        self._console.say(f"term {term.number}: this node leads, at {term.address}")
+        spec = replace(self._spec, lineage=start.lineage_of(self._spec.paths))
+        self._record_config(self._journal)
+        if self._memory is not None:
+            self._memory.close()
+        with ExitStack() as stack:
+            memory = WorldMemory(
+                self._place,
+                range(spec.worker.ranks),
+                spec.snapshot.slots,
+                spec.paths.identity(),
+                spec.paths.root,
+                post=self._hub.post,
+            )
+            self._memory = memory
+            drain = WorldDrain(
+                spec.paths.snapshots,
+                lock=self._lock,
+                log=self._log("drain"),
+                clock=time.monotonic,
+                node_of=memory.node_of,
+                post=self._hub.post,
+                term=term.number,
+            )
+            stack.callback(drain.close)
+            uploads = None
+            if spec.remote.enabled:
+                uploads = Uploads(
+                    spec.remote, spec.paths.snapshots, spec.paths.run_id, lock=self._lock, log=self._log("uploads")
+                )
+                stack.callback(uploads.close)
+            leading = Leading(
+                self._hub,
+                self._handlers,
+                node=self._name,
+                address=self._address,
+                per_node=spec.worker.ranks,
+                version=self._version(),
+                memory=memory,
+                drain=drain,
+                journal=self._journal,
+                console=self._console,
+                reign=self._terms.reign(term),
+            )
+            supervisor = Supervisor(
+                spec,
+                memory=memory,
+                launcher=self._launcher,
+                drain=drain,
+                uploads=uploads,
+                signals=self._signals,
+                witness=self._witness,
+                journal=self._journal,
+                console=self._console,
+                clock=time.monotonic,
+                environment=self._ours,
+                scheduler=self._scheduler,
+                others=leading,
+            )
+            try:
+                code = supervisor.run()
+            except Fenced as fenced:
+                self._console.say(f"term {term.number} is over: {fenced}")
+                self._journal.write("note", "fenced", time.monotonic(), reason=str(fenced))
+                self._end_workers()
+                leading.resign()
+                self._spec = replace(self._spec, takeover=False)
+                return None
+            self._is_durable = supervisor.memory_is_durable
+        self._terms.close(term)
+        return code
+
+    def _end_workers(self) -> None:
+        self._launcher.kill()
+        until = time.monotonic() + _END_SECONDS
+        waiting = Sources(lambda: {self._launcher.connection: self._forget_reports})
+        while self._launcher.workers and time.monotonic() < until:
+            self._launcher.check()
+            waiting.handle(_LOOK_SECONDS)
+        waiting.close()
+        kill_orphans({self._launcher.pid})
+        if self._memory is not None:
+            self._memory.void_growing()
+
+    def _forget_reports(self) -> None:
+        self._launcher.receive()
+
+    # --- following
+
+    def _follow(self, term: Term) -> ExitCode | None:
+        """Do what the leader of that term says; None when it is lost, or cannot be reached."""
+        spec = self._spec
+        channel = greet(
+            term,
+            Greeting(self._name, spec.worker.ranks, self._version(), self._ranks_in_memory()),
+            silent_seconds=spec.group.silent_seconds,
+            interrupted=self._signals.pending,
+        )
+        if channel is None:
+            time.sleep(_LOOK_SECONDS)
+            return None
+        self._console.say(f"term {term.number}: node {term.node} leads")
+        outcome = self._obey(channel)
+        self._spec = replace(self._spec, takeover=False)
+        if outcome.exit_code is not None:
+            self._is_durable = outcome.durable
+        return outcome.exit_code
+
+    def _obey(self, channel: Channel) -> Outcome:
+        spec = self._spec
+        drain = Drain(spec.paths.snapshots, lock=self._lock, log=self._log("drain"), sweeps=False)
+        agent = Agent(
+            spec,
+            channel,
+            memory=self._memory,
+            open_memory=self._open_memory,
+            launcher=self._launcher,
+            drain=drain,
+            witness=self._witness,
+            signals=self._signals,
+            scheduler=self._scheduler,
+            journal=self._journal,
+            console=self._console,
+        )
+        try:
+            return agent.run()
+        finally:
+            self._memory = agent.memory
+            channel.close()
+            drain.close()
+
+    def _open_memory(self, ranks: range) -> RunMemory:
+        spec = self._spec
+        return RunMemory(self._place, ranks, spec.snapshot.slots, spec.paths.identity(), spec.paths.root)
+
+    def _ranks_in_memory(self) -> tuple[int, ...]:
+        """Those of which this node has something in memory."""
+        if self._memory is not None:
+            return tuple(self._memory.ranks)
+        return leftovers.ranks_in(self._place, self._spec.paths)
+
+    def _version(self) -> str:
+        """What all nodes must agree on, or they could not work together."""
+        spec = self._spec
+        agreed = {
+            "resilient": spec.versions.get("resilient"),
+            "torch": spec.versions.get("torch"),
+            "script": spec.worker.script or spec.worker.module,
+            "args": spec.worker.args,
+            "train": spec.train,
+            "slots": spec.snapshot.slots,
+        }
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""The memory of a whole run, as its leader sees it: its own node's, and mirrors of what the other nodes have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from resilient.nodes.mirror import MirrorBoard, MirrorSlot
+from resilient.protocol.arena import Arena, Slot
+from resilient.protocol.plan import RoundPlan
+from resilient.protocol.world_view import World, WorldView, world_of
+from resilient.supervisor.memory import RunMemory
+
+PostTo = Callable[[str, Mapping[str, Any]], int]
+"""Sends a message to the node of that name, and returns its number."""
+
+
+class WorldMemory(RunMemory):
+    """Boards and arenas of all ranks of the group that is formed; of those whose node is lost there are none.
+
+    :ivar world: how many ranks the group has.
+    """
+
+    def __init__(
+        self, directory: Path, ranks: range, slots: int, identity: str, root: Path | None, *, post: PostTo
+    ) -> None:
+        """:param ranks: those on the leader's own node."""
+        super().__init__(directory, ranks, slots, identity, root)
+        self.world = len(ranks)
+        self._post_to = post
+        self._nodes: dict[str, range] = {}
+        self._view = WorldView.create(directory)
+        self._known = World()
+
+    @property
+    def nodes(self) -> Mapping[str, range]:
+        """The other nodes that are there, and their ranks."""
+        return self._nodes
+
+    def node_of(self, rank: int) -> str | None:
+        """The node that has the rank; None for our own, and for one that is lost."""
+        return next((node for node, ranks in self._nodes.items() if rank in ranks), None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rank of the group is on a node that is there."""
+        return len(self.boards) == self.world
+
+    def attach(self, node: str, ranks: range, slots: int) -> None:
+        """The node has these ranks from now on, with so many slots each, of which nothing is known yet."""
+        self._nodes[node] = ranks
+
+        def post(message: Mapping[str, Any]) -> int:
+            return self._post_to(node, message)
+
+        for rank in ranks:
+            self.boards[rank] = MirrorBoard(rank, post)
+            paths = (self.directory / f"rank-{rank:05d}.slot-{index}" for index in range(slots))
+            mirrors = [MirrorSlot(rank, index, path, post) for index, path in enumerate(paths)]
+            self.arenas[rank] = Arena(cast("list[Slot]", mirrors))
+        self._sort()
+
+    def detach(self, node: str) -> range:
+        """The node is lost, and what it had; returns its ranks."""
+        ranks = self._nodes.pop(node, range(0))
+        for rank in ranks:
+            del self.boards[rank], self.arenas[rank]
+        return ranks
+
+    def _sort(self) -> None:
+        self.boards = dict(sorted(self.boards.items()))
+        self.arenas = dict(sorted(self.arenas.items()))
+
+    def take(self, node: str, message: Mapping[str, Any]) -> None:
+        """News of a node's boards and slots."""
+        ranks, done = self._nodes.get(node, range(0)), int(message["done"])
+        for rank, headers in message["slots"].items():
+            if int(rank) in ranks:
+                slots = cast("list[MirrorSlot]", self.arenas[int(rank)].slots)
+                for index, words in headers.items():
+                    if int(index) < len(slots):
+                        slots[int(index)].take(words, done)
+        for rank, words in message["boards"].items():
+            if int(rank) in ranks:
+                cast("MirrorBoard", self.boards[int(rank)]).take(words, done)
+
+    # --- what the ranks see of each other
+
+    def tell_world(self) -> World | None:
+        """Let the workers of this node know what has changed; returns it, for those of the others."""
+        if not self._nodes or not self.complete:
+            return None
+        infos = ([slot.info() for slot in arena.slots] for arena in self.arenas.values())
+        world = world_of(list(self.boards.values()), infos)
+        if world == self._known:
+            return None
+        self._known = world
+        self._view.write(world)
+        return world
+
+    # --- what is done on all nodes
+
+    def renew_boards(self) -> None:
+        super().renew_boards()
+        self._known = World()
+        self._view.write(self._known)
+        for node, ranks in self._nodes.items():
+            number = self._post_to(node, {"op": "renew_boards"})
+            for rank in ranks:
+                board = cast("MirrorBoard", self.boards[rank])
+                board.renew()
+                board.renewed(number)
+
+    def write_plan(self, plan: RoundPlan) -> Path:
+        for node in self._nodes:
+            self._post_to(node, {"op": "plan", "plan": plan.to_json()})
+        return super().write_plan(plan)
+
+    # --- where some ranks are missing, there is no image of all
+
+    def newest_step(self) -> int | None:
+        return super().newest_step() if self.complete else None
+
+    def slots_of(self, step: int) -> dict[int, Slot] | None:
+        return super().slots_of(step) if self.complete else None
+
+    def held_slots(self, step: int) -> dict[int, Slot] | None:
+        return super().held_slots(step) if self.complete else None
+
+    def held_steps(self) -> list[int]:
+        return super().held_steps() if self.complete else []
+
+    def forget_nodes(self, nodes: Iterable[str]) -> None:
+        for node in list(nodes):
+            self.detach(node)
+
+    def _close_all(self) -> None:
+        self._view.close()
+        super()._close_all()

@@ -1,0 +1,178 @@
+"""What the workers of one node see of all ranks of a run, in runs of several nodes: one page of shared memory.
+
+Each rank would need the boards and slots of all others for what ranks agree on (see the workers' ``group`` module). A
+sum of them is enough: what *all* have reached, what *some* have begun. The node's supervisor writes it when it hears of
+a change, a few milliseconds late. That does no harm, for all of it only grows: what has been true of a rank once, that
+it has arrived at a step, or has the image of one, counts as long as it matters.
+
+There are two places, and a word that says which of them counts, so a reader always finds one that is whole, also where
+the writer died.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resilient.protocol.board import Board, Flag, Word
+from resilient.protocol.slot import SlotInfo
+
+NAME = "world.view"
+_MAGIC = 0x31_44_4C_57_4C_53_45_52  # "RESLWLD1"
+_SIZE = 4096
+_PLACES = (64, 256)  # words
+_MOST = 64  # steps in each list
+_DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
+
+
+@dataclass(frozen=True)
+class World:
+    """All ranks together.
+
+    :param arrived: as on a board, where it is the same for all that are not done; else 0.
+    :param entered: the furthest step that some rank has begun.
+    :param step: that all have completed.
+    :param done: all have what they need to leave.
+    :param first: ENTERED, MEMORY_PLAN and DURABLE_PLAN of rank 0.
+    :param complete: steps of which all have a complete image.
+    :param writing: further ones of which each has one, or is writing it.
+    """
+
+    arrived: int = 0
+    entered: int = 0
+    step: int = 0
+    done: bool = False
+    first: tuple[int, int, int] = (0, 0, 0)
+    complete: tuple[int, ...] = ()
+    writing: tuple[int, ...] = ()
+
+
+def world_of(boards: Sequence[Board], slots: Iterable[Iterable[SlotInfo]]) -> World:
+    """The sum of all ranks.
+
+    :param boards: rank 0's is the first; read before ``slots`` is looked at.
+    """
+    first = boards[0]
+    entered = first[Word.ENTERED]  # before what was said of that step
+    busy = [board for board in boards if not is_done(board)]
+    arrived = {board[Word.ARRIVED] for board in busy}
+    step = min(board[Word.STEP] for board in boards)
+    furthest = max(board[Word.ENTERED] for board in boards)
+    infos = [list(each) for each in slots]
+    complete = [{info.step for info in each if info.complete} for each in infos]
+    coming = [{info.step for info in each if info.complete or info.writing} for each in infos]
+    common = set.intersection(*complete) if complete else set()
+    begun = set.intersection(*coming) if coming else set()
+    return World(
+        arrived.pop() if len(arrived) == 1 else 0,
+        furthest,
+        step,
+        not busy,
+        (entered, first[Word.MEMORY_PLAN], first[Word.DURABLE_PLAN]),
+        tuple(sorted(common)),
+        tuple(sorted(begun - common)),
+    )
+
+
+def is_done(board: Board | Everybody) -> bool:
+    """Whether the rank has what it needs to leave."""
+    return any(map(board.has_flag, _DONE))
+
+
+class WorldView:
+    """The page, written by the supervisor and read by its workers."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._words = memoryview(memory).cast("Q")
+
+    @classmethod
+    def create(cls, directory: Path) -> WorldView:
+        """Make a fresh one, or begin anew with the one that is there."""
+        path = directory / NAME
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _SIZE)
+            view = cls(mmap.mmap(descriptor, _SIZE))
+        finally:
+            os.close(descriptor)
+        view.write(World())
+        view._words[0] = _MAGIC
+        return view
+
+    @classmethod
+    def open(cls, directory: Path) -> WorldView | None:
+        """The one in that directory; None where there is none."""
+        try:
+            descriptor = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            view = cls(mmap.mmap(descriptor, _SIZE, prot=mmap.PROT_READ))
+        finally:
+            os.close(descriptor)
+        return view if view._words[0] == _MAGIC else None
+
+    def write(self, world: World) -> None:
+        generation = self._words[1] + 1
+        at = _PLACES[generation % 2]
+        complete, writing = world.complete[-_MOST:], world.writing[-_MOST:]
+        words = (world.arrived, world.entered, world.step, int(world.done), *world.first, len(complete), len(writing))
+        for place, word in enumerate((*words, *complete, *writing), at):
+            self._words[place] = word
+        self._words[1] = generation  # last, so that the rest is there when it counts
+
+    def read(self) -> World:
+        while True:
+            generation = self._words[1]
+            words = self._words[_PLACES[generation % 2] : _PLACES[generation % 2] + 9 + 2 * _MOST].tolist()
+            if self._words[1] - generation < 2:  # or the place may have been written meanwhile
+                break
+        arrived, entered, step, done, begun, memory, durable, complete, writing = words[:9]
+        steps = words[9:]
+        return World(
+            arrived,
+            entered,
+            step,
+            bool(done),
+            (begun, memory, durable),
+            tuple(steps[:complete]),
+            tuple(steps[complete : complete + writing]),
+        )
+
+    def close(self) -> None:
+        self._words.release()
+        self._memory.close()
+
+
+class Everybody:
+    """All ranks, as one that is looked at like any other: a board and an arena."""
+
+    def __init__(self, view: WorldView) -> None:
+        self._view = view
+
+    def __getitem__(self, word: Word) -> int:
+        world = self._view.read()
+        return {Word.ARRIVED: world.arrived, Word.ENTERED: world.entered, Word.STEP: world.step}[word]
+
+    def has_flag(self, flag: Flag) -> bool:
+        return flag in _DONE and self._view.read().done
+
+    def steps(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The steps of which all have a complete image, and those of which all have one or are writing it."""
+        world = self._view.read()
+        return frozenset(world.complete), frozenset(world.writing)
+
+
+class First:
+    """Rank 0, as far as it says what is due."""
+
+    def __init__(self, view: WorldView) -> None:
+        self._view = view
+
+    def __getitem__(self, word: Word) -> int:
+        entered, memory, durable = self._view.read().first
+        return {Word.ENTERED: entered, Word.MEMORY_PLAN: memory, Word.DURABLE_PLAN: durable}[word]

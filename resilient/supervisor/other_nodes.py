@@ -1,0 +1,135 @@
+"""What the supervisor that decides wants of the run's other nodes; in a run of one node there is nobody."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from resilient.policy import decisions as do
+from resilient.policy import events as on
+from resilient.policy.state import RunState
+from resilient.protocol.launch import LaunchSpec
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is.
+
+    :param group_rank: number of its node in the group.
+    """
+
+    local_rank: int
+    local_world_size: int
+    group_rank: int = 0
+    group_world_size: int = 1
+
+
+class OtherNodes(Protocol):
+    """The other nodes of the run.
+
+    :ivar pace: seconds between two calls of :meth:`tick` at the most.
+    :ivar address: under which this machine is known to the others.
+    """
+
+    pace: float
+    address: str
+
+    def open(self, feed: Callable[[on.Event], None], state: Callable[[], RunState]) -> None:
+        """Say from now on what happens there.
+
+        :param state: what is known of the run, now.
+        """
+        ...
+
+    def connections(self) -> Mapping[Any, Callable[[], None]]:
+        """What is to be read when it is readable, and by whom."""
+        ...
+
+    def tick(self) -> None:
+        """Find out whether they are all there, and let the workers here know of the others."""
+        ...
+
+    def listing(self) -> on.NodesSeen | int | None:
+        """How many ranks there are, when all have a node and it is known what each has in memory; or who is there, if
+        that has to be decided upon; None while neither is known.
+        """
+        ...
+
+    def form(self, decision: do.FormGroup) -> None:
+        """These nodes take part; give them their ranks."""
+        ...
+
+    def place(self, rank: int) -> Place: ...
+
+    def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
+        """Have the workers launched that are not on this node."""
+        ...
+
+    def signal(self, number: signal.Signals) -> None: ...
+
+    def kill(self, reason: str) -> None: ...
+
+    def dump(self, decision: do.DumpStacks, state: RunState) -> None: ...
+
+    def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
+        """What all nodes have found, when all have answered or time is up.
+
+        :param here: what was found on this one, if that is news.
+        """
+        ...
+
+    def end(self, decision: do.EndRun, *, durable: bool) -> None:
+        """The run ends on this node.
+
+        :param durable: nothing that is in memory is needed any more.
+        """
+        ...
+
+
+class NobodyElse:
+    """A run of one node."""
+
+    pace = math.inf
+    address = "127.0.0.1"
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+
+    def open(self, feed: Callable[[on.Event], None], state: Callable[[], RunState]) -> None:
+        """Nothing happens."""
+
+    def connections(self) -> Mapping[Any, Callable[[], None]]:
+        return {}
+
+    def tick(self) -> None:
+        """Nothing changes."""
+
+    def listing(self) -> on.NodesSeen | int | None:
+        return self._ranks
+
+    def form(self, decision: do.FormGroup) -> None:
+        raise AssertionError(f"a run of one node forms no group: {decision.nodes}")
+
+    def place(self, rank: int) -> Place:
+        return Place(rank, self._ranks)
+
+    def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
+        """There are none."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Likewise."""
+
+    def kill(self, reason: str) -> None:
+        """Likewise."""
+
+    def dump(self, decision: do.DumpStacks, state: RunState) -> None:
+        """Likewise."""
+
+    def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
+        return here
+
+    def end(self, decision: do.EndRun, *, durable: bool) -> None:
+        """There is nobody to tell."""
