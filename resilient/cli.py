@@ -175,6 +175,7 @@ def _train_one(composed: Composed) -> ExitCode:
         logs=config.logs,
         console=config.console,
         group=config.group,
+        peer=config.peer,
         train=config.train,
         directory=Path.cwd(),
         trust_node=config.run.trust_node,

@@ -35,6 +35,7 @@ from resilient.policy.nodes import NodeSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
+from resilient.protocol.peer_settings import PeerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.slurm.settings import SlurmSettings
@@ -50,7 +51,7 @@ _FREE_KEYS = frozenset(
 # These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
 _PER_LAUNCH = re.compile(
-    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm|group)\..*"
+    r"run\.(allow_drift|allow_reshard|trust_node|stop_after)|(console|logs|divergence|fingerprint|slurm|group|peer)\..*"
     r"|nodes"  # how many ranks there are altogether is compared with what the snapshots say
 )
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
@@ -72,6 +73,7 @@ class Config:
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)

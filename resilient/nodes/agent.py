@@ -16,6 +16,7 @@ from typing import Any
 from resilient.errors import ExitCode, ResilientError
 from resilient.nodes.channel import Channel, ChannelClosed, Message
 from resilient.nodes.mirror import Shown
+from resilient.nodes.node_replicas import NodeReplicas
 from resilient.nodes.world_drain import told
 from resilient.policy import decisions as do
 from resilient.policy import events as on
@@ -83,9 +84,11 @@ class Agent:
         scheduler: Scheduler,
         journal: Journal,
         console: Console,
+        peers: NodeReplicas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
+        self._peers = peers
         self._channel = channel
         self.memory = memory
         self._open_memory = open_memory
@@ -129,6 +132,10 @@ class Agent:
             "abandon_restore": lambda _message: self._drain.abandon_restore(),
             "end": self._end,
         }
+        if peers is not None:
+            peers.send = channel.send
+            peers.use(memory)
+            self._handlers = {**self._handlers, **dict.fromkeys(peers.operations, peers.hear)}
 
     def run(self) -> Outcome:
         """Do what is said until there is nobody any more who says anything, or the run ends."""
@@ -161,9 +168,17 @@ class Agent:
             self._signals: self._on_signal,
             self._launcher.connection: self._on_launcher,
             self._drain.connection: self._on_drain,
+            **({self._peers.connection: self._peers.receive} if self._peers is not None else {}),
         }
 
+    @property
+    def _helpers(self) -> set[int]:
+        """Children that are no worker's."""
+        return {self._launcher.pid, self._drain.pid, *([self._peers.pid] if self._peers is not None else [])}
+
     def _poll(self) -> None:
+        if self._peers is not None:
+            self._peers.poll()
         if self.memory is not None:
             for rank, board in self.memory.boards.items():
                 self._metrics.write([Entry(max(self._round, 0), rank, found) for found in board.collect_metrics()])
@@ -211,11 +226,17 @@ class Agent:
         while self._launcher.workers and self._clock() < until:
             self._launcher.check()
             self._sources_of_launcher()
-        kill_orphans({self._launcher.pid, self._drain.pid})
+        kill_orphans(self._helpers)
         self._live.clear()
         if self.memory is not None:
             self.memory.void_growing()
-            self.memory.release_all()
+            self._release_all()
+
+    def _release_all(self) -> None:
+        assert self.memory is not None  # noqa: S101  asked by the callers
+        self.memory.release_all()
+        if self._peers is not None:
+            self._peers.use(self.memory)  # what counts as a copy stays lent
 
     def _sources_of_launcher(self) -> None:
         waiting = Sources(lambda: {self._launcher.connection: lambda: self._forget_exits(self._launcher.receive())})
@@ -244,6 +265,8 @@ class Agent:
                 self._console.say("this node is a spare now")
                 self.memory.close()
                 self.memory = None
+            if self._peers is not None:
+                self._peers.use(None)
             return
         wanted = range(ranks[0], ranks[-1] + 1)
         try:
@@ -254,7 +277,7 @@ class Agent:
         except ResilientError as error:
             raise ChannelClosed(f"it has no memory for its ranks: {error}") from error
         self.memory.void_growing()
-        self.memory.release_all()
+        self._release_all()
         self.memory.keep_linked()
         if self._view is None or self._view_of != self.memory.directory:
             self._view, self._view_of = WorldView.create(self.memory.directory), self.memory.directory
@@ -330,7 +353,7 @@ class Agent:
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:
-            kill_orphans({self._launcher.pid, self._drain.pid})
+            kill_orphans(self._helpers)
         for report in reports:
             if isinstance(report, Launched):
                 self._witness.launched(report.rank, report.pid)

@@ -19,14 +19,14 @@ could not be done:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from resilient.nodes.replica_fetch import Source
 from resilient.nodes.replica_files import ReplicaFiles, Settled
 from resilient.nodes.replicas import Done, Replicas, Wanted
-from resilient.protocol.arena import Loan, Slot
+from resilient.protocol.arena import Arena, Loan, Slot
 from resilient.supervisor.memory import RunMemory
 
 Message = dict[str, Any]
@@ -35,20 +35,19 @@ _MOST_DEATHS = 3  # of the helper in a row; then only what the leader wants star
 
 
 class NodeReplicas:
-    """Acts on the memory of this node.
+    """Acts on the memory of this node. It outlives leaders, and the memory of the ranks that the node has.
 
-    :param send: takes the answers to the leader.
+    :param directory: of the node's memory.
     :param spill: where slots lie for which there is no room in memory.
+    :ivar send: takes the answers to the leader.
     """
 
-    def __init__(
-        self, memory: RunMemory, replicas: Replicas, send: Callable[[Message], None], spill: Path | None = None
-    ) -> None:
-        self._memory = memory
+    def __init__(self, directory: Path, replicas: Replicas, spill: Path | None = None) -> None:
         self._replicas = replicas
-        self._files = ReplicaFiles(memory.directory)
-        self._send = send
+        self._files = ReplicaFiles(directory)
         self._spill = spill
+        self.send: Callable[[Message], None] = lambda _message: None
+        self._memory: RunMemory | None = None
         self._token = ""
         self._asked: list[Message] = []  # what the helper is doing, the oldest first
         self._deaths = 0
@@ -66,7 +65,30 @@ class NodeReplicas:
             "resume": self._resume,
             "abandon": self._abandon,
         }
+
+    @property
+    def operations(self) -> list[str]:
+        """What the leader's messages are called."""
+        return [f"peer_{name}" for name in self.handlers]
+
+    @property
+    def pid(self) -> int:
+        """Process number of the helper."""
+        return self._replicas.pid
+
+    def use(self, memory: RunMemory | None) -> None:
+        """The node's ranks have their slots there; of a leader's, which knows all ranks, only those of this node count.
+
+        :param memory: None while it has no ranks.
+        """
+        self._memory = memory
         self.adopt()
+
+    def _arenas(self) -> dict[int, Arena]:
+        return {} if self._memory is None else {rank: self._memory.arenas[rank] for rank in self._memory.ranks}
+
+    def _slots(self) -> Iterator[Slot]:
+        return (slot for arena in self._arenas().values() for slot in arena.slots)
 
     @property
     def connection(self) -> Any:
@@ -77,7 +99,7 @@ class NodeReplicas:
         """Keep what belongs to the set that counts; a predecessor may have been killed, and its loans ended."""
         record = self._files.settled()
         if record is not None:
-            for arena in self._memory.arenas.values():
+            for arena in self._arenas().values():
                 if (slot := arena.find(record.step)) is not None:
                     slot.lend(Loan.KEPT, slot.info().begun)
 
@@ -124,13 +146,15 @@ class NodeReplicas:
         self._ask(message, lambda: self._replicas.serve(self._token))
 
     def _lend(self, message: Message) -> None:
-        slots, begun = self._memory.slots_of(int(message["step"])), {}
-        for rank, slot in (slots or {}).items():
-            number = slot.info().begun
-            level = Loan.KEPT if slot.info().lent is Loan.KEPT else Loan.COPYING
-            if slot.info().step == message["step"] and slot.lend(level, number):
-                begun[str(rank)] = number
-        if slots is None or len(begun) != len(slots):
+        arenas, begun = self._arenas(), {}
+        for rank, arena in arenas.items():
+            slot = arena.find(int(message["step"]))
+            info = None if slot is None else slot.info()
+            if slot is None or info is None or info.step != message["step"]:
+                continue
+            if slot.lend(Loan.KEPT if info.lent is Loan.KEPT else Loan.COPYING, info.begun):
+                begun[str(rank)] = info.begun
+        if not arenas or len(begun) != len(arenas):
             self._end_loans()
             self._reply(message, problem=f"not all ranks have an image of step {message['step']}")
         else:
@@ -150,7 +174,8 @@ class NodeReplicas:
             self._reply(message, problem="an image was overwritten before all copies of its step were complete")
 
     def _keeps(self, rank: int, step: int, begun: int) -> bool:
-        slot = self._memory.arenas[rank].find(step)
+        arena = self._arenas().get(rank)
+        slot = None if arena is None else arena.find(step)
         return slot is not None and slot.lend(Loan.KEPT, begun)
 
     def _settle(self, message: Message) -> None:
@@ -174,20 +199,23 @@ class NodeReplicas:
     def _end_loans(self) -> None:
         """All but those of the set that counts."""
         record = self._files.settled()
-        for arena in self._memory.arenas.values():
-            for slot in arena.slots:
-                info = slot.info()
-                if info.lent is not Loan.NONE and (record is None or info.step != record.step):
-                    slot.lend(Loan.NONE, info.begun)
+        for slot in self._slots():
+            info = slot.info()
+            if info.lent is not Loan.NONE and (record is None or info.step != record.step):
+                slot.lend(Loan.NONE, info.begun)
 
     def _fetch(self, message: Message) -> None:
-        step = int(message["step"])
+        step, arenas = int(message["step"]), self._arenas()
         self._replicas.cancel()
-        self._memory.void_growing()
+        if self._memory is None or any(int(body["rank"]) not in arenas for body in message["images"]):
+            self._reply(message, problem="it does not have these ranks")
+            return
         self._memory.keep_linked()
+        arenas = self._arenas()
         images = []
         for body in message["images"]:
-            arena = self._memory.arenas[int(body["rank"])]
+            arena = arenas[int(body["rank"])]
+            arena.void_growing()
             slot = arena.next_free(lambda info: info.step == step) or arena.next_free() or arena.slots[0]
             sources = [Source.of(source) for source in body["sources"]]
             own = arena.find(step) is not None
@@ -197,11 +225,13 @@ class NodeReplicas:
         self._ask(message, lambda: self._replicas.fetch(step, images, self._spill))
 
     def _resume(self, message: Message) -> None:
-        sequence = self._memory.next_sequence()
+        sequence = 1 + max((slot.info().sequence for slot in self._slots()), default=0)
         for rank, meta in self._filled.items():
             self._targets[rank].complete(sequence, meta, hold=False)
         self._filled = {}
-        self._memory.keep_only(int(message["step"]))
+        for slot in self._slots():
+            if slot.info().step != message["step"] and not slot.info().held:
+                slot.void()  # the run goes on from there
         self.adopt()
 
     def _abandon(self, _message: Message) -> None:
@@ -237,7 +267,7 @@ class NodeReplicas:
 
     def _reply(self, message: Message, **body: Any) -> None:
         about: Message = {name: message[name] for name in ("set", "step", "attempt") if name in message}
-        self._send({**about, **body, "op": message["op"]})
+        self.send({**about, **body, "op": message["op"]})
 
     def close(self) -> None:
         self._replicas.close()

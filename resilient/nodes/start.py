@@ -18,9 +18,13 @@ from resilient.nodes.channel import Channel
 from resilient.nodes.greeting import Greeting, greet
 from resilient.nodes.hub import Handlers, Hub
 from resilient.nodes.leading import Fenced, Leading
+from resilient.nodes.node_replicas import NodeReplicas
+from resilient.nodes.peer_memory import PeerMemory
+from resilient.nodes.replicas import Replicas
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
+from resilient.policy.state import PolicySettings
 from resilient.protocol.append import NO_ROOM
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
@@ -29,6 +33,7 @@ from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.terms import Election, Follow, Lead, Term, Terms
 from resilient.snapshot import catalog
+from resilient.snapshot.fencing import Terms as CountedTerms
 from resilient.supervisor import leftovers, start
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -68,6 +73,10 @@ def supervise_group(
             f"{error.filename or spec.paths.root}: {error.strerror}",
             "free space in the run directory, then start the same command again: it resumes",
         ) from error
+
+
+def _count(policy: PolicySettings) -> int:
+    return 1 if policy.nodes is None else policy.nodes.count
 
 
 def own_address(wanted: str) -> str:
@@ -123,6 +132,9 @@ class _Node:
             versions=start.installed_versions(),
             allow_reshard=spec.allow_reshard or shrinks,
         )
+        self._spec = replace(
+            self._spec, snapshot=replace(spec.snapshot, slots=spec.peer.slots(spec.snapshot, _count(policy)))
+        )
         self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
         leftovers.clear(self._place.parent, self._place, console.say)
         self._memory: RunMemory | None = None
@@ -153,6 +165,17 @@ class _Node:
         self._hub = Hub(self._address, self._token, self._handlers, silent_seconds=silent, clock=time.monotonic)
         stack.callback(self._hub.close)
         self._terms = Terms(paths.terms)
+        self._peers: NodeReplicas | None = None
+        if spec.peer.enabled and policy.nodes is not None:
+            replicas = Replicas(
+                self._place,
+                host=self._address,
+                timeout=spec.peer.timeout_seconds,
+                lock=self._lock,
+                log=self._log("peer"),
+            )
+            self._peers = NodeReplicas(self._place, replicas, paths.memory)
+            stack.callback(self._peers.close)
 
     def _log(self, name: str) -> Path:
         return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
@@ -257,6 +280,21 @@ class _Node:
                     spec.remote, spec.paths.snapshots, spec.paths.run_id, lock=self._lock, log=self._log("uploads")
                 )
                 stack.callback(uploads.close)
+            peers = None
+            if self._peers is not None:
+                peers = PeerMemory(
+                    spec.peer,
+                    self._peers,
+                    self._hub,
+                    self._handlers,
+                    node=self._name,
+                    token=self._token,
+                    term=term.number,
+                    memory=memory,
+                    journal=self._journal,
+                    console=self._console,
+                    clock=time.monotonic,
+                )
             leading = Leading(
                 self._hub,
                 self._handlers,
@@ -269,6 +307,7 @@ class _Node:
                 journal=self._journal,
                 console=self._console,
                 reign=self._terms.reign(term),
+                peers=peers,
             )
             supervisor = Supervisor(
                 spec,
@@ -285,6 +324,8 @@ class _Node:
                 scheduler=self._scheduler,
                 others=leading,
             )
+            if peers is not None:
+                peers.follow(supervisor.lineage_holds, lambda: CountedTerms.read(spec.paths.snapshots))
             try:
                 code = supervisor.run()
             except Fenced as fenced:
@@ -306,7 +347,7 @@ class _Node:
             self._launcher.check()
             waiting.handle(_LOOK_SECONDS)
         waiting.close()
-        kill_orphans({self._launcher.pid})
+        kill_orphans({self._launcher.pid, *([self._peers.pid] if self._peers is not None else [])})
         if self._memory is not None:
             self._memory.void_growing()
 
@@ -349,6 +390,7 @@ class _Node:
             scheduler=self._scheduler,
             journal=self._journal,
             console=self._console,
+            peers=self._peers,
         )
         try:
             return agent.run()

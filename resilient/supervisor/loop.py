@@ -145,12 +145,17 @@ class Supervisor:
             do.EndRun: self._end_run,
             do.FormGroup: self._form_group,
             **self._diverging.handlers,
+            do.DiscardAfter: self._discard_after,
         }
 
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
         return self._persistence.memory_is_durable
+
+    def lineage_holds(self, step: int, round_number: int) -> bool:
+        """Whether what that round did up to ``step`` is on the lineage."""
+        return self._persistence.lineage.holds(step, round_number)
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
@@ -249,6 +254,7 @@ class Supervisor:
 
     def _kill_orphans(self) -> None:
         keep = {self._launcher.pid, self._drain.pid, self._diverging.replay_pid or self._drain.pid}
+        keep |= {*self._others.pids}
         kill_orphans(keep if self._uploads is None else keep | {self._uploads.pid})
 
     def _divergence_at(self, step: int) -> Mapping[str, Any]:
@@ -347,14 +353,18 @@ class Supervisor:
         if isinstance(ranks, on.NodesSeen):
             self._feed(ranks)
         elif ranks is not None and (listed := self._persistence.list_snapshots()) is not None:
-            self._feed(replace(listed, ranks=ranks) if ranks != self._spec.policy.ranks else listed)
+            known = ranks if ranks != self._spec.policy.ranks else None
+            self._feed(replace(listed, ranks=known, peer_step=self._others.peer_step()))
 
     def _form_group(self, decision: do.FormGroup) -> None:
         self._others.form(decision)
         self._answer_listing()
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
-        self._persistence.restore(decision.step, decision.tier)
+        if decision.tier is on.Tier.PEER:
+            self._others.restore(decision.step)
+        else:
+            self._persistence.restore(decision.step, decision.tier)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         start = self._script.begin_round(decision.round)
@@ -393,7 +403,10 @@ class Supervisor:
         self._dumps.begin(here, self._state, self._launcher.workers, self._launcher.pid)
 
     def _abandon_restore(self, decision: do.AbandonRestore) -> None:
-        self._persistence.abandon_restore(decision.tier)
+        if decision.tier is on.Tier.PEER:
+            self._others.abandon_restore()
+        else:
+            self._persistence.abandon_restore(decision.tier)
 
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
@@ -403,6 +416,10 @@ class Supervisor:
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
         self._persistence.flush(self._state.round, decision.by)
+
+    def _discard_after(self, decision: do.DiscardAfter) -> None:
+        self._others.gone_back(decision.step)
+        self._diverging.handlers[do.DiscardAfter](decision)
 
     def _discard_memory(self, decision: do.DiscardMemory) -> None:
         self._memory.void()

@@ -10,6 +10,7 @@ from typing import Any
 from resilient.policy.lineage import Lineage
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
+from resilient.protocol.peer_settings import PeerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.supervisor.settings import ConsoleSettings, GroupSettings, LogSettings, WorkerSettings
@@ -37,6 +38,7 @@ class RunSpec:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
     train: Mapping[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)

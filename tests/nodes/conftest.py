@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.run.conftest import make_workspace, workspace
@@ -11,8 +9,8 @@ __all__ = ["workspace"]
 
 
 @pytest.fixture(scope="session")
-def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunCase]:
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> RunCase:
     """The same training by two ranks of one node, that nothing happened to."""
     case = make_workspace(tmp_path_factory.mktemp("one")).run("one", conf="ranks", ranks=2)
     assert case.finish() == 0, case.output()
-    yield case
+    return case

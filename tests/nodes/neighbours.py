@@ -55,20 +55,18 @@ class Node:
         self.replicas = Replicas(
             self.memory.directory, host="127.0.0.1", timeout=2.0, lock=self.lock.fileno(), log=self.root / "peer.log"
         )
-        self._cluster = cluster
-        self.part = self._listen()
+        self.part = NodeReplicas(self.directory, self.replicas)
+        self.part.send = lambda message: cluster.answered(name, message)
+        self.part.use(self.memory)
 
     def _open(self, ranks: Sequence[int]) -> RunMemory:
         return RunMemory(self.root / "memory", range(ranks[0], ranks[-1] + 1), slots=4, identity="this run")
-
-    def _listen(self) -> NodeReplicas:
-        return NodeReplicas(self.memory, self.replicas, lambda message: self._cluster.answered(self.name, message))
 
     def take(self, ranks: Sequence[int]) -> None:
         """It has other ranks from now on."""
         self.memory.close()
         self.ranks, self.memory = ranks, self._open(ranks)
-        self.part = self._listen()
+        self.part.use(self.memory)
 
     @property
     def directory(self) -> Path:

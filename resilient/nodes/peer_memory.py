@@ -1,0 +1,121 @@
+"""Peer memory, as the leader of a run has it: its decisions, with its own node and the others to carry them out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from resilient.nodes.hub import Handlers, Hub
+from resilient.nodes.node_replicas import Message, NodeReplicas
+from resilient.nodes.replica_files import Settled
+from resilient.nodes.replication import Replication
+from resilient.nodes.world_memory import WorldMemory
+from resilient.policy import events as on
+from resilient.policy.state import Phase
+from resilient.protocol.peer_settings import PeerSettings
+from resilient.snapshot.fencing import Terms
+from resilient.supervisor.console import Console
+from resilient.supervisor.journal import Journal
+
+_TRAINING = frozenset({Phase.STARTING, Phase.RUNNING})
+
+
+class PeerMemory:
+    """Has snapshots copied while the run trains, and fetched when it has to go on from the copies.
+
+    :param node: name of the leader's own node.
+    :param token: of the group.
+    :param term: number of the leader's.
+    """
+
+    def __init__(
+        self,
+        settings: PeerSettings,
+        here: NodeReplicas,
+        hub: Hub,
+        handlers: Handlers,
+        *,
+        node: str,
+        token: str,
+        term: int,
+        memory: WorldMemory,
+        journal: Journal,
+        console: Console,
+        clock: Callable[[], float],
+    ) -> None:
+        self._here = here
+        self._hub = hub
+        self._node = node
+        self._token = token
+        self._memory = memory
+        self._own: deque[Message] = deque()  # for this node; it is told in the next turn, as the others are
+        self._ranks: Mapping[str, Sequence[int]] = {}
+        self._asked = False
+        self.replication = Replication(settings, self._post, term=term, journal=journal, say=console.say, clock=clock)
+        here.send = lambda message: self.replication.hear(node, message)
+        here.use(memory)
+        handlers.messages.update(dict.fromkeys(here.operations, self.replication.hear))
+
+    @property
+    def pid(self) -> int:
+        """Process number of this node's helper."""
+        return self._here.pid
+
+    def connections(self) -> Mapping[Any, Callable[[], None]]:
+        return {self._here.connection: self._here.receive}
+
+    def follow(self, holds: Callable[[int, int], bool], terms: Callable[[], Terms]) -> None:
+        """Sets count when they are on the run's lineage, and no later leader has gone on from an earlier step.
+
+        :param holds: whether a step of a round is on the lineage.
+        """
+
+        def counts(record: Settled) -> bool:
+            with suppress(OSError):
+                return holds(record.step, record.round) and terms().count(record.step, record.term)
+            return False
+
+        self.replication.counts = counts
+
+    def turn(self, phase: Phase) -> on.Event | None:
+        """Do what is due; returns how a restore has ended, if one has."""
+        while self._own:
+            self._here.hear(self._own.popleft())
+        self._here.poll()
+        if phase in _TRAINING and self._memory.complete:
+            held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
+            self.replication.poll(self._memory.newest_step(), held)
+        return self.replication.take()
+
+    def listed(self, ranks: Mapping[str, Sequence[int]]) -> bool:
+        """Whether it is known what all nodes have in their memory; asked again and again until it is.
+
+        :param ranks: of the group that is formed.
+        """
+        if not self._asked:
+            self._asked = True
+            self.replication.end_round()
+            self._ranks = ranks
+            self.replication.open([self._node, *self._hub.members], self._token)
+        return self.replication.heard_all
+
+    def step(self) -> int | None:
+        """The newest step that could be put together."""
+        self._asked = False
+        found = self.replication.found(self._memory.world)
+        return None if found is None else found.step
+
+    def restore(self, step: int) -> None:
+        self.replication.restore(step, self._ranks)
+
+    def begin_round(self, number: int, ranks: Mapping[str, Sequence[int]]) -> None:
+        self._asked = False
+        self.replication.begin_round(number, ranks)
+
+    def _post(self, node: str, message: Message) -> None:
+        if node == self._node:
+            self._own.append(message)
+        else:
+            self._hub.post(node, message)
