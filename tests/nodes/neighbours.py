@@ -169,8 +169,10 @@ class Cluster:
         self.until(lambda: len(self.notes("Replicated")) > before, lambda: self._time_passes(step))
 
     def _time_passes(self, step: int) -> None:
-        self.now += 1000.0
-        self.leader.poll(step)
+        """Longer than any pause between two sets."""
+        if self.leader._attempt is None:
+            self.now += 1000.0
+            self.leader.poll(step)
 
     def fail_to_replicate(self, step: int) -> str:
         """The reason why it did not work."""
