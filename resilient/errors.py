@@ -145,6 +145,12 @@ class SnapshotCorrupt(SnapshotError):
     """A snapshot fails verification: truncated, altered, incomplete or malformed."""
 
 
+class TermUnreadable(ResilientError):
+    """What says who leads a run of several nodes was not written by one of them."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
 class TermOver(SnapshotError):
     """Another node leads the run, and the one before commits nothing any more."""
 

@@ -172,7 +172,9 @@ def _is_finished(paths: RunPaths, composed: Composed) -> bool:
     config.remote.require_filesystem()
     if not paths.root.is_dir():
         return False
-    require_ranks(paths, RunMemory.place(paths, config.snapshot.memory_dir), config.world_size, reshard=config.reshards)
+    memory = RunMemory.place(paths, config.snapshot.memory_dir)
+    alone = config.node_settings is None
+    require_ranks(paths, memory if alone else None, config.world_size, reshard=config.reshards)
     status = Status.read(paths.status)
     corrected = status is not None and status.came_to_nothing
     changed = check_drift(paths.config, composed, allow=config.run.allow_drift or corrected)

@@ -154,6 +154,7 @@ class Agent:
                 self._channel.beat()
         except ChannelClosed as closed:
             self._lose_leader(str(closed))
+        self._collect_metrics()
         self._sources.close()
         self._metrics.close()
         self._script.close()
@@ -176,12 +177,15 @@ class Agent:
         """Children that are no worker's."""
         return {self._launcher.pid, self._drain.pid, *([self._peers.pid] if self._peers is not None else [])}
 
-    def _poll(self) -> None:
-        if self._peers is not None:
-            self._peers.poll()
+    def _collect_metrics(self) -> None:
         if self.memory is not None:
             for rank, board in self.memory.boards.items():
                 self._metrics.write([Entry(max(self._round, 0), rank, found) for found in board.collect_metrics()])
+
+    def _poll(self) -> None:
+        if self._peers is not None:
+            self._peers.poll()
+        self._collect_metrics()
         self._witness.watch()
         self._launcher.check()
         dumped = self._dumps.poll(self._dump_state)
@@ -309,6 +313,7 @@ class Agent:
     def _renew_boards(self, _message: Message) -> None:
         if self.memory is None:
             return
+        self._collect_metrics()
         self.memory.renew_boards()
         for rank in self.memory.ranks:
             self._shown.forget(rank)
@@ -330,6 +335,7 @@ class Agent:
     def _launch(self, message: Message) -> None:
         assert self.memory is not None  # noqa: S101  ranks were assigned before
         self._round = int(message["round"])
+        self.memory.remove_strangers()
         specs = []
         for body in message["specs"]:
             spec = LaunchSpec.from_json(body)

@@ -50,11 +50,19 @@ class Hub:
     """Accepts other nodes, which show that they know the secret of this term, and talks with them."""
 
     def __init__(
-        self, address: str, token: str, handlers: Handlers, *, silent_seconds: float, clock: Callable[[], float]
+        self,
+        address: str,
+        token: str,
+        handlers: Handlers,
+        *,
+        silent_seconds: float,
+        clock: Callable[[], float],
+        port: int = 0,
     ) -> None:
         """Listen.
 
         :param address: of this machine, as the others reach it.
+        :param port: any free one where it is 0.
         :raises OSError: nothing can be listened on there.
         """
         self._token = token
@@ -65,7 +73,7 @@ class Hub:
         self._strangers: list[tuple[Channel, float]] = []
         self._ticked = clock()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = socket.create_server((address, 0), family=family, backlog=1024)
+        self._listener = socket.create_server((address, port), family=family, backlog=1024)
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self._selector = selectors.EpollSelector()

@@ -232,6 +232,7 @@ class Leading:
         self._reign.began(launch.step or 0, launch.round)
         if self._peers is not None:
             self._peers.begin_round(launch.round, self._dealt())
+        self._memory.remove_strangers()
         for name, ranks in self._memory.nodes.items():
             theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
             self._hub.post(name, {"op": "launch", "round": launch.round, "step": launch.step, "specs": theirs})
@@ -253,7 +254,8 @@ class Leading:
             time.sleep(_PACE_SECONDS)
 
     def resign(self) -> None:
-        """Somebody else leads."""
+        """Somebody else leads, and nothing that happens is ours to decide about any more."""
+        self._feed = lambda _event: None
         for name in list(self._hub.members):
             self._hub.dismiss(name, "this node does not lead any more")
 

@@ -7,6 +7,7 @@ every decision again from the events.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import json
 import math
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.protocol.append import AppendOnly
+from resilient.protocol.paths import RunPaths
 
 
 class Journal:
@@ -49,6 +51,12 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(entry, dict):
                 yield entry
+
+
+def read_journals(paths: RunPaths) -> Iterator[dict[str, Any]]:
+    """The entries of all nodes that have ever decided for the run, or done what others decided, by time."""
+    found = [read_journal(path) for path in sorted(paths.journal.parent.glob("*.jsonl"))]
+    yield from heapq.merge(*found, key=lambda entry: float(entry.get("time", 0.0)))
 
 
 def plain(value: Any) -> Any:

@@ -262,6 +262,15 @@ class RunMemory:
         """Those on this node."""
         return self._ranks
 
+    def remove_strangers(self) -> None:
+        """What is there of ranks that other nodes have now is not needed any more: a round begins."""
+        known = {f"rank-{rank:05d}" for rank in self._ranks}
+        paths = [path for path in self.directory.glob("rank-*") if path.name.partition(".")[0] not in known]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if self._spill is not None and paths:
+            self._spill.remove([path.name for path in paths])
+
     def void_growing(self, rank: int | None = None) -> None:
         """The worker of ``rank``, or every worker, is dead: what it had not finished is nothing."""
         for arena in self.arenas.values() if rank is None else [self.arenas[rank]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from resilient.policy import events as on
 from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.history import RunHistory, read_history
-from resilient.supervisor.journal import read_journal
+from resilient.supervisor.journal import read_journal, read_journals
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.persistence import Persistence
 from resilient.supervisor.remote import RemoteCopies
@@ -25,7 +25,9 @@ class Opening:
         self._spec = spec
         self._clock = clock
         self._opened_at = clock()
-        self._history = read_history(read_journal(spec.paths.journal))
+        # of several nodes, another may have decided before
+        several = spec.policy.nodes is not None
+        self._history = read_history(read_journals(spec.paths) if several else read_journal(spec.paths.journal))
         # The journal has a round whose supervisor was killed before it made a directory for its logs; directories are
         # there of rounds that are in other nodes' journals.
         self.last_round = max(spec.paths.last_round(), self._history.last_round)
@@ -56,4 +58,5 @@ class Opening:
             history=self._history.failed.on_clock(self._clock()),
             durations=self._history.durations,
             lineage=lineage,
+            group=self._history.group,
         )

@@ -15,16 +15,18 @@ from resilient.snapshot import catalog
 from resilient.supervisor.leftovers import newest_step
 
 
-def require_ranks(paths: RunPaths, memory: Path, ranks: int, *, reshard: bool = False) -> None:
+def require_ranks(paths: RunPaths, memory: Path | None, ranks: int, *, reshard: bool = False) -> None:
     """Compare with what there is of the run, which must be the caller's: the newest snapshot on disk that can be read,
     and what lies in its memory.
 
-    :param memory: directory of the run's memory.
+    :param memory: directory of the run's memory; None where other nodes have some of the ranks in theirs.
     :param reshard: what is on disk may be of another number.
     :raises ConfigurationError: it is of another number of ranks.
     """
     if not reshard:
         _require_ranks_of_snapshots(paths.snapshots, ranks)
+    if memory is None:
+        return
     mark, tenant = memory / "identity", Tenant.read(memory)
     ours = mark.exists() and mark.read_text() == paths.identity()
     if ours and tenant is not None and tenant.boot == boot_id():

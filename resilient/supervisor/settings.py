@@ -222,7 +222,7 @@ class GroupSettings:
     :param silent_seconds: a node that says nothing for so long is lost.
     :param lease_seconds: another node takes the lead when the leader has shown no sign of life for so long.
     :param address: where this node listens, as ``host:port``, ``host`` or ``:port``; the host is what other nodes
-        connect to. Empty for the name of the machine, and any free port.
+        connect to. Empty for the address that the machine has in its network, and any free port.
     """
 
     least: int = 0
@@ -247,6 +247,16 @@ class GroupSettings:
             raise ConfigurationError(
                 f"group.address={self.address} has no valid port", "write host:port, or host alone"
             )
+
+    @property
+    def host(self) -> str:
+        """Empty where it has to be found out."""
+        return self.address.rpartition(":")[0] if ":" in self.address else self.address
+
+    @property
+    def port(self) -> int:
+        """0 for any free one."""
+        return int(self.address.rpartition(":")[2] or 0) if ":" in self.address else 0
 
     def settings(self, nodes: Any) -> NodeSettings | None:
         """What the decision core is told.

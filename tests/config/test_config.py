@@ -12,6 +12,7 @@ from resilient.config import builtin_directory, check_drift, expand_sweep, load
 from resilient.errors import ConfigurationDrift, ConfigurationError, ExitCode
 from resilient.policy.divergence import DivergenceSettings, MetricSettings
 from resilient.policy.divergence.settings import DriftSettings
+from resilient.policy.nodes import NodeSettings, Shortage
 from resilient.protocol.settings import FingerprintSettings
 from resilient.supervisor.settings import FinishedBy
 
@@ -287,3 +288,58 @@ def test_how_a_run_is_watched_may_change_from_launch_to_launch(here: Path, tmp_p
     changed = load("mine", ["divergence=strict", "+divergence.metrics.val_loss={}", "fingerprint.gradients=true"])
     assert check_drift(saved, changed, allow=False) == []
     assert changed.config.fingerprint == FingerprintSettings(batch=True, gradients=True, parameters=False)
+
+
+# --- several nodes
+
+
+def test_nodes_are_a_number_and_those_that_stand_by(here: Path) -> None:
+    assert load("mine", []).config.node_settings is None
+    config = load("mine", ["nodes=4", "worker.ranks=2"]).config
+    assert config.node_settings == NodeSettings(4)
+    assert config.world_size == 8
+    assert not config.reshards
+    config = load("mine", ["nodes=4:6", "group.least=2", "group.shortage=stop"]).config
+    assert config.node_settings == NodeSettings(4, 2, least=2, shortage=Shortage.stop)
+    assert config.reshards
+    assert load("mine", ["nodes=1:2"]).config.node_settings == NodeSettings(1, 1)
+
+
+@pytest.mark.parametrize("wrong", ["0", "3:2", "many", "4:", ":4", "true", "2.5", "-1", "4:5:6", "null"])
+def test_what_is_no_number_of_nodes_is_refused_by_name(here: Path, wrong: str) -> None:
+    assert "nodes" in refused("mine", f"nodes='{wrong}'" if ":" in wrong else f"nodes={wrong}")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("group.least=3", "group.least must be from 1 to the 2 nodes"),
+        ("group.silent_seconds=0", "group.silent_seconds"),
+        ("group.lease_seconds=1", "group.lease_seconds"),
+        ("group.address=here:port", "group.address"),
+        ("group.wait_seconds=-1", "group.wait_seconds"),
+        ("group.shortage=cry", "group.shortage"),
+        ("group.lest=1", "did you mean group.least?"),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused_by_name(here: Path, override: str, said: str) -> None:
+    assert said in refused("mine", "nodes=2", override)
+
+
+def test_a_file_says_nodes_in_quotes_and_is_told_so_where_it_does_not(here: Path) -> None:
+    mine = here / "conf" / "mine.yaml"
+    mine.write_text("nodes: '4:5'\nworker: {script: train.py}\n")
+    composed = load("mine", [])
+    assert composed.config.node_settings == NodeSettings(4, 1)
+    (here / "saved.yaml").write_text(composed.to_yaml())
+    assert load("./saved.yaml", []).config.node_settings == NodeSettings(4, 1)
+    mine.write_text("nodes: 4:5\nworker: {script: train.py}\n")
+    assert "quote it: '4:5'" in refused("mine")
+    mine.write_text("nodes: 245\nworker: {script: train.py}\n")
+    assert load("mine", []).config.node_settings == NodeSettings(245)
+
+
+def test_another_number_of_nodes_is_no_drift_for_the_snapshots_are_asked_about_ranks(here: Path) -> None:
+    saved = here / "saved.yaml"
+    saved.write_text(load("mine", ["nodes=2"]).to_yaml())
+    assert check_drift(saved, load("mine", ["nodes=2:3", "group.wait_seconds=5"]), allow=False) == []
