@@ -174,17 +174,23 @@ class _Node:
         self._found = Status.read(paths.status)
         # one that is finished goes on only if it is to do more than it was
         self._reopened = self._found is not None and self._found.finished and record_config(self._journal)
-        self._peers: NodeReplicas | None = None
-        if spec.peer.enabled and policy.nodes is not None:
-            replicas = Replicas(
-                self._place,
-                host=self._address,
-                timeout=spec.peer.timeout_seconds,
-                lock=self._lock,
-                log=self._log("peer"),
-            )
-            self._peers = NodeReplicas(self._place, replicas, paths.memory)
-            stack.callback(self._peers.close)
+        self._peers = self._start_peers(stack)
+
+    def _start_peers(self, stack: ExitStack) -> NodeReplicas | None:
+        """Peer memory's part on this node; None where it has none."""
+        spec = self._spec
+        if not spec.peer.enabled or spec.policy.nodes is None:
+            return None
+        replicas = Replicas(
+            self._place,
+            host=self._address,
+            timeout=spec.peer.timeout_seconds,
+            lock=self._lock,
+            log=self._log("peer"),
+        )
+        peers = NodeReplicas(self._place, replicas, spec.paths.memory)
+        stack.callback(peers.close)
+        return peers
 
     def _log(self, name: str) -> Path:
         return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
