@@ -19,6 +19,7 @@ from resilient.snapshot.fencing import Terms
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 
+_LOOK_SECONDS = 0.05  # between two looks at whether something is to be copied
 _TRAINING = frozenset({Phase.STARTING, Phase.RUNNING})
 
 
@@ -52,7 +53,9 @@ class PeerMemory:
         self._memory = memory
         self._own: deque[Message] = deque()  # for this node; it is told in the next turn, as the others are
         self._ranks: Mapping[str, Sequence[int]] = {}
-        self._asked = False
+        self._asked = self._needed = False
+        self._clock = clock
+        self._looked_at = 0.0
         self.replication = Replication(settings, self._post, term=term, journal=journal, say=console.say, clock=clock)
         here.send = lambda message: self.replication.hear(node, message)
         here.use(memory)
@@ -84,7 +87,8 @@ class PeerMemory:
         while self._own:
             self._here.hear(self._own.popleft())
         self._here.poll()
-        if phase in _TRAINING and self._memory.complete:
+        if phase in _TRAINING and self._memory.complete and self._clock() - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = self._clock()
             held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
             self.replication.poll(self._memory.newest_step(), held)
         return self.replication.take()
@@ -99,12 +103,15 @@ class PeerMemory:
             self.replication.end_round()
             self._ranks = ranks
             self.replication.open([self._node, *self._hub.members], self._token)
-        return self.replication.heard_all
+            newest, copied = self._memory.newest_step(), self.replication.step
+            # what all nodes have themselves is nearer, and nothing newer was copied: nobody has to wait
+            self._needed = newest is None or copied is None or newest < copied
+        return self.replication.heard_all or not self._needed
 
     def step(self) -> int | None:
         """The newest step that could be put together."""
         self._asked = False
-        found = self.replication.found(self._memory.world)
+        found = self.replication.found(self._memory.world) if self._needed else None
         return None if found is None else found.step
 
     def restore(self, step: int) -> None:

@@ -13,6 +13,7 @@ from resilient.nodes.replica_fetch import Source
 from resilient.nodes.replica_files import Image, Settled
 from resilient.protocol.peer_settings import PeerSettings
 
+_SHORTEST_PAUSE = 1.0  # seconds between two sets, however small they are
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after a failure
 
 Ranks = Mapping[str, Sequence[int]]
@@ -104,7 +105,7 @@ class Cadence:
             return True
         settings = self.settings
         if not settings.every_steps and not settings.every_seconds:
-            return now >= self.ended + self.seconds * (1 / settings.share - 1)
+            return now >= self.ended + max(_SHORTEST_PAUSE, self.seconds * (1 / settings.share - 1))
         by_steps = bool(settings.every_steps) and newest >= self.step + settings.every_steps
         return by_steps or (bool(settings.every_seconds) and now >= self.began + settings.every_seconds)
 

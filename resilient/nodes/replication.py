@@ -7,6 +7,7 @@ set counts and is *settled*. Whatever goes wrong before that leaves the last set
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -20,17 +21,22 @@ from resilient.supervisor.journal import Journal
 
 Message = dict[str, Any]
 
+_WRITTEN_SECONDS = 10.0  # between two entries in the journal, for days of training have very many sets
 _ENDED = "the round has ended"
 
 
 @dataclass(frozen=True)
 class Replicated:
-    """A step's images are in the memory of other nodes as well."""
+    """A step's images are in the memory of other nodes as well.
+
+    :param sets: how many have been made since this was written down last.
+    """
 
     step: int
     set: str
     bytes: int
     seconds: float
+    sets: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Replication:
         self._restore: _Restore | None = None
         self._bad: set[tuple[int, str]] = set()  # what could not be put together
         self._warned = ""
+        self._written_at, self._unwritten = -math.inf, 0
         self._events: list[on.Event] = []
 
     # --- who is there
@@ -153,6 +160,11 @@ class Replication:
         self._unheard.discard(node)
 
     # --- making a set
+
+    @property
+    def step(self) -> int | None:
+        """Of the last set that this leader has had made."""
+        return self._cadence.step
 
     def begin_round(self, round_number: int, ranks: Ranks) -> None:
         """The workers of a round are started; each node has these ranks."""
@@ -227,8 +239,12 @@ class Replication:
         record = Settled(attempt.name, attempt.step, self._term, attempt.round, attempt.roots)
         self._cadence = self._cadence.succeeded(attempt.step, attempt.began, now)
         self._warned = ""
-        seconds = round(now - attempt.began, 6)
-        self._journal.record("note", Replicated(attempt.step, attempt.name, attempt.bytes, seconds), now)
+        self._unwritten += 1
+        if now - self._written_at >= _WRITTEN_SECONDS:
+            seconds = round(now - attempt.began, 6)
+            done = Replicated(attempt.step, attempt.name, attempt.bytes, seconds, self._unwritten)
+            self._journal.record("note", done, now)
+            self._written_at, self._unwritten = now, 0
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, dict.fromkeys(attempt.roots, 0), self._named())
         for node, images in wanted.items():
             state = self._states[node]

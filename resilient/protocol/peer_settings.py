@@ -25,7 +25,8 @@ class PeerSettings:
     :param every_seconds: copy a snapshot so many seconds after the last that was copied.
     :param every_steps: copy one so many steps after the last that was copied. With both 0, as often as ``share``
         allows; with both set, when either is due.
-    :param share: of the time that may be spent on copying, at the most, where nothing else says how often.
+    :param share: of the time that may be spent on copying, at the most, where nothing else says how often; and not more
+        than once a second.
     :param bytes_per_second: that a node receives no faster than this, to leave the network to training; 0 for no limit.
     :param timeout_seconds: a node that neither sends nor receives anything for so long is not waited for any longer.
     """

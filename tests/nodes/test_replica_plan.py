@@ -157,7 +157,7 @@ def test_sets_are_made_when_they_are_due_and_of_newer_steps_only(
         assert chosen in (newest, newest - 1)
         if cadence.step is not None:
             assert chosen > cadence.step
-            idle = cadence.seconds * (1 / settings.share - 1)
+            idle = max(1.0, cadence.seconds * (1 / settings.share - 1))
             by_steps = settings.every_steps and newest >= cadence.step + settings.every_steps
             by_time = settings.every_seconds and now >= cadence.began + settings.every_seconds
             either = settings.every_steps or settings.every_seconds
