@@ -132,11 +132,13 @@ class Benchmark:
         ratios = [100 * (statistics.mean(own) / statistics.mean(off) - 1) for own, off in pairs]
         spread = f"{min(ratios):+.2f} to {max(ratios):+.2f} by round"
         yield f"  cost of a mean step: {statistics.median(ratios):+.2f} % ({spread})"
-        sets = [each for launch in self.sets[contestant.name] for each in launch[1:]]  # the first finds no memory yet
-        if sets:
-            rate = statistics.median(each["bytes"] / each["seconds"] for each in sets)
-            seconds = statistics.median(each["seconds"] for each in sets)
-            yield f"  {len(sets)} sets, {1e3 * seconds:.0f} ms each (median), {rate / 1e9:.2f} GB/s over both nodes"
+        made = [sum(int(each["sets"]) for each in launch) for launch in self.sets[contestant.name]]
+        yield f"  {statistics.median(made):g} sets of copies in each launch (median), at least"
+        later = [each for launch in self.sets[contestant.name] for each in launch[1:]]  # the first finds no memory yet
+        if later:
+            rate = statistics.median(each["bytes"] / each["seconds"] for each in later)
+            seconds = statistics.median(each["seconds"] for each in later)
+            yield f"  {1e3 * seconds:.0f} ms each, {rate / 1e9:.2f} GB/s over both nodes (medians of {len(later)})"
 
 
 def _copy(size: int) -> float:
