@@ -410,7 +410,12 @@ class Agent:
 
     def _slots(self, message: Message) -> dict[int, Any]:
         assert self.memory is not None  # noqa: S101  the leader has seen its slots
-        return {int(rank): self.memory.arenas[int(rank)].slots[index] for rank, index in message["slots"].items()}
+        where = {int(rank): place for rank, place in message["slots"].items()}
+        slots = {rank: self.memory.arenas[rank].slots[at] for rank, at in where.items() if isinstance(at, int)}
+        copies = {rank: name for rank, name in where.items() if isinstance(name, str)}
+        if copies and self._peers is not None:
+            slots.update(self._peers.slots_of(int(message["step"]), copies) or {})
+        return slots
 
     def _persist_part(self, message: Message) -> None:
         self._drain.persist_part(

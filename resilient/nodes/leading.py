@@ -23,7 +23,7 @@ from resilient.protocol.decoding import NotDecodable, decode
 from resilient.protocol.launch import LaunchSpec
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, plain
-from resilient.supervisor.other_nodes import Place
+from resilient.supervisor.other_nodes import Copies, Place
 
 _PACE_SECONDS = 0.004
 _SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
@@ -272,6 +272,9 @@ class Leading:
     def abandon_restore(self) -> None:
         if self._peers is not None:
             self._peers.replication.abandon_restore()
+
+    def copies(self) -> Copies | None:
+        return None if self._peers is None or self._memory.complete else self._peers.copies()
 
     def gone_back(self, step: int) -> None:
         if self._peers is not None:

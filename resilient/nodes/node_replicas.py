@@ -20,6 +20,7 @@ could not be done:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,13 @@ class NodeReplicas:
     def adopt(self) -> None:
         """Keep what belongs to the set that counts; a predecessor may have been killed, and its loans ended."""
         record = self._files.settled()
-        if record is not None:
-            for arena in self._arenas().values():
-                if (slot := arena.find(record.step)) is not None:
-                    slot.lend(Loan.KEPT, slot.info().begun)
+        arenas = self._arenas()
+        if record is None:
+            return
+        for rank, number in record.begun.items():
+            for slot in arenas[rank].slots if rank in arenas else ():
+                if slot.info().step == record.step:
+                    slot.lend(Loan.KEPT, number)  # if it is the same image; there may be another of that step
 
     def hear(self, message: Message) -> None:
         """What the leader says; ``op`` is one of those above, with ``peer_`` before it."""
@@ -130,7 +134,12 @@ class NodeReplicas:
 
         :param ranks: each with the set that its replica is of; empty for an image in the rank's own slots.
         """
-        found = {rank: self._files.find(rank, step, replica_of=name) for rank, name in ranks.items()}
+        record = self._files.settled()
+        begun = record.begun if record is not None and record.step == step else {}
+        found = {
+            rank: self._files.find(rank, step, replica_of=name, begun=None if name else begun.get(rank))
+            for rank, name in ranks.items()
+        }
         if any(image is None for image in found.values()):
             return None
         return {rank: Slot(image.path, 0) for rank, image in found.items() if image is not None}
@@ -232,6 +241,11 @@ class NodeReplicas:
         for slot in self._slots():
             if slot.info().step != message["step"] and not slot.info().held:
                 slot.void()  # the run goes on from there
+        record = self._files.settled()
+        if record is not None and record.step == message["step"] and record.set == message["set"]:
+            found = {rank: arena.find(record.step) for rank, arena in self._arenas().items()}
+            begun = {rank: slot.info().begun for rank, slot in found.items() if slot is not None}
+            self._files.settle(replace(record, begun=begun))
         self.adopt()
 
     def _abandon(self, _message: Message) -> None:

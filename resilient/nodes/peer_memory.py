@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from resilient.nodes.hub import Handlers, Hub
 from resilient.nodes.node_replicas import Message, NodeReplicas
 from resilient.nodes.replica_files import Settled
 from resilient.nodes.replication import Replication
+from resilient.nodes.world_drain import Elsewhere
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy import events as on
 from resilient.policy.state import Phase
+from resilient.protocol.arena import Slot
 from resilient.protocol.peer_settings import PeerSettings
 from resilient.snapshot.fencing import Terms
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
+from resilient.supervisor.other_nodes import Copies
 
 _LOOK_SECONDS = 0.05  # between two looks at whether something is to be copied
 _TRAINING = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -116,6 +119,21 @@ class PeerMemory:
 
     def restore(self, step: int) -> None:
         self.replication.restore(step, self._ranks)
+
+    def copies(self) -> Copies | None:
+        """The last set that is whole, whoever is lost, for the drains to read."""
+        found = self.replication.slots_of_world(self._memory.world)
+        if found is None:
+            return None
+        known, where = found
+        own = self._here.slots_of(known.step, where.get(self._node, {}))
+        if own is None:
+            return None
+        slots: dict[int, Slot | Elsewhere] = {**own}
+        for node, ranks in where.items():
+            if node != self._node:
+                slots.update({rank: Elsewhere(node, name) for rank, name in ranks.items()})
+        return Copies(known.step, known.round, cast("dict[int, Slot]", slots))
 
     def begin_round(self, number: int, ranks: Mapping[str, Sequence[int]]) -> None:
         self._asked = False

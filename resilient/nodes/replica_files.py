@@ -19,6 +19,7 @@ from resilient.protocol.slot import META_LIMIT, Slot, SlotInfo
 
 _TAG = "replica"
 _PER_RANK = 2
+_BY_RANK = ("roots", "begun")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Settled:
 
     :param term: of the leader that had it made; with ``round`` it says which branch of the run it belongs to.
     :param roots: checksum of each rank's image; of all ranks of the run.
+    :param begun: which images of its own ranks' slots belong to it, on the node where this is written.
     """
 
     set: str
@@ -48,9 +50,11 @@ class Settled:
     term: int
     round: int
     roots: Mapping[int, str]
+    begun: Mapping[int, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "roots": {str(rank): root for rank, root in self.roots.items()}}
+        by_rank = {name: {str(rank): value for rank, value in getattr(self, name).items()} for name in _BY_RANK}
+        return {**asdict(self), **by_rank}
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Settled:
@@ -60,8 +64,9 @@ class Settled:
         """
         try:
             roots = {int(rank): str(root) for rank, root in body["roots"].items()}
+            begun = {int(rank): int(number) for rank, number in body["begun"].items()}
             numbers = {name: int(body[name]) for name in ("step", "term", "round")}
-            return cls(set=str(body["set"]), **numbers, roots=roots)
+            return cls(set=str(body["set"]), **numbers, roots=roots, begun=begun)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no set of replicas: {error!r}") from error
 

@@ -117,12 +117,14 @@ class Found:
     :param set: the set of replicas; empty where the ranks' own images are all there, on whichever nodes.
     :param where: for each rank the nodes that have its image, and of which set.
     :param roots: checksum of each image, where it is known.
+    :param round: that has taken them; -1 where no set says so.
     """
 
     step: int
     set: str
     where: Mapping[int, tuple[tuple[str, str], ...]]
     roots: Mapping[int, str] = field(default_factory=dict)
+    round: int = -1
 
 
 def find_steps(
@@ -139,7 +141,7 @@ def find_steps(
     """
     records = {state.record.set: state.record for state in states.values() if state.record is not None}
     found = [
-        Found(record.step, record.set, where, record.roots)
+        Found(record.step, record.set, where, record.roots, record.round)
         for record in records.values()
         if len(record.roots) == world and counts(record) and (where := _where(states, world, record.step, record.set))
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resilient.nodes.replica_files import Image, Settled
@@ -246,11 +246,13 @@ class Replication:
             self._journal.record("note", done, now)
             self._written_at, self._unwritten = now, 0
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, dict.fromkeys(attempt.roots, 0), self._named())
-        for node, images in wanted.items():
-            state = self._states[node]
-            self._states[node] = NodeState(state.address, state.images, record)
-            replicas = [source.rank for source in images]
-            self._post(node, {"op": "peer_settle", "record": record.to_json(), "replicas": replicas})
+        for node, copied in wanted.items():
+            begun = {int(rank): number for rank, number in attempt.begun[node].items()}
+            own = [Image(rank, attempt.step, number) for rank, number in begun.items()]
+            copies = [Image(source.rank, attempt.step, 0, attempt.name) for source in copied]
+            self._states[node] = NodeState(self._states[node].address, (*own, *copies), record)
+            body = replace(record, begun=begun).to_json()
+            self._post(node, {"op": "peer_settle", "record": body, "replicas": [source.rank for source in copied]})
 
     def _named(self) -> dict[str, str]:
         return {node: self._states[node].address for node in self._ranks}
@@ -314,7 +316,7 @@ class Replication:
         self._restore, step, told = None, restore.found.step, "; ".join(restore.problems)
         if not restore.problems:
             for other in self._states:
-                self._post(other, {"op": "peer_resume", "step": step})
+                self._post(other, {"op": "peer_resume", "step": step, "set": restore.found.set})
             self._events.append(on.SnapshotRestored(step, on.Tier.PEER))
         elif restore.damaged:
             self._bad.add((step, restore.found.set))
@@ -341,10 +343,10 @@ class Replication:
             self._states[node] = NodeState(state.address, images, record)
             self._post(node, {"op": "peer_drop", "after": step})
 
-    def slots_of_world(self, step: int, world: int) -> Mapping[str, Mapping[int, str]] | None:
-        """Which node can write which ranks' images of ``step`` to disk, each once, with the set that a replica is
-        of, as ``NodeReplicas.slots_of`` takes it; None if that cannot be done. For when a node is lost and the world
-        shrinks, or the run ends: the replicas of the lost node's ranks become durable in their place.
+    def slots_of_world(self, world: int) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
+        """The last set that is whole, and which node can write which ranks' images of it to disk: each once, with the
+        set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is lost and the run ends: the
+        replicas of the lost node's ranks become durable in their place.
         """
-        known = (found for found in self._known(world) if found.step == step)
-        return next((ranks_of_images(found, self._states) for found in known), None)
+        known = (found for found in self._known(world) if found.set)
+        return next(((found, ranks_of_images(found, self._states)) for found in known), None)

@@ -116,6 +116,7 @@ class Supervisor:
             clock=clock,
             durations=lambda: self._state.durations,
             divergence=self._divergence_at,
+            copies=self._others.copies,
         )
         self._diverging = Diverging(
             spec,

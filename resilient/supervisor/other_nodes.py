@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.state import RunState
+from resilient.protocol.arena import Slot
 from resilient.protocol.launch import LaunchSpec
 
 
@@ -25,6 +26,19 @@ class Place:
     local_world_size: int
     group_rank: int = 0
     group_world_size: int = 1
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images of one step of all ranks, though not all of their nodes are there.
+
+    :param round: that has taken them.
+    :param slots: for the drain; of other nodes' it knows what to make of them.
+    """
+
+    step: int
+    round: int
+    slots: Mapping[int, Slot]
 
 
 class OtherNodes(Protocol):
@@ -95,6 +109,10 @@ class OtherNodes(Protocol):
 
     def abandon_restore(self) -> None: ...
 
+    def copies(self) -> Copies | None:
+        """The newest that all ranks' nodes and their partners have together, where a node is lost."""
+        ...
+
     def gone_back(self, step: int) -> None:
         """The run goes on from ``step``: what they remember of later ones is nothing."""
         ...
@@ -158,6 +176,9 @@ class NobodyElse:
 
     def abandon_restore(self) -> None:
         """Nothing is restored so."""
+
+    def copies(self) -> Copies | None:
+        return None
 
     def gone_back(self, step: int) -> None:
         """Nobody else remembers anything."""

@@ -134,12 +134,13 @@ def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluste
     cluster.replicate(3)
     cluster.lose("a")
     cluster.open()
-    where = cluster.leader.slots_of_world(3, 4)
-    assert where is not None
+    whole = cluster.leader.slots_of_world(4)
+    assert whole is not None
+    (found, where), node = whole, cluster.nodes["b"]
+    assert found.step == 3
     assert {name: sorted(ranks) for name, ranks in where.items()} == {"b": [0, 1, 2, 3]}
     slots = cluster.nodes["b"].part.slots_of(3, where["b"])
     assert slots is not None
-    node = cluster.nodes["b"]
     drain = Drain(node.paths.snapshots, lock=node.lock.fileno(), log=node.root / "drain.log")
     details: dict[str, Any] = {"run_id": "run", "round": 0, "parent": None, "versions": {}, "retention": {}}
     drain.persist(3, slots, details)
