@@ -136,6 +136,9 @@ class Agent:
             peers.send = channel.send
             peers.use(memory)
             self._handlers = {**self._handlers, **dict.fromkeys(peers.operations, peers.hear)}
+        else:
+            told = {"op": "peer_open", "problem": "peer memory is not enabled on this node"}
+            self._handlers = {**self._handlers, "peer_open": lambda _message: channel.send(told)}
 
     def run(self) -> Outcome:
         """Do what is said until there is nobody any more who says anything, or the run ends."""
@@ -282,6 +285,8 @@ class Agent:
             raise ChannelClosed(f"it has no memory for its ranks: {error}") from error
         self.memory.void_growing()
         self._release_all()
+        if not self.memory.belongs_to(int(message["world"])):
+            self.memory.void()
         self.memory.keep_linked()
         if self._view is None or self._view_of != self.memory.directory:
             self._view, self._view_of = WorldView.create(self.memory.directory), self.memory.directory
@@ -336,6 +341,7 @@ class Agent:
         assert self.memory is not None  # noqa: S101  ranks were assigned before
         self._round = int(message["round"])
         self.memory.remove_strangers()
+        self.memory.mark_world(int(message["world"]))
         specs = []
         for body in message["specs"]:
             spec = LaunchSpec.from_json(body)

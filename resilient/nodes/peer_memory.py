@@ -23,6 +23,7 @@ from resilient.supervisor.journal import Journal
 from resilient.supervisor.other_nodes import Copies
 
 _LOOK_SECONDS = 0.05  # between two looks at whether something is to be copied
+_PATIENCE_SECONDS = 15.0  # for word of what the nodes have
 _TRAINING = frozenset({Phase.STARTING, Phase.RUNNING})
 
 
@@ -58,7 +59,7 @@ class PeerMemory:
         self._ranks: Mapping[str, Sequence[int]] = {}
         self._asked = self._needed = False
         self._clock = clock
-        self._looked_at = 0.0
+        self._looked_at = self._opened_at = 0.0
         self.replication = Replication(settings, self._post, term=term, journal=journal, say=console.say, clock=clock)
         here.send = lambda message: self.replication.hear(node, message)
         here.use(memory)
@@ -102,14 +103,15 @@ class PeerMemory:
         :param ranks: of the group that is formed.
         """
         if not self._asked:
-            self._asked = True
+            self._asked, self._opened_at = True, self._clock()
             self.replication.end_round()
             self._ranks = ranks
             self.replication.open([self._node, *self._hub.members], self._token)
             newest, copied = self._memory.newest_step(), self.replication.step
             # what all nodes have themselves is nearer, and nothing newer was copied: nobody has to wait
             self._needed = newest is None or copied is None or newest < copied
-        return self.replication.heard_all or not self._needed
+        late = self._clock() - self._opened_at > _PATIENCE_SECONDS
+        return self.replication.heard_all or late or not self._needed
 
     def step(self) -> int | None:
         """The newest step that could be put together."""
