@@ -286,6 +286,9 @@ class Replication:
         if found is None or found.step != step:
             self._events.append(on.RestoreFailed(step, "no set of images is there any more", on.Tier.PEER))
             return
+        if gone := ranks.keys() - self._states.keys():
+            self._events.append(on.RestoreFailed(step, f"{', '.join(sorted(gone))} is lost", on.Tier.PEER))
+            return
         self._restore = _Restore(found, set(ranks))
         for node, own in ranks.items():
             images = [

@@ -92,6 +92,7 @@ def test_as_many_nodes_as_there_are_copies_can_be_lost_and_not_one_more(tmp_path
     cluster.replicate(7)
     for name in ("a", "b"):
         lose_and_replace(cluster, name)
+    assert isinstance(cluster.restore(7), on.RestoreFailed), "nobody has spoken with the spares yet"
     assert cluster.peer_step() == 7
     assert cluster.restore(7) == on.SnapshotRestored(7, on.Tier.PEER)
     assert images(cluster, 7) == expected(cluster, 7)
