@@ -104,6 +104,7 @@ def many_nodes(folder: Path, nodes: int, step_seconds: float, losses: int, secon
     """A leader with so many other nodes, of which one is lost, again and again."""
     told_first, told_last = [], []
     wanted = [f"nodes={nodes + 1 - losses}:{nodes + 1}", "group.address=127.0.0.1", "restarts.max_failures=1000"]
+    wanted.append("peer.enabled=false")  # the members here have no memory that anything could be copied to
     with supervised(folder, "worker.ranks=1", *wanted, step_seconds=step_seconds) as run:
         supervisor, paths, conf = run
         terms = paths.root / "nodes" / "terms"

@@ -190,6 +190,7 @@ def _train_one(composed: Composed) -> ExitCode:
         console=config.console,
         group=config.group,
         trackers=config.trackers,
+        peer=config.peer,
         train=config.train,
         directory=Path.cwd(),
         trust_node=config.run.trust_node,

@@ -35,6 +35,7 @@ from resilient.policy.nodes import NodeSettings
 from resilient.policy.restarts import RestartSettings
 from resilient.policy.state import StopSettings
 from resilient.policy.stragglers import StragglerSettings
+from resilient.protocol.peer_settings import PeerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.protocol.tracker_settings import TrackersSettings
@@ -52,7 +53,7 @@ _FREE_KEYS = frozenset(
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
 _PER_LAUNCH = re.compile(
     r"run\.(allow_drift|allow_reshard|trust_node|stop_after)"
-    r"|(console|logs|trackers|divergence|fingerprint|slurm|group)\..*"
+    r"|(console|logs|trackers|divergence|fingerprint|slurm|group|peer)\..*"
     r"|nodes"  # how many ranks there are altogether is compared with what the snapshots say
 )
 _NO_PRESET = "Could not override 'divergence'. No match in the defaults list"
@@ -74,6 +75,7 @@ class Config:
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
     restarts: RestartSettings = field(default_factory=RestartSettings)
     hang: HangSettings = field(default_factory=HangSettings)
     stop: StopSettings = field(default_factory=StopSettings)

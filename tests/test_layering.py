@@ -131,6 +131,7 @@ def _modules_after(statement: str) -> set[str]:
         "import resilient",
         "import resilient.supervisor.start, resilient.cli",
         "import resilient.supervisor.drain_process",
+        "import resilient.nodes.replica_process",
         "import resilient.verify.__main__",
     ],
 )

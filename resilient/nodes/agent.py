@@ -16,6 +16,7 @@ from typing import Any
 from resilient.errors import ExitCode, ResilientError
 from resilient.nodes.channel import Channel, ChannelClosed, Message
 from resilient.nodes.mirror import Shown
+from resilient.nodes.node_replicas import NodeReplicas
 from resilient.nodes.world_drain import told
 from resilient.policy import decisions as do
 from resilient.policy import events as on
@@ -84,9 +85,11 @@ class Agent:
         scheduler: Scheduler,
         journal: Journal,
         console: Console,
+        peers: NodeReplicas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
+        self._peers = peers
         self._channel = channel
         self.memory = memory
         self._open_memory = open_memory
@@ -130,6 +133,13 @@ class Agent:
             "abandon_restore": lambda _message: self._drain.abandon_restore(),
             "end": self._end,
         }
+        if peers is not None:
+            peers.send = channel.send
+            peers.use(memory)
+            self._handlers = {**self._handlers, **dict.fromkeys(peers.operations, peers.hear)}
+        else:
+            told = {"op": "peer_open", "problem": "peer memory is not enabled on this node"}
+            self._handlers = {**self._handlers, "peer_open": lambda _message: channel.send(told)}
 
     def run(self) -> Outcome:
         """Do what is said until there is nobody any more who says anything, or the run ends."""
@@ -163,7 +173,13 @@ class Agent:
             self._signals: self._on_signal,
             self._launcher.connection: self._on_launcher,
             self._drain.connection: self._on_drain,
+            **({self._peers.connection: self._peers.receive} if self._peers is not None else {}),
         }
+
+    @property
+    def _helpers(self) -> set[int]:
+        """Children that are no worker's."""
+        return {self._launcher.pid, self._drain.pid, *([self._peers.pid] if self._peers is not None else [])}
 
     def _collect_metrics(self) -> None:
         if self.memory is not None:
@@ -171,6 +187,8 @@ class Agent:
                 self._metrics.write([Entry(max(self._round, 0), rank, found) for found in board.collect_metrics()])
 
     def _poll(self) -> None:
+        if self._peers is not None:
+            self._peers.poll()
         self._collect_metrics()
         self._witness.watch()
         self._launcher.check()
@@ -216,11 +234,17 @@ class Agent:
         while self._launcher.workers and self._clock() < until:
             self._launcher.check()
             self._sources_of_launcher()
-        kill_orphans({self._launcher.pid, self._drain.pid})
+        kill_orphans(self._helpers)
         self._live.clear()
         if self.memory is not None:
             self.memory.void_growing()
-            self.memory.release_all()
+            self._release_all()
+
+    def _release_all(self) -> None:
+        assert self.memory is not None  # noqa: S101  asked by the callers
+        self.memory.release_all()
+        if self._peers is not None:
+            self._peers.use(self.memory)  # what counts as a copy stays lent
 
     def _sources_of_launcher(self) -> None:
         waiting = Sources(lambda: {self._launcher.connection: lambda: self._forget_exits(self._launcher.receive())})
@@ -249,6 +273,8 @@ class Agent:
                 self._console.say("this node is a spare now")
                 self.memory.close()
                 self.memory = None
+            if self._peers is not None:
+                self._peers.use(None)
             return
         wanted = range(ranks[0], ranks[-1] + 1)
         try:
@@ -259,7 +285,7 @@ class Agent:
         except ResilientError as error:
             raise ChannelClosed(f"it has no memory for its ranks: {error}") from error
         self.memory.void_growing()
-        self.memory.release_all()
+        self._release_all()
         if not self.memory.belongs_to(int(message["world"])):
             self.memory.void()
         self.memory.keep_linked()
@@ -340,7 +366,7 @@ class Agent:
         forkserver = self._launcher.pid
         reports = self._launcher.receive()
         if self._launcher.pid != forkserver:
-            kill_orphans({self._launcher.pid, self._drain.pid})
+            kill_orphans(self._helpers)
         for report in reports:
             if isinstance(report, Launched):
                 self._witness.launched(report.rank, report.pid)
@@ -393,7 +419,12 @@ class Agent:
 
     def _slots(self, message: Message) -> dict[int, Any]:
         assert self.memory is not None  # noqa: S101  the leader has seen its slots
-        return {int(rank): self.memory.arenas[int(rank)].slots[index] for rank, index in message["slots"].items()}
+        where = {int(rank): place for rank, place in message["slots"].items()}
+        slots = {rank: self.memory.arenas[rank].slots[at] for rank, at in where.items() if isinstance(at, int)}
+        copies = {rank: name for rank, name in where.items() if isinstance(name, str)}
+        if copies and self._peers is not None:
+            slots.update(self._peers.slots_of(int(message["step"]), copies) or {})
+        return slots
 
     def _persist_part(self, message: Message) -> None:
         self._drain.persist_part(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from resilient.nodes.channel import Message
 from resilient.nodes.hub import Handlers, Hub
+from resilient.nodes.peer_memory import PeerMemory
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy import decisions as do
@@ -22,7 +23,7 @@ from resilient.protocol.decoding import NotDecodable, decode
 from resilient.protocol.launch import LaunchSpec
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, plain
-from resilient.supervisor.other_nodes import Place
+from resilient.supervisor.other_nodes import Copies, Place
 
 _PACE_SECONDS = 0.004
 _SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
@@ -70,9 +71,11 @@ class Leading:
         journal: Journal,
         console: Console,
         reign: Reign,
+        peers: PeerMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reign = reign
+        self._peers = peers
         self.address = address
         self._hub = hub
         self._node = node
@@ -114,7 +117,12 @@ class Leading:
         self._feed, self._state = feed, state
 
     def connections(self) -> Mapping[Any, Callable[[], None]]:
-        return {self._hub: self._hub.handle}
+        return {self._hub: self._hub.handle, **(self._peers.connections() if self._peers is not None else {})}
+
+    @property
+    def pids(self) -> set[int]:
+        """Helpers of ours."""
+        return {self._peers.pid} if self._peers is not None else set()
 
     def tick(self) -> None:
         if not self._reign.renew():
@@ -125,12 +133,14 @@ class Leading:
             message = {"op": "world", "world": asdict(world)}
             for name in self._memory.nodes:
                 self._hub.post(name, message)
+        if self._peers is not None and (event := self._peers.turn(self._state().phase)) is not None:
+            self._feed(event)
 
     # --- who takes part
 
     def listing(self) -> on.NodesSeen | int | None:
         if self._formed:
-            if self._unconfirmed:
+            if self._unconfirmed or (self._peers is not None and not self._peers.listed(self._dealt())):
                 return None
             self._gathering = None
             return self._memory.world
@@ -171,6 +181,9 @@ class Leading:
             told = ", ".join(f"{name} ({_range(ranks)})" for name, ranks in dealt.items())
             self._console.say(f"{len(dealt)} nodes train together: {told}")
 
+    def _dealt(self) -> dict[str, tuple[int, ...]]:
+        return {name: self._ranks[name] for name in self._members}
+
     def place(self, rank: int) -> Place:
         at = self._members.index(next(name for name in self._members if rank in self._ranks[name]))
         first = self._ranks[self._members[at]][0]
@@ -201,6 +214,8 @@ class Leading:
         steps = {rank: self._memory.boards[rank][Word.STEP] for rank in self._memory.nodes.get(name, ())}
         self._memory.detach(name)
         self._drain.lost(name)
+        if self._peers is not None:
+            self._peers.replication.lost(name)
         self._unconfirmed.discard(name)
         self._dumping.discard(name)
         if name in self._members:
@@ -219,6 +234,8 @@ class Leading:
     def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
         self._formed = False  # when this round is over, whoever is there is asked
         self._reign.began(launch.step or 0, launch.round)
+        if self._peers is not None:
+            self._peers.begin_round(launch.round, self._dealt())
         self._memory.remove_strangers()
         self._memory.mark_world(self._memory.world)
         begun = {"round": launch.round, "step": launch.step, "world": self._memory.world}
@@ -247,6 +264,27 @@ class Leading:
         self._feed = lambda _event: None
         for name in list(self._hub.members):
             self._hub.dismiss(name, "this node does not lead any more")
+
+    # --- what the nodes remember of each other
+
+    def peer_step(self) -> int | None:
+        return None if self._peers is None else self._peers.step()
+
+    def restore(self, step: int) -> None:
+        if self._peers is not None:
+            self._console.say(f"step {step} comes from other nodes' memory")
+            self._peers.restore(step)
+
+    def abandon_restore(self) -> None:
+        if self._peers is not None:
+            self._peers.replication.abandon_restore()
+
+    def copies(self) -> Copies | None:
+        return None if self._peers is None or self._memory.complete else self._peers.copies()
+
+    def gone_back(self, step: int) -> None:
+        if self._peers is not None:
+            self._peers.replication.gone_back(step)
 
     # --- stacks
 

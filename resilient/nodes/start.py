@@ -19,9 +19,13 @@ from resilient.nodes.channel import Channel
 from resilient.nodes.greeting import Greeting, greet
 from resilient.nodes.hub import Handlers, Hub
 from resilient.nodes.leading import Fenced, Leading
+from resilient.nodes.node_replicas import NodeReplicas
+from resilient.nodes.peer_memory import PeerMemory
+from resilient.nodes.replicas import Replicas
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
+from resilient.policy.state import PolicySettings
 from resilient.protocol.append import NO_ROOM
 from resilient.protocol.election import Election, Follow, Lead
 from resilient.protocol.environment import shared_by
@@ -32,6 +36,7 @@ from resilient.protocol.scratch import Scratch
 from resilient.protocol.settings import SnapshotSettings
 from resilient.protocol.terms import Term, Terms
 from resilient.snapshot import catalog
+from resilient.snapshot.fencing import Terms as CountedTerms
 from resilient.supervisor import leftovers, start
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -77,6 +82,10 @@ def supervise_group(
             f"{error.filename or spec.paths.root}: {error.strerror}",
             "free space in the run directory, then start the same command again: it resumes",
         ) from error
+
+
+def _count(policy: PolicySettings) -> int:
+    return 1 if policy.nodes is None else policy.nodes.count
 
 
 def own_address(wanted: str) -> str:
@@ -144,6 +153,10 @@ class _Node:
             versions=start.installed_versions(),
             allow_reshard=spec.allow_reshard or shrinks,
         )
+        self._version_of_all = agreed_version(spec.worker, spec.snapshot, spec.train)
+        self._spec = replace(
+            self._spec, snapshot=replace(spec.snapshot, slots=spec.peer.slots(spec.snapshot, _count(policy)))
+        )
         self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
         leftovers.clear(self._place.parent, self._place, console.say)
         self._memory: RunMemory | None = None
@@ -183,6 +196,23 @@ class _Node:
         self._found = Status.read(paths.status)
         # one that is finished goes on only if it is to do more than it was
         self._reopened = self._found is not None and self._found.finished and record_config(self._journal)
+        self._peers = self._start_peers(stack)
+
+    def _start_peers(self, stack: ExitStack) -> NodeReplicas | None:
+        """Peer memory's part on this node; None where it has none."""
+        spec = self._spec
+        if not spec.peer.enabled or spec.policy.nodes is None:
+            return None
+        replicas = Replicas(
+            self._place,
+            host=self._address,
+            timeout=spec.peer.timeout_seconds,
+            lock=self._lock,
+            log=self._log("peer"),
+        )
+        peers = NodeReplicas(self._place, replicas, spec.paths.memory)
+        stack.callback(peers.close)
+        return peers
 
     def _log(self, name: str) -> Path:
         return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
@@ -295,6 +325,21 @@ class _Node:
                 spec.trackers, spec.paths, journal=self._journal, console=self._console, clock=time.monotonic
             )
             stack.callback(tracking.close)
+            peers = None
+            if self._peers is not None:
+                peers = PeerMemory(
+                    spec.peer,
+                    self._peers,
+                    self._hub,
+                    self._handlers,
+                    node=self._name,
+                    token=self._token,
+                    term=term.number,
+                    memory=memory,
+                    journal=self._journal,
+                    console=self._console,
+                    clock=time.monotonic,
+                )
             leading = Leading(
                 self._hub,
                 self._handlers,
@@ -307,6 +352,7 @@ class _Node:
                 journal=self._journal,
                 console=self._console,
                 reign=self._terms.reign(term, lease_seconds=spec.group.lease_seconds),
+                peers=peers,
             )
             supervisor = Supervisor(
                 spec,
@@ -324,6 +370,8 @@ class _Node:
                 scheduler=self._scheduler,
                 others=leading,
             )
+            if peers is not None:
+                peers.follow(supervisor.lineage_holds, lambda: CountedTerms.read(spec.paths.snapshots))
             try:
                 code = supervisor.run()
             except Fenced as fenced:
@@ -346,7 +394,7 @@ class _Node:
             self._launcher.check()
             waiting.handle(_LOOK_SECONDS)
         waiting.close()
-        kill_orphans({self._launcher.pid})
+        kill_orphans({self._launcher.pid, *([self._peers.pid] if self._peers is not None else [])})
         if self._memory is not None:
             self._memory.void_growing()
 
@@ -388,6 +436,7 @@ class _Node:
             scheduler=self._scheduler,
             journal=self._journal,
             console=self._console,
+            peers=self._peers,
         )
         try:
             return agent.run()
@@ -407,4 +456,4 @@ class _Node:
         return leftovers.ranks_in(self._place, self._spec.paths)
 
     def _version(self) -> str:
-        return agreed_version(self._spec.worker, self._spec.snapshot, self._spec.train)
+        return self._version_of_all

@@ -71,6 +71,17 @@ class _Reading:
     here: Restored | None = None
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Stands for a slot: the copy of an image that a node has, or an image there that was copied.
+
+    :param set: of copies; empty for an image that the rank itself has written there.
+    """
+
+    node: str
+    set: str
+
+
 class WorldDrain(Drain):
     """The leader's drain, and through it those of the nodes whose ranks have slots in what is asked for."""
 
@@ -97,11 +108,16 @@ class WorldDrain(Drain):
         super().__init__(snapshots, lock=lock, log=log, clock=clock, sweeps=False)
         self.sweep()
 
-    def _split(self, slots: Mapping[int, Slot]) -> tuple[dict[int, Slot], dict[str, dict[str, int]]]:
-        """The slots of our own ranks; and for each other node, the indexes of those of its ranks."""
+    def _split(self, slots: Mapping[int, Slot | Elsewhere]) -> tuple[dict[int, Slot], dict[str, dict[str, int | str]]]:
+        """The slots of our own ranks; and for each other node, the indexes of those of its ranks, or the sets of copies
+        that it has.
+        """
         own: dict[int, Slot] = {}
-        others: dict[str, dict[str, int]] = {}
+        others: dict[str, dict[str, int | str]] = {}
         for rank, slot in slots.items():
+            if isinstance(slot, Elsewhere):
+                others.setdefault(slot.node, {})[str(rank)] = slot.set
+                continue
             node = self._node_of(rank)
             if node is None:
                 own[rank] = slot

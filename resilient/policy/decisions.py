@@ -37,7 +37,7 @@ class FormGroup(Decision):
 
 @dataclass(frozen=True)
 class RestoreSnapshot(Decision):
-    """Bring a durable snapshot into memory, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
+    """Bring a snapshot into the memory of its ranks' nodes, verified (``SnapshotRestored`` or ``SnapshotRejected``)."""
 
     step: int
     tier: Tier = Tier.LOCAL

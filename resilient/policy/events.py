@@ -19,6 +19,7 @@ class Tier(str, Enum):
     """Where a snapshot lives, nearest first."""
 
     MEMORY = "memory"
+    PEER = "peer"
     LOCAL = "local"
     REMOTE = "remote"
 
@@ -82,6 +83,7 @@ class SnapshotsListed(Event):
     :param remote_problem: why nothing is known of the remote tier, where there is one. With nothing else left, this is
         no fresh run either.
     :param ranks: of the group that was formed of several nodes; None for as many as the settings say.
+    :param peer_step: the newest step of which each rank's image lies in the memory of some node, though not of its own.
     """
 
     memory_step: int | None = None
@@ -90,11 +92,12 @@ class SnapshotsListed(Event):
     remote_steps: tuple[int, ...] = ()
     remote_problem: str | None = None
     ranks: int | None = None
+    peer_step: int | None = None
 
 
 @dataclass(frozen=True)
 class SnapshotRestored(Event):
-    """A durable snapshot was verified and lies in memory, ready for the workers.
+    """A snapshot was verified and lies in the memory of its ranks' nodes, ready for the workers.
 
     :param durations: seconds that each phase was known to take at the most when it was taken.
     """

@@ -28,8 +28,9 @@ def choose_source(
     :param not_after: snapshots of later steps are off the lineage.
     """
     candidates = durable_sources(listed)
-    if listed.memory_step is not None:
-        candidates.append(Source(listed.memory_step, Tier.MEMORY))
+    for step, tier in ((listed.memory_step, Tier.MEMORY), (listed.peer_step, Tier.PEER)):
+        if step is not None:
+            candidates.append(Source(step, tier))
     sound = [
         source for source in candidates if source not in rejected and (not_after is None or source.step <= not_after)
     ]

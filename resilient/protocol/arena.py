@@ -16,10 +16,10 @@ from pathlib import Path
 
 from resilient.errors import StorageFull
 from resilient.protocol.pages import Interrupted, never
-from resilient.protocol.slot import HEADER, Slot, SlotInfo, SlotState
+from resilient.protocol.slot import HEADER, Loan, Slot, SlotInfo, SlotState
 from resilient.protocol.spill import Spill
 
-__all__ = ["HEADER", "Arena", "Slot", "SlotInfo", "SlotState"]
+__all__ = ["HEADER", "Arena", "Loan", "Slot", "SlotInfo", "SlotState"]
 
 
 def _none(_: SlotInfo) -> bool:
@@ -76,10 +76,11 @@ class Arena:
                 slot.void()
 
     def next_free(self, spared: Callable[[SlotInfo], bool] = _none) -> Slot | None:
-        """The slot to write next: never a held one, and never the only complete one. None when there is no such slot.
+        """The slot to write next: never a held or kept one, and never the only complete one. None when there is no such
+        slot.
 
-        Void slots come first, then the oldest image, and last those that there was no room for; a held slot counts as
-        the complete one that remains.
+        Void slots come first, then the oldest image, then those that there was no room for, and last one that is being
+        copied to another node; a held slot counts as the complete one that remains.
 
         :param spared: which images must stay for another reason.
         """
@@ -88,11 +89,14 @@ class Arena:
         free = [
             slot
             for slot in self.slots
-            if not infos[slot.index].held and not (infos[slot.index].complete and complete == 1)
+            if not infos[slot.index].held
+            and infos[slot.index].lent is not Loan.KEPT
+            and not (infos[slot.index].complete and complete == 1)
         ]
 
-        def rank(slot: Slot) -> tuple[bool, bool, int]:
-            return slot.cramped, infos[slot.index].complete, infos[slot.index].sequence
+        def rank(slot: Slot) -> tuple[bool, bool, bool, int]:
+            info = infos[slot.index]
+            return info.lent is Loan.COPYING, slot.cramped, info.complete, info.sequence
 
         for slot in sorted(free, key=rank):
             if not (infos[slot.index].complete and spared(infos[slot.index])):
@@ -111,7 +115,7 @@ class Arena:
         order = sorted(self.slots, key=lambda slot: (slot.info().complete, slot.info().sequence))  # as they are needed
         for slot in order:
             with suppress(StorageFull):
-                grow = slot is not newest and not slot.info().held
+                grow = slot is not newest and not slot.info().held and slot.info().lent is not Loan.KEPT
                 done = slot.prepare(size, grow=grow, interrupted=interrupted) and done
         return done
 

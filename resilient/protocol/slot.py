@@ -6,6 +6,10 @@ EMPTY → WRITING → COMPLETE; a crash in the middle of a copy voids only the s
 A slot may be held while it is still being written. It then *grows*: ``REACHED`` says how much of the image, from its
 beginning, is final, so that the drain can write that much, and nothing of it counts before the slot is COMPLETE.
 
+A complete slot may be *lent*: its image is being copied to another node. The supervisor alone says so, and the worker,
+which never waits for a copy, writes a lent slot when there is no other. So whoever copies compares ``BEGUN`` before
+and after. A lent slot that is *kept* is part of the last set of images that were copied, and is never written.
+
 A slot for which shared memory has no room moves to a file on disk: a symbolic link takes its place in the directory,
 and ``MOVED`` in the header of the old file tells those who still have that one mapped to open it again by its path.
 """
@@ -31,7 +35,9 @@ from resilient.protocol.spill import REMEDY, Spill
 HEADER = 4096
 _MAGIC = 0x31_54_4C_53_4C_53_45_52  # "RESLSLT1"
 _META_AT = 512
-_META_LIMIT = HEADER - _META_AT
+META_LIMIT = HEADER - _META_AT
+"""Bytes of JSON that can be said of an image."""
+
 _MOST_STEPS = 10**18  # a snapshot's name has no more digits
 _MOST_IMAGES = 1 << 62
 
@@ -40,6 +46,14 @@ class SlotState(IntEnum):
     EMPTY = 0
     WRITING = 1
     COMPLETE = 2
+
+
+class Loan(IntEnum):
+    """Whether a slot's image is wanted for another node's memory."""
+
+    NONE = 0
+    COPYING = 1
+    KEPT = 2
 
 
 class Word(IntEnum):
@@ -53,6 +67,7 @@ class Word(IntEnum):
     MOVED = 7  # this file is no longer the slot: open it again by its path
     REACHED = 8  # bytes from the image's beginning that are final while the slot is WRITING
     BEGUN = 9  # counts how often the slot was begun; tells two images of one step apart, complete or not
+    LENT = 10  # a `Loan`; said by the supervisor, and over when the slot is begun anew
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class SlotInfo:
     held: bool
     reached: int = 0
     begun: int = 0
+    lent: Loan = Loan.NONE
 
     @property
     def complete(self) -> bool:
@@ -88,8 +104,9 @@ class SlotInfo:
         if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
             return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
         size, held, reached = words[Word.SIZE], bool(words[Word.HOLD]), words[Word.REACHED]
+        lent = Loan(words[Word.LENT]) if words[Word.LENT] <= Loan.KEPT and state == SlotState.COMPLETE else Loan.NONE
         begun = words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
-        return cls(index, SlotState(state), step, sequence, size, held, reached, begun)
+        return cls(index, SlotState(state), step, sequence, size, held, reached, begun, lent)
 
     @classmethod
     def peek(cls, path: Path) -> SlotInfo | None:
@@ -97,14 +114,23 @@ class SlotInfo:
 
         :raises OSError: the file cannot be read.
         """
+        found = cls.peek_with_meta(path)
+        return None if found is None else found[0]
+
+    @classmethod
+    def peek_with_meta(cls, path: Path) -> tuple[SlotInfo, dict[str, Any]] | None:
+        """The same, and what was said of the image when it was completed.
+
+        :raises OSError: the file cannot be read.
+        """
         with path.open("rb") as stream:
-            head, size = stream.read(_META_AT), os.fstat(stream.fileno()).st_size
-        if len(head) < _META_AT:
+            head, size = stream.read(HEADER), os.fstat(stream.fileno()).st_size
+        if len(head) < HEADER:
             return None
-        words = memoryview(head).cast("Q")
+        words = memoryview(head)[:_META_AT].cast("Q")
         info = cls.of(0, words)
         whole = words[Word.MAGIC] == _MAGIC and not words[Word.MOVED] and HEADER + info.size <= size
-        return info if whole else None
+        return (info, _meta(head[_META_AT : _META_AT + min(words[Word.META], META_LIMIT)])) if whole else None
 
 
 class Slot:
@@ -145,6 +171,7 @@ class Slot:
             self._grow(HEADER + size)
             self.cramped = self._grown = False
             self._words[Word.BEGUN] = (self._words[Word.BEGUN] + 1) % _MOST_IMAGES
+            self._words[Word.LENT] = Loan.NONE  # after it has been counted: see `lend`
             self._words[Word.REACHED] = 0
             self._words[Word.STATE] = SlotState.WRITING
             self._words[Word.STEP] = step
@@ -181,7 +208,7 @@ class Slot:
         One that was held while it was written is left held or not: the drain may have given it up meanwhile.
         """
         encoded = json.dumps(meta).encode()
-        if len(encoded) > _META_LIMIT:
+        if len(encoded) > META_LIMIT:
             encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
         self.memory[_META_AT : _META_AT + len(encoded)] = encoded
         self._words[Word.META] = len(encoded)
@@ -203,6 +230,21 @@ class Slot:
     def release(self) -> None:
         self._words[Word.HOLD] = 0
 
+    def lend(self, loan: Loan, begun: int) -> bool:
+        """Lend the image that was begun as number ``begun``, or end its loan; whether it is still there.
+
+        Only the supervisor calls this. The worker may be about to begin the slot: it counts that before it ends a
+        loan, so either it ends this one, or we see that it has counted.
+        """
+        info = self.info()
+        if not info.complete or info.begun != begun:
+            return False
+        self._words[Word.LENT] = loan
+        if self._words[Word.BEGUN] == begun:
+            return True
+        self._words[Word.LENT] = Loan.NONE
+        return False
+
     def void(self) -> None:
         """Whatever the slot holds, it is not a snapshot."""
         self._words[Word.STATE] = SlotState.EMPTY
@@ -211,12 +253,7 @@ class Slot:
 
     @property
     def meta(self) -> dict[str, Any]:
-        size = min(self._words[Word.META], _META_LIMIT)
-        try:
-            meta = json.loads(self.memory[_META_AT : _META_AT + size])
-        except (ValueError, RecursionError):
-            return {}
-        return meta if isinstance(meta, dict) else {}
+        return _meta(self.memory[_META_AT : _META_AT + min(self._words[Word.META], META_LIMIT)])
 
     @property
     def image(self) -> memoryview:
@@ -371,6 +408,14 @@ class Slot:
             return os.path.samestat(path.stat(), os.fstat(self._descriptor))
         except OSError:
             return False
+
+
+def _meta(encoded: bytes) -> dict[str, Any]:
+    try:
+        meta = json.loads(encoded)
+    except (ValueError, RecursionError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _open(path: Path, flags: int = 0) -> int:

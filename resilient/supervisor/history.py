@@ -14,6 +14,7 @@ from resilient.policy.events import Tier
 from resilient.policy.failed_rounds import FailedRound, History
 from resilient.policy.failures import Failure, FailureClass
 
+_REMEMBERED = frozenset({Tier.MEMORY.value, Tier.PEER.value})
 _GOES_ON = frozenset({ExitCode.REQUEUE, ExitCode.TERMINATED})
 
 
@@ -71,7 +72,7 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
         elif name == "FlushEnded":
             unsafe = bool(data.get("late"))
         elif name == "LaunchRound":
-            lost = undecided and data.get("source") != Tier.MEMORY.value
+            lost = undecided and data.get("source") not in _REMEMBERED
             number = max(history.last_round, int(data.get("round", -1)))
             history, undecided = replace(history, losses=history.losses + lost, last_round=number), False
         elif name == "RecordIncident":

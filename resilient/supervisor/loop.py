@@ -119,6 +119,7 @@ class Supervisor:
             clock=clock,
             durations=lambda: self._state.durations,
             divergence=self._divergence_at,
+            copies=self._others.copies,
         )
         self._diverging = Diverging(
             spec,
@@ -134,26 +135,31 @@ class Supervisor:
         )
         self._handlers: dict[type[do.Decision], Callable[[Any], None]] = {
             do.ListSnapshots: lambda _: self._answer_listing(),
-            do.RestoreSnapshot: lambda decision: self._persistence.restore(decision.step, decision.tier),
+            do.RestoreSnapshot: self._restore_snapshot,
             do.LaunchRound: self._launch_round,
             do.AskWorkers: self._ask_workers,
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
             do.ReportStraggler: lambda decision: console.say(str(decision.straggler)),
-            do.AbandonRestore: lambda decision: self._persistence.abandon_restore(decision.tier),
+            do.AbandonRestore: self._abandon_restore,
             do.FlushMemory: self._flush_memory,
             do.DiscardMemory: lambda _: memory.void(),
             do.RecordIncident: self._record_incident,
             do.EndRun: self._end_run,
             do.FormGroup: self._form_group,
             **self._diverging.handlers,
+            do.DiscardAfter: self._discard_after,
         }
 
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
         return self._persistence.memory_is_durable
+
+    def lineage_holds(self, step: int, round_number: int) -> bool:
+        """Whether what that round did up to ``step`` is on the lineage."""
+        return self._persistence.lineage.holds(step, round_number)
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
@@ -252,7 +258,7 @@ class Supervisor:
     def _kill_orphans(self) -> None:
         uploads = self._uploads.pid if self._uploads is not None else None
         pids = [self._launcher.pid, self._drain.pid, self._diverging.replay_pid, self._tracking.pid, uploads]
-        kill_orphans([pid for pid in pids if pid is not None])
+        kill_orphans([*self._others.pids, *(pid for pid in pids if pid is not None)])
 
     def _divergence_at(self, step: int) -> Mapping[str, Any]:
         """What the manifest of a snapshot of ``step`` is to say of divergence."""
@@ -349,11 +355,18 @@ class Supervisor:
         if isinstance(ranks, on.NodesSeen):
             self._feed(ranks)
         elif ranks is not None and (listed := self._persistence.list_snapshots()) is not None:
-            self._feed(replace(listed, ranks=ranks) if ranks != self._spec.policy.ranks else listed)
+            known = ranks if ranks != self._spec.policy.ranks else None
+            self._feed(replace(listed, ranks=known, peer_step=self._others.peer_step()))
 
     def _form_group(self, decision: do.FormGroup) -> None:
         self._others.form(decision)
         self._answer_listing()
+
+    def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
+        if decision.tier is on.Tier.PEER:
+            self._others.restore(decision.step)
+        else:
+            self._persistence.restore(decision.step, decision.tier)
 
     def _launch_round(self, decision: do.LaunchRound) -> None:
         start = self._script.begin_round(decision.round)
@@ -391,6 +404,12 @@ class Supervisor:
         here = replace(decision, ranks=tuple(rank for rank in decision.ranks if rank in self._memory.ranks))
         self._dumps.begin(here, self._state, self._launcher.workers, self._launcher.pid)
 
+    def _abandon_restore(self, decision: do.AbandonRestore) -> None:
+        if decision.tier is on.Tier.PEER:
+            self._others.abandon_restore()
+        else:
+            self._persistence.abandon_restore(decision.tier)
+
     def _kill_workers(self, decision: do.KillWorkers) -> None:
         self._console.say(f"killing the workers: {decision.reason}")
         self._witness.before_kill()
@@ -399,6 +418,10 @@ class Supervisor:
 
     def _flush_memory(self, decision: do.FlushMemory) -> None:
         self._persistence.flush(self._state.round, decision.by)
+
+    def _discard_after(self, decision: do.DiscardAfter) -> None:
+        self._others.gone_back(decision.step)
+        self._diverging.handlers[do.DiscardAfter](decision)
 
     def _record_incident(self, decision: do.RecordIncident) -> None:
         incident = decision.incident

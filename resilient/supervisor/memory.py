@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from resilient.errors import ConfigurationError, StorageFull
-from resilient.protocol.arena import Arena, Slot
+from resilient.protocol.arena import Arena, Loan, Slot
 from resilient.protocol.board import SIZE, Board
 from resilient.protocol.pages import FULL
 from resilient.protocol.paths import RunPaths, hostname
@@ -226,6 +226,8 @@ class RunMemory:
         for arena in self.arenas.values():
             for slot in arena.slots:
                 slot.release()
+        for slot in (slot for rank in self._ranks for slot in self.arenas[rank].slots):
+            slot.lend(Loan.NONE, slot.info().begun)
 
     def keep_only(self, step: int) -> None:
         """Images of other steps are no snapshots any more: the run goes on from ``step``."""

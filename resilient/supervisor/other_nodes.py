@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.state import RunState
+from resilient.protocol.arena import Slot
 from resilient.protocol.launch import LaunchSpec
 
 
@@ -27,15 +28,32 @@ class Place:
     group_world_size: int = 1
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Images of one step of all ranks, though not all of their nodes are there.
+
+    :param round: that has taken them.
+    :param slots: for the drain; of other nodes' it knows what to make of them.
+    """
+
+    step: int
+    round: int
+    slots: Mapping[int, Slot]
+
+
 class OtherNodes(Protocol):
     """The other nodes of the run.
 
     :ivar pace: seconds between two calls of :meth:`tick` at the most.
     :ivar address: under which this machine is known to the others.
+    :ivar pids: helpers on this one that serve them.
     """
 
     pace: float
     address: str
+
+    @property
+    def pids(self) -> Collection[int]: ...
 
     def open(self, feed: Callable[[on.Event], None], state: Callable[[], RunState]) -> None:
         """Say from now on what happens there.
@@ -81,6 +99,24 @@ class OtherNodes(Protocol):
         """
         ...
 
+    def peer_step(self) -> int | None:
+        """The newest step that could be put together from what the nodes remember of each other."""
+        ...
+
+    def restore(self, step: int) -> None:
+        """Put it together so; an event says how it went."""
+        ...
+
+    def abandon_restore(self) -> None: ...
+
+    def copies(self) -> Copies | None:
+        """The newest that all ranks' nodes and their partners have together, where a node is lost."""
+        ...
+
+    def gone_back(self, step: int) -> None:
+        """The run goes on from ``step``: what they remember of later ones is nothing."""
+        ...
+
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """The run ends on this node.
 
@@ -94,6 +130,7 @@ class NobodyElse:
 
     pace = math.inf
     address = "127.0.0.1"
+    pids: Collection[int] = ()
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
@@ -130,6 +167,21 @@ class NobodyElse:
 
     def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
         return here
+
+    def peer_step(self) -> int | None:
+        return None
+
+    def restore(self, step: int) -> None:
+        raise AssertionError(f"nobody else remembers step {step}")
+
+    def abandon_restore(self) -> None:
+        """Nothing is restored so."""
+
+    def copies(self) -> Copies | None:
+        return None
+
+    def gone_back(self, step: int) -> None:
+        """Nobody else remembers anything."""
 
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """There is nobody to tell."""

@@ -26,6 +26,7 @@ from resilient.supervisor.drain_answers import (
 )
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
+from resilient.supervisor.other_nodes import Copies
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.spec import RunSpec
 
@@ -51,11 +52,13 @@ class Persistence:
         clock: Callable[[], float],
         durations: Callable[[], Mapping[str, float]] = dict,
         divergence: Callable[[int], Mapping[str, Any]] = lambda _step: {},
+        copies: Callable[[], Copies | None] = lambda: None,
     ) -> None:
         """Nothing is done yet.
 
         :param durations: says what the run's phases are known to take, to be written into each snapshot.
         :param divergence: says of a step what its manifest is to say of divergence.
+        :param copies: says what other nodes have of one that is lost.
         """
         self._spec = spec
         self._memory = memory
@@ -75,6 +78,7 @@ class Persistence:
         self._unsaved: str | None = None
         self._durations = durations
         self._divergence = divergence
+        self._copies = copies
 
     @property
     def memory_is_durable(self) -> bool:
@@ -168,7 +172,6 @@ class Persistence:
         """Have everything written to disk that the workers, or a flush, hold for that."""
         if self._remote is not None:
             self._remote.poll()
-        watched = self._spec.policy.divergence
         for step in self._memory.held_steps():
             slots = self._memory.held_slots(step)
             if slots is None or self._drain.pending(step):
@@ -176,20 +179,24 @@ class Persistence:
             if not self.lineage.holds(step, round_number):
                 self._memory.release(step)  # a rollback is on its way that discards it
                 continue
-            details = {
-                "run_id": self._spec.paths.run_id,
-                "round": max(round_number, 0),
-                "parent": self.identity,
-                "versions": dict(self._spec.versions),
-                "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
-                "divergence": bounded(self._divergence(step)),
-                "retention": asdict(self._spec.retention),
-                "margin": watched.margin if watched.enabled else None,
-                "deduplicate": self._spec.snapshot.deduplicate,
-                "in_use": self._remote.in_use() if self._remote is not None else (),
-                "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
-            }
-            self._drain.persist(step, slots, details)
+            self._drain.persist(step, slots, self._details(step, round_number))
+
+    def _details(self, step: int, round_number: int) -> dict[str, Any]:
+        """What the drain is to write and to heed beside the images."""
+        watched = self._spec.policy.divergence
+        return {
+            "run_id": self._spec.paths.run_id,
+            "round": max(round_number, 0),
+            "parent": self.identity,
+            "versions": dict(self._spec.versions),
+            "durations": {phase: round(seconds, 6) for phase, seconds in self._durations().items()},
+            "divergence": bounded(self._divergence(step)),
+            "retention": asdict(self._spec.retention),
+            "margin": watched.margin if watched.enabled else None,
+            "deduplicate": self._spec.snapshot.deduplicate,
+            "in_use": self._remote.in_use() if self._remote is not None else (),
+            "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
+        }
 
     def workers_leave(self, gone_by: float, flush_by: float | None) -> None:
         """The workers were asked for a last snapshot. If it could not become durable in what time is left after that,
@@ -228,6 +235,17 @@ class Persistence:
         self._carry_out(plan, newest)
         self._hurry()
         self.persist_held(round_number)
+        if newest is None:
+            self._persist_copies()
+
+    def _persist_copies(self) -> None:
+        """Where a node is lost, and its memory with it, what others have of it becomes durable."""
+        copies = self._copies()
+        if copies is None or (self.durable is not None and copies.step <= self.durable):
+            return
+        if not self._drain.pending(copies.step) and self.lineage.holds(copies.step, copies.round):
+            self._console.say(f"making step {copies.step} durable, partly from copies in other nodes' memory")
+            self._drain.persist(copies.step, copies.slots, self._details(copies.step, copies.round))
 
     def _hurry(self) -> None:
         self._hurried = True

@@ -10,6 +10,7 @@ from typing import Any
 from resilient.policy.lineage import Lineage
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths
+from resilient.protocol.peer_settings import PeerSettings
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.protocol.tracker_settings import TrackersSettings
@@ -38,6 +39,7 @@ class RunSpec:
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
     trackers: TrackersSettings = field(default_factory=TrackersSettings)
     train: Mapping[str, Any] = field(default_factory=dict)

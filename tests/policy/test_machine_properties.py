@@ -128,6 +128,7 @@ class Shell(RuleBasedStateMachine):
         self.patience = 0  # events before somebody may ask it to stop, so that most runs see many rounds
         self.killed = False
         self.memory: int | None = None
+        self.peer: int | None = None  # what other nodes remember
         self.durable: set[int] = set()
         self.remote: set[int] = set()
         self.unmarked: set[int] = set()  # rejected remote ones that could not be marked, and are listed again
@@ -197,7 +198,7 @@ class Shell(RuleBasedStateMachine):
         self.discarded = False
         self.remote, self.unmarked, self.forgiven = self.remote | self.unmarked, set(), set()
         self.patience = 10
-        self.had_snapshot = self.memory is not None or bool(self.durable | self.remote)
+        self.had_snapshot = self.memory is not None or self.peer is not None or bool(self.durable | self.remote)
         self.state = RunState(settings=self.state.settings)
         incidents = max(self.incidents, default=0)
         last = self.rounds[-1]
@@ -239,6 +240,8 @@ class Shell(RuleBasedStateMachine):
             assert self.restoring is None
             assert not self.live, "the slots of live workers are theirs"
             assert decision.tier is not Tier.LOCAL or decision.step in self.durable
+            assert decision.tier is not Tier.PEER or decision.step == self.peer
+            assert decision.tier is not Tier.MEMORY
             if decision.tier is Tier.REMOTE:
                 assert decision.step in self.remote | self.forgiven, "what was rejected is not tried again"
                 assert decision.step not in self.durable - self.rejected, "the nearer copy comes first"
@@ -287,6 +290,8 @@ class Shell(RuleBasedStateMachine):
         assert self.nodes.fewest <= len(decision.nodes) <= self.nodes.count
         if not set(self.group) <= set(decision.nodes) or len(decision.nodes) != self.ranks:
             self.memory, self.had_snapshot = None, bool(self.durable | self.remote)  # images of some ranks are gone
+        if len(decision.nodes) != self.ranks:
+            self.peer = None  # that is of another number of ranks
         self.group, self.ranks, self.gathering = decision.nodes, len(decision.nodes), None
         self.list_soon()
 
@@ -303,7 +308,7 @@ class Shell(RuleBasedStateMachine):
         remote = tuple(sorted(self.remote | self.unmarked))
         there = self.durable | self.doomed if self.saved.pending else self.durable
         ranks = None if self.nodes is None else self.ranks
-        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote, ranks=ranks))
+        self.feed(SnapshotsListed(self.memory, tuple(sorted(there)), 0, remote, ranks=ranks, peer_step=self.peer))
 
     def nobody_is_left(self) -> None:
         """What is flushed, or set aside, must not change any more."""
@@ -314,6 +319,7 @@ class Shell(RuleBasedStateMachine):
         self.discarded = True
         self.doomed |= {step for step in self.durable if step > target}
         self.memory = None if self.memory is not None and self.memory > target else self.memory
+        self.peer = None if self.peer is not None and self.peer > target else self.peer
         for steps in (self.durable, self.remote, self.unmarked, self.forgiven):
             steps -= {step for step in steps if step > target}
         if target == 0:
@@ -351,6 +357,7 @@ class Shell(RuleBasedStateMachine):
         ranks=st.integers(1, 3),
         takeover=st.booleans(),
         memory=st.none() | st.integers(1, 20),
+        peer=st.none() | st.integers(1, 20),
         durable=st.sets(st.integers(1, 20), max_size=3),
         remote=st.sets(st.integers(1, 20), max_size=3),
         last_round=st.integers(-1, 3),
@@ -366,6 +373,7 @@ class Shell(RuleBasedStateMachine):
         ranks: int,
         takeover: bool,
         memory: int | None,
+        peer: int | None,
         durable: set[int],
         remote: set[int],
         last_round: int,
@@ -381,8 +389,8 @@ class Shell(RuleBasedStateMachine):
         self.there = set() if nodes is None else {"b", "c"}
         settings = PolicySettings(self.ranks, budget, watch, divergence=policy, rolls_back=attaches, nodes=nodes)
         self.state = RunState(settings=settings)
-        self.memory, self.durable, self.remote = memory, durable, remote
-        self.had_snapshot = memory is not None or bool(durable) or bool(remote)
+        self.memory, self.peer, self.durable, self.remote = memory, peer, durable, remote
+        self.had_snapshot = memory is not None or peer is not None or bool(durable) or bool(remote)
         self.rounds.append(last_round)
         self.patience, self.slow = patience, slow
         self.feed(RunOpened(takeover, last_round=last_round))
@@ -420,6 +428,17 @@ class Shell(RuleBasedStateMachine):
                 self.memory, self.had_snapshot = complete, True
         self.forgiven |= {step for step in self.unmarked if step <= min(self.steps.values())}
         self.feed(WorkerProgressed(rank, self.steps[rank], phase))
+
+    @precondition(lambda self: self.memory is not None)
+    @rule()
+    def snapshot_is_copied_to_other_nodes(self) -> None:
+        self.peer = self.memory
+
+    @precondition(lambda self: self.live and self.peer is not None)
+    @rule()
+    def node_is_lost(self) -> None:
+        self.memory = None
+        self.leave(min(self.live), Failure(FailureClass.KILLED, "SIGKILL"))
 
     @precondition(lambda self: self.memory is not None)
     @rule()
@@ -487,10 +506,13 @@ class Shell(RuleBasedStateMachine):
             self.memory = step
             self.feed(SnapshotRestored(step, tier))
         else:
-            (self.remote if tier is Tier.REMOTE else self.durable).discard(step)
+            if tier is Tier.PEER:
+                self.peer = None
+            else:
+                (self.remote if tier is Tier.REMOTE else self.durable).discard(step)
             if tier is Tier.LOCAL:
                 self.rejected.add(step)
-            elif not marked:
+            elif tier is Tier.REMOTE and not marked:
                 self.unmarked.add(step)
             self.feed(SnapshotRejected(step, tier, "checksum mismatch"))
 

@@ -49,18 +49,27 @@ def test_a_rejected_copy_is_passed_over_for_another_of_the_same_step() -> None:
 TIERS = st.sampled_from(list(Tier))
 
 
+def test_what_other_nodes_remember_lies_between_memory_and_disk() -> None:
+    assert choose_source(SnapshotsListed(None, (50,), peer_step=50)) == Source(50, Tier.PEER)
+    assert choose_source(SnapshotsListed(50, (50,), peer_step=50)) == Source(50, Tier.MEMORY)
+    assert choose_source(SnapshotsListed(40, (50,), peer_step=57)) == Source(57, Tier.PEER)
+    assert choose_source(SnapshotsListed(40, (50,), peer_step=45)) == Source(50, Tier.LOCAL)
+
+
 @given(
+    st.none() | STEPS,
     st.none() | STEPS,
     st.lists(STEPS, unique=True),
     st.lists(STEPS, unique=True),
     st.lists(st.builds(Source, STEPS, TIERS), max_size=20),
 )
 def test_the_choice_exists_is_not_rejected_and_nothing_newer_or_nearer_does(
-    memory: int | None, durable: list[int], remote: list[int], rejected: list[Source]
+    memory: int | None, peer: int | None, durable: list[int], remote: list[int], rejected: list[Source]
 ) -> None:
-    chosen = choose_source(SnapshotsListed(memory, tuple(durable), 0, tuple(remote)), rejected)
+    chosen = choose_source(SnapshotsListed(memory, tuple(durable), 0, tuple(remote), peer_step=peer), rejected)
     everything = [Source(step, Tier.LOCAL) for step in durable] + [Source(step, Tier.REMOTE) for step in remote]
     everything += [] if memory is None else [Source(memory, Tier.MEMORY)]
+    everything += [] if peer is None else [Source(peer, Tier.PEER)]
     sound = [source for source in everything if source not in rejected]
     if chosen is None:
         assert not sound

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from resilient.errors import SnapshotCorrupt, StorageFull
-from resilient.protocol.arena import HEADER, Arena, Slot, SlotState
+from resilient.protocol.arena import HEADER, Arena, Loan, Slot, SlotState
 
 
 @pytest.fixture
@@ -217,8 +217,63 @@ def test_held_slots_are_never_given_away() -> None:
     arena.close()
 
 
+def lend(slot: Slot, loan: Loan) -> bool:
+    return slot.lend(loan, slot.info().begun)
+
+
+def test_what_is_being_copied_is_written_last_and_what_is_kept_never() -> None:
+    arena = Arena.private(3)
+    first, second, third = (write(arena, step) for step in (1, 2, 3))
+    assert lend(first, Loan.COPYING)
+    assert write(arena, 4) is second, "the lent one is older"
+    second.hold()
+    third.hold()
+    assert arena.next_free() is first, "training does not wait for a copy"
+    assert lend(first, Loan.KEPT)
+    assert arena.next_free() is None
+    assert lend(first, Loan.NONE)
+    assert arena.next_free() is first
+    arena.close()
+
+
+def test_a_loan_is_of_one_image_and_not_of_the_slot(arena: Arena) -> None:
+    slot = write(arena, 1)
+    begun = slot.info().begun
+    assert slot.lend(Loan.COPYING, begun)
+    slot.begin(2, 5)
+    assert slot.info().lent is Loan.NONE
+    assert not slot.lend(Loan.KEPT, begun), "what was lent is not there any more"
+    assert not slot.lend(Loan.KEPT, begun + 1), "nothing is lent that is not complete"
+    slot.complete(2, {}, hold=False)
+    assert slot.info().lent is Loan.NONE
+
+
+def test_a_loan_of_what_the_worker_begins_at_the_same_moment_does_not_stay(arena: Arena) -> None:
+    slot = write(arena, 1)
+    begun, words = slot.info().begun, slot._words
+
+    class Racing:
+        """The header, whose slot is begun by its worker between any two looks of the supervisor."""
+
+        def __getitem__(self, word: int) -> int:
+            return int(words[word])
+
+        def __setitem__(self, word: int, value: int) -> None:
+            slot._words = words
+            if value:
+                slot.begin(2, 5)
+            words[word] = value
+
+    slot._words = Racing()  # type: ignore[assignment]
+    assert not slot.lend(Loan.KEPT, begun)
+    slot.complete(2, {}, hold=False)
+    assert slot.info().lent is Loan.NONE
+
+
 class Slots(RuleBasedStateMachine):
-    """A worker that writes and crashes and a drain that holds and releases, in any order, over one arena."""
+    """A worker that writes and crashes, a drain that holds and releases, and a supervisor that lends, in any order,
+    over one arena.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,6 +284,7 @@ class Slots(RuleBasedStateMachine):
         self.images: dict[int, tuple[int, bytes]] = {}  # slot → what it must hold
         self.order: list[int] = []  # complete slots, oldest first
         self.held: set[int] = set()
+        self.kept: set[int] = set()
         self.writing: tuple[Slot, int] | None = None
 
     @initialize(count=st.integers(2, 4))
@@ -241,9 +297,11 @@ class Slots(RuleBasedStateMachine):
     def begin(self, step: int, size: int) -> None:
         slot = self.arena.next_free()
         if slot is None:
-            assert self.held == set(self.images), "only slots that wait for the drain are kept back"
+            spared = self.held | self.kept
+            assert spared == set(self.images) or (self.kept and len(self.images) == 1), "nothing else is kept back"
             return
         assert slot.index not in self.held, "a held slot belongs to the drain"
+        assert slot.index not in self.kept, "the last images that were copied stay"
         assert slot.index not in self.images or len(self.images) > 1, "the only complete image is not given away"
         self.images.pop(slot.index, None)
         self.order = [index for index in self.order if index != slot.index]
@@ -287,11 +345,18 @@ class Slots(RuleBasedStateMachine):
         self.arena.slots[index].release()
         self.held.discard(index)
 
+    @precondition(lambda self: self.order)
+    @rule(data=st.data(), loan=st.sampled_from(Loan))
+    def lend(self, data: st.DataObject, loan: Loan) -> None:
+        index = data.draw(st.sampled_from(self.order))
+        assert lend(self.arena.slots[index], loan)
+        (self.kept.add if loan is Loan.KEPT else self.kept.discard)(index)
+
     @precondition(lambda self: self.writing is None)
     @rule()
     def void(self) -> None:
         self.arena.void()
-        self.images, self.order, self.held = {}, [], set()
+        self.images, self.order, self.held, self.kept = {}, [], set(), set()
 
     @invariant()
     def every_complete_image_is_as_it_was_written(self) -> None:

@@ -37,6 +37,7 @@ def test_up_is_the_time_of_supervisors_and_not_the_time_between_them() -> None:
 
 def test_a_killed_supervisor_whose_memory_is_found_has_lost_nothing() -> None:
     assert losses(life(0, None), life(1000, "memory")) == 0
+    assert losses(life(0, None), life(1000, "peer")) == 0, "another node remembered it"
 
 
 def test_a_machine_that_is_lost_is_a_loss_wherever_the_run_goes_on_from() -> None:

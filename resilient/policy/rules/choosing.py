@@ -156,6 +156,10 @@ def restore_failed(state: RunState, event: RestoreFailed, now: float) -> Outcome
     if state.restore_failures + 1 < _RESTORE_TRIES:
         after = replace(state, phase=Phase.CHOOSING, restore_failures=state.restore_failures + 1)
         return after, (ListSnapshots(),)
+    if event.tier is Tier.PEER:  # of what other nodes remember, there is an older copy that does not need them
+        lost = SnapshotRejected(event.step, event.tier, event.problem)
+        after = replace(state, phase=Phase.CHOOSING, restore_failures=0, rejected=(*state.rejected, lost))
+        return after, (ListSnapshots(),)
     return end(state, endings.not_restored(event, _RESTORE_TRIES))
 
 

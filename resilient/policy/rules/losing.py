@@ -93,8 +93,9 @@ def _try_again(state: RunState, incident: Incident, failed: FailedRound, now: fl
     incident = replace(incident, remedy=f"{remedy} (in {wait:.1f} s)" if wait > 0 else remedy)
     decisions: tuple[Decision, ...] = (RecordIncident(incident, failed),)
     if incident.failure.failure_class is FailureClass.BAD_SNAPSHOT:
-        rejected = SnapshotRejected(state.step, Tier.MEMORY, incident.failure.signature)
-        state, decisions = replace(state, rejected=(*state.rejected, rejected)), (*decisions, DiscardMemory())
+        # what other nodes remember of that step is a copy of it
+        bad = (SnapshotRejected(state.step, tier, incident.failure.signature) for tier in (Tier.MEMORY, Tier.PEER))
+        state, decisions = replace(state, rejected=(*state.rejected, *bad)), (*decisions, DiscardMemory())
     if wait > 0:
         return replace(state, phase=Phase.WAITING, relaunch_at=now + wait), decisions
     return replace(state, phase=Phase.CHOOSING), (*decisions, ListSnapshots())

@@ -1,0 +1,191 @@
+"""Which images are copied where and when, and what can be put together from the copies: the pure part.
+
+The partners of a node are the nodes that follow it in the group. A set of images can be resumed from when each rank's
+image of it is somewhere: with the rank's own node, which keeps it, or with a partner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from resilient.nodes.replica_fetch import Source
+from resilient.nodes.replica_files import Image, Settled
+from resilient.protocol.peer_settings import PeerSettings
+
+_SHORTEST_PAUSE = 1.0  # seconds between two sets, however small they are
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after a failure
+
+Ranks = Mapping[str, Sequence[int]]
+"""The ranks of each node of a group, in the group's order."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What a node has said of its images.
+
+    :param address: where they can be had.
+    """
+
+    address: str = ""
+    images: tuple[Image, ...] = ()
+    record: Settled | None = None
+
+
+def partners(group: Sequence[str], copies: int) -> dict[str, tuple[str, ...]]:
+    """The nodes that have a copy of each node's images: so many as follow it, and never itself."""
+    count = min(copies, len(group) - 1)
+    return {
+        node: tuple(group[(position + 1 + other) % len(group)] for other in range(count))
+        for position, node in enumerate(group)
+    }
+
+
+def pulls(
+    ranks: Ranks, copies: int, step: int, begun: Mapping[int, int], addresses: Mapping[str, str]
+) -> dict[str, list[Source]]:
+    """What each node has to bring to itself.
+
+    :param begun: which image of its slot is the one of ``step``, for each rank.
+    """
+    wanted: dict[str, list[Source]] = {node: [] for node in ranks}
+    for node, others in partners(list(ranks), copies).items():
+        for other in others:
+            wanted[other] += [Source(rank, step, addresses[node], begun=begun[rank]) for rank in ranks[node]]
+    return wanted
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When the next set is due.
+
+    :param step: of the last complete set; None before the first.
+    :param ended: when the last attempt ended.
+    :param seconds: that the last complete set took.
+    :param pause: seconds to wait after a failure; 0 after a success.
+    """
+
+    settings: PeerSettings
+    step: int | None = None
+    began: float = 0.0
+    ended: float = 0.0
+    seconds: float = 0.0
+    pause: float = 0.0
+
+    def choose(self, newest: int | None, held: Collection[int], now: float) -> int | None:
+        """The step to copy now, if one is due: what goes to disk as well before what does not, because its slots are
+        spared anyway.
+
+        :param newest: the newest step of which all ranks have an image.
+        :param held: steps that are held for the disk and complete.
+        """
+        if newest is None or not self._is_due(newest, now):
+            return None
+        fresh = [step for step in held if self._is_newer(step)]
+        return max(fresh, default=newest)
+
+    def succeeded(self, step: int, began: float, now: float) -> Cadence:
+        return replace(self, step=step, began=began, ended=now, seconds=now - began, pause=0.0)
+
+    def failed(self, now: float) -> Cadence:
+        return replace(self, ended=now, pause=min(2 * self.pause, _LONGEST_PAUSE) or _FIRST_PAUSE)
+
+    def gone_back(self, step: int | None) -> Cadence:
+        """The run goes on from ``step``: a set of a later one is none."""
+        later = self.step is not None and (step is None or self.step > step)
+        return replace(self, step=None) if later else self
+
+    def _is_newer(self, step: int) -> bool:
+        return self.step is None or step > self.step
+
+    def _is_due(self, newest: int, now: float) -> bool:
+        if not self._is_newer(newest) or now < self.ended + self.pause:
+            return False
+        if self.step is None:
+            return True
+        settings = self.settings
+        if not settings.every_steps and not settings.every_seconds:
+            return now >= self.ended + max(_SHORTEST_PAUSE, self.seconds * (1 / settings.share - 1))
+        by_steps = bool(settings.every_steps) and newest >= self.step + settings.every_steps
+        return by_steps or (bool(settings.every_seconds) and now >= self.began + settings.every_seconds)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A step of which each rank's image is somewhere.
+
+    :param set: the set of replicas; empty where the ranks' own images are all there, on whichever nodes.
+    :param where: for each rank the nodes that have its image, and of which set.
+    :param roots: checksum of each image, where it is known.
+    :param round: that has taken them; -1 where no set says so.
+    """
+
+    step: int
+    set: str
+    where: Mapping[int, tuple[tuple[str, str], ...]]
+    roots: Mapping[int, str] = field(default_factory=dict)
+    round: int = -1
+
+
+def find_steps(
+    states: Mapping[str, NodeState],
+    world: int,
+    *,
+    counts: Callable[[Settled], bool] = lambda _record: True,
+    trusted: Collection[str] = (),
+) -> list[Found]:
+    """What could be resumed from, the best first: the newest, and of equal steps the one whose images are known.
+
+    :param counts: whether a set is on the branch of the run that goes on.
+    :param trusted: nodes whose images are of one branch of the run, and of so many ranks, though no set names them.
+    """
+    records = {state.record.set: state.record for state in states.values() if state.record is not None}
+    found = [
+        Found(record.step, record.set, where, record.roots, record.round)
+        for record in records.values()
+        if len(record.roots) == world and counts(record) and (where := _where(states, world, record.step, record.set))
+    ]
+    one = {node: state for node, state in states.items() if node in trusted}
+    steps = {image.step for state in one.values() for image in state.images if not image.set}
+    found += [Found(step, "", where) for step in steps if (where := _where(one, world, step, ""))]
+    return sorted(found, key=lambda each: (each.step, bool(each.set), each.set), reverse=True)
+
+
+def _where(
+    states: Mapping[str, NodeState], world: int, step: int, set_name: str
+) -> dict[int, tuple[tuple[str, str], ...]] | None:
+    """Who has each rank's image; None where nobody has one."""
+    where: dict[int, list[tuple[str, str]]] = {rank: [] for rank in range(world)}
+    for node, state in states.items():
+        for image in state.images:
+            if image.step == step and image.set in ("", set_name) and image.rank in where:
+                where[image.rank].append((node, image.set))
+    return {rank: tuple(nodes) for rank, nodes in where.items()} if all(where.values()) else None
+
+
+def sources(found: Found, rank: int, node: str, states: Mapping[str, NodeState]) -> list[Source]:
+    """Where a node finds the image of a rank, the best first: what is nearest, then what surely is the right one.
+
+    What lies in the rank's own slots on that node is not among them, for nothing has to be done about that.
+    """
+
+    def order(place: tuple[str, str]) -> tuple[bool, bool]:
+        where, name = place
+        return where != node, not name
+
+    places = [place for place in sorted(found.where[rank], key=order) if place != (node, "")]
+    return [Source(rank, found.step, "" if where == node else states[where].address, name) for where, name in places]
+
+
+def ranks_of_images(found: Found, nodes: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Which node is to write which rank's image to disk, and of which set it is: each rank once, its own node first.
+
+    :param nodes: that are there, in the group's order.
+    """
+    given: dict[str, dict[int, str]] = {node: {} for node in nodes}
+    for rank, places in found.where.items():
+        there = sorted((bool(name), node, name) for node, name in places if node in given)
+        if there:
+            _, node, name = there[0]
+            given[node][rank] = name
+    return {node: ranks for node, ranks in given.items() if ranks}
