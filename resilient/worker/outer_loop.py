@@ -13,8 +13,8 @@ between :meth:`OuterLoop.begin_step` and :meth:`OuterLoop.end_step`; nothing of 
             loop.consumed()
         optimizer.step()
         run.report(loss=…)
-        going = loop.end_step()
-    run.finish()                         # does nothing where the run has left
+        going = loop.end_step()          # after the last step it is finish() in its place
+    loop.finish()                        # does nothing where the run has left
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Steps(Protocol):
 
     def begin_step(self, batch: Any) -> int: ...
 
-    def end_step(self) -> None: ...
+    def end_step(self, *, last: bool = False) -> None: ...
+
+    def finish(self) -> None: ...
 
     def leaves_unfinished(self) -> bool: ...
 
@@ -79,6 +81,16 @@ class OuterLoop:
         self.open = False
         self._steps.end_step()
         return self._steps.goes_on()
+
+    def finish(self, *, complete: bool = True) -> None:
+        """The loop has ended for good, and the run is finished.
+
+        :param complete: the step that has begun is; if not, the run ends with the one before.
+        """
+        if self.open and complete:
+            self._steps.end_step(last=True)
+        self.open = False
+        self._steps.finish()
 
     def leaves_unfinished(self) -> bool:
         """In a step that will not be complete soon, as in its evaluation: whether the run has left now, because it was

@@ -71,7 +71,7 @@ class Run:
         self._durable_step: int | None = None
         self._entered = False
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
-        self._phases = Phases(host, self._own_time, lambda: self.step > self._start_step and not self.finished)
+        self._phases = Phases(host, self._own_time, self._has_stepped)
         self._copier = Copier()
         self.lr_factor = host.plan.lr_factor
         self._hooks = StepHooks(host.plan, objects, self._reporter)
@@ -87,7 +87,7 @@ class Run:
         :param total: the step after which the run is finished. It may be raised when a run is resumed.
         :raises UsageError: the loop is entered a second time, or the data has no batch.
         """
-        self._open(total)
+        self._open(total, said=total)
         batches = self._data.batches(self._random.set_now)
         while self.goes_on():
             batch = next(batches) if self._own_time is None else self._own_time.fetch(batches)
@@ -99,10 +99,11 @@ class Run:
         """For a loop that belongs to somebody else, a framework's, and cannot be one over :meth:`steps`: what it calls
         in their place, see :class:`~resilient.worker.outer_loop.OuterLoop`.
 
-        :param total: the step after which the run is finished, as there; None where nobody knows.
+        :param total: how many steps there will be, for those who watch. When the last one is over it is for the loop to
+            say.
         :raises UsageError: there is a loop already.
         """
-        self._open(sys.maxsize if total is None else total)
+        self._open(sys.maxsize, said=total or 0)
         return OuterLoop(self, self._data, self._random.set_now)
 
     @property
@@ -143,6 +144,9 @@ class Run:
         self._wait_for_copy()
         with self._phases.inside(name):
             yield
+
+    def _has_stepped(self) -> bool:
+        return self.step > self._start_step and not self.finished and not self.left_early
 
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
@@ -186,9 +190,10 @@ class Run:
         self._body, self._began = self.step + 1, self._clock()
         return self._body
 
-    def end_step(self) -> None:
-        """It is complete."""
+    def end_step(self, *, last: bool = False) -> None:
+        """It is complete, and maybe there will be no other."""
         self._body = None
+        self._total = self.step + 1 if last else self._total
         self._complete_step(self.step + 1, self._total, self._clock() - self._began)
 
     def leaves_unfinished(self) -> bool:
@@ -200,12 +205,12 @@ class Run:
             self._leave(self._host.left, self._make_newest_durable)
         return asked
 
-    def _open(self, total: int) -> None:
+    def _open(self, total: int, *, said: int) -> None:
         if self._entered:
             raise UsageError("run.steps() was entered a second time", "use one loop over all steps")
         self._entered = True
         self._total = total
-        self._host.set_total(total if total < sys.maxsize else 0)
+        self._host.set_total(said)
         self._alignment.open()
         self._hooks.open()
 

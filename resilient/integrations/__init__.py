@@ -1,0 +1,1 @@
+"""Adapters for frameworks that own the training loop. Each module imports its framework; nothing else here does."""
