@@ -45,7 +45,13 @@ class Classifier(L.LightningModule):
         super().__init__()
         self.validation_seconds = validation_seconds
         self.net = nn.Sequential(
-            nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+            nn.Linear(2, 64),
+            nn.BatchNorm1d(64),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(64, 64),
+            nn.ReLU(),
+            nn.Linear(64, 2),
         )
 
     def training_step(self, batch, batch_idx):

@@ -73,7 +73,9 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
         fit = trainer.fit_loop
         loaders = fit._combined_loader.flattened  # noqa: SLF001  those that the strategy has had its way with
         if len(loaders) != 1:
-            raise UsageError(f"{len(loaders)} training loaders, and the place in one can be kept", "combine the data sets")
+            raise UsageError(
+                f"{len(loaders)} training loaders, and the place in one can be kept", "combine the data sets"
+            )
         state = TrainerState(trainer)
         self.run = attach(
             model=pl_module,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from resilient.errors import UsageError
 from resilient.protocol.board import PHASE_NAME_BYTES, WorkerPhase
@@ -14,16 +15,25 @@ _PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION,
 _RESERVED = frozenset({"startup", "step", "stopping", "finished"})  # what the run itself is in
 
 
+class Stand(Protocol):
+    """How far a run is."""
+
+    step: int
+    start_step: int
+    finished: bool
+    left_early: bool
+
+
 class Phases:
     """The phase that a run is in.
 
-    :param started: whether the first step is over. Until then everything is start-up: it may compile for minutes.
+    :param stand: how far it is. Until its first step is over everything is start-up: it may compile for minutes.
     """
 
-    def __init__(self, host: Host, own_time: OwnWork | None, started: Callable[[], bool]) -> None:
+    def __init__(self, stand: Stand, host: Host, own_time: OwnWork | None) -> None:
+        self._stand = stand
         self._host = host
         self._own_time = own_time
-        self._started = started
         self._now, self._name = WorkerPhase.STEP, ""
 
     @contextmanager
@@ -43,7 +53,8 @@ class Phases:
 
     def beat(self, phase: WorkerPhase | None = None) -> None:
         """A sign of progress within a step, or within the phase that the run is in."""
-        if self._started():
+        stand = self._stand
+        if stand.step > stand.start_step and not stand.finished and not stand.left_early:
             self._host.beat(self._now if phase is None else phase)
 
     def _enter(self, phase: WorkerPhase, name: str) -> None:

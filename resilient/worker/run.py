@@ -32,7 +32,7 @@ from resilient.worker.step_hooks import StepHooks
 class Run:
     """One training run, as returned by :func:`resilient.attach`.
 
-    :ivar step: the last completed step; 0 before the first.
+    :ivar step: the last completed step; 0 before the first. It was ``start_step`` when the run was attached.
     :ivar finished: all steps are done.
     :ivar left_early: the loop ended before the last step because the run is being preempted or stopped.
     :ivar lr_factor: what the learning rate is multiplied by while an optimizer steps; 1 unless a divergence has had it
@@ -58,7 +58,7 @@ class Run:
         self._reporter = Reporter()
         self._capture = Capture(objects, allow_pickle=host.settings.allow_pickle)
         self._latest: dict[str, float] = {}
-        self._start_step = self._total = 0
+        self.start_step = self._total = 0
         self._missed = False  # there was no room for a memory snapshot once
         self._body: int | None = None  # the step whose loop body is running
         self._began = 0.0  # since when
@@ -71,7 +71,7 @@ class Run:
         self._durable_step: int | None = None
         self._entered = False
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
-        self._phases = Phases(host, self._own_time, self._has_stepped)
+        self._phases = Phases(self, host, self._own_time)
         self._copier = Copier()
         self.lr_factor = host.plan.lr_factor
         self._hooks = StepHooks(host.plan, objects, self._reporter)
@@ -145,9 +145,6 @@ class Run:
         with self._phases.inside(name):
             yield
 
-    def _has_stepped(self) -> bool:
-        return self.step > self._start_step and not self.finished and not self.left_early
-
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
         purpose. The newest snapshot in memory becomes durable then; a step in whose body the loop was left is not
@@ -165,11 +162,10 @@ class Run:
         self.finished = True
 
     def resume(self, step: int, random: Mapping[str, Any]) -> None:
-        """Continue after ``step``; called by :func:`resilient.attach`.
-
-        The generators are set back only once the data's iterator exists, because making one may draw from them.
+        """Continue after ``step``; called by :func:`resilient.attach`. The generators are set
+        back only once the data's iterator exists, because making one may draw from them.
         """
-        self.step = self._start_step = step
+        self.step = self.start_step = step
         self._random.set_later(random)
 
     # --- the loop, in parts: they are called by the two kinds of it alone
@@ -200,10 +196,11 @@ class Run:
         """Leave if that is wanted, without the step that has begun: the run goes on from the newest snapshot. Ranks
         cannot agree on it, and wait for the boundary.
         """
-        asked = self._group is None and self._host.command() is Command.LEAVE
-        if asked:
-            self._leave(self._host.left, self._make_newest_durable)
-        return asked
+        if self._group is not None or self._host.command() is not Command.LEAVE:
+            return False
+        self._reporter.forget(after=self.step)
+        self._leave(self._host.left, self._make_newest_durable)
+        return True
 
     def _open(self, total: int, *, said: int) -> None:
         if self._entered:
@@ -306,14 +303,14 @@ class Run:
         if newest is not None:
             newest.hold()
             self._host.durable_requested(newest)
-        elif self.step > self._start_step:
+        elif self.step > self.start_step:
             self._durable_due = True
             self._snapshot(self.step, last=True)
 
     def _make_newest_durable(self) -> None:
         newest = self._host.arena.newest()
         step = newest.info().step if newest is not None else 0
-        if newest is not None and step > max(self._start_step, self._durable_step or 0):
+        if newest is not None and step > max(self.start_step, self._durable_step or 0):
             newest.hold()
             self._host.durable_requested(newest)
 
@@ -385,11 +382,10 @@ class Run:
         return last or self._group is not None or not self._host.arena.held()
 
     def _go_without(self, error: StorageFull) -> None:
-        """There is no room for an image, though there was for earlier ones: go on, and try again at the next.
-
-        Not without any image, nor at the end of the run, whose state would be lost.
+        """There is no room for an image, though there was for earlier ones: go on, and try again at the next. Not
+        without any image, nor at the end of the run, whose state would be lost.
         """
-        if self.step >= self._total or (self._host.arena.newest() is None and not self._start_step):
+        if self.step >= self._total or (self._host.arena.newest() is None and not self.start_step):
             raise error
         if not self._missed:
             self._missed = True
