@@ -34,14 +34,14 @@ def attach(accelerator: Any, data: Any, **others: Any) -> Run:
     :param others: further objects with state, and what else :func:`resilient.attach` takes.
     :raises UsageError: the loader has no place that could be kept.
     """
-    models, schedulers = accelerator._models, accelerator._schedulers  # noqa: SLF001  what save_state goes through
+    models, schedulers = accelerator._models, accelerator._schedulers
     return attach_objects(
         model=_one_or_all(models),
-        optimizer=_one_or_all([own_optimizer(found) for found in accelerator._optimizers]),  # noqa: SLF001
+        optimizer=_one_or_all([own_optimizer(found) for found in accelerator._optimizers]),
         scheduler=_one_or_all(schedulers),
         scaler=accelerator.scaler,
         accumulation=_Accumulation(accelerator),
-        registered=list(accelerator._custom_objects) or None,  # noqa: SLF001
+        registered=list(accelerator._custom_objects) or None,
         data=_Prepared(data),
         **others,
     )

@@ -38,9 +38,8 @@ _Leaving: Any = importlib.import_module(f"{_PACKAGE}.utilities.exceptions").SIGT
 class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is known at run time
     """Makes ``trainer.fit`` a run. Seed everything, or each first start trains another model.
 
-    What is restored is what the objects have in their ``state_dict``: the module, optimizers, schedulers, the loops, the
-    other callbacks, the data module, the scaler, and what was logged. What a module adds in ``on_save_checkpoint`` is
-    not.
+    Restored is what the objects have in their ``state_dict``: module, optimizers, schedulers, loops, the other
+    callbacks, the data module, the scaler, and what was logged. What a module adds in ``on_save_checkpoint`` is not.
 
     :param attached: what :func:`resilient.attach` takes beside these, such as ``run_id=`` without a supervisor.
     :ivar run: from the start of ``fit`` on.
@@ -59,7 +58,7 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
 
     # --- the beginning and the end
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002  the interface's
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
         if self.run is not None:
@@ -67,11 +66,11 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
         if trainer.reload_dataloaders_every_n_epochs:
             raise UsageError("with reload_dataloaders_every_n_epochs there is no place in the data to resume at")
         # Signals are the supervisor's business; Lightning would save, requeue and leave on its own account.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # noqa: SLF001  no setting turns it off
+        trainer._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         fit = trainer.fit_loop
-        loaders = fit._combined_loader.flattened  # noqa: SLF001  those that the strategy has had its way with
+        loaders = fit._combined_loader.flattened
         if len(loaders) != 1:
             raise UsageError(
                 f"{len(loaders)} training loaders, and the place in one can be kept", "combine the data sets"
@@ -87,8 +86,8 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
             **self._attached,
         )
         self._loop = self.run.outer_loop(_steps(trainer))
-        fit._combined_loader.flattened = [InPlaceOf(self._loop.epochs, loaders[0])]  # noqa: SLF001
-        iter(fit._data_fetcher)  # noqa: SLF001  it holds an iterator over what was there before
+        fit._combined_loader.flattened = [InPlaceOf(self._loop.epochs, loaders[0])]
+        iter(fit._data_fetcher)
         state.go_to_epoch()
         self._wrap(trainer, state)
 
@@ -115,31 +114,31 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
 
         epoch.advance, trainer.save_checkpoint = advance_one, save_in_phase
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._count_batch()
         self._report_losses()
         self._the_loop.finish(complete=trainer.global_step != self._before)
 
     # --- steps
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._used = True
         if not self._the_loop.open:
             self._before = trainer.global_step
             self._the_loop.begin_step(batch)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             self._losses.append(loss.detach())
         self._report_logged(trainer)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._report_logged(trainer)
 
     def _report_logged(self, trainer: Any) -> None:
         """What has been logged in this batch, or in this epoch where it has ended; not what stands from before."""
-        self._the_run.report(**scalars(trainer._logger_connector.metrics["callback"]))  # noqa: SLF001
+        self._the_run.report(**scalars(trainer._logger_connector.metrics["callback"]))
 
     def _boundary(self, trainer: Any) -> None:
         """Lightning is about to fetch a batch."""
@@ -164,7 +163,7 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
 
     # --- validation
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         if self._loop is not None and self._loop.open:
             self._phase.enter_context(self._the_run.phase("eval"))
 
@@ -172,7 +171,7 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
         if self._loop is not None and self._loop.open:
             self._leave_unless(not self._loop.leaves_unfinished())
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self._loop is not None and self._loop.open:
             self._phase.close()
             self._report_logged(trainer)

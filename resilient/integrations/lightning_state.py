@@ -10,8 +10,8 @@ import torch
 
 class TrainerState:
     """An object with ``state_dict`` like any other. What was loaded is given back in two parts: what Lightning's hooks
-    look at when an epoch begins, and then, where its loop is about to fetch the first batch, all the rest. Its loops are
-    never told that they are restarting.
+    look at when an epoch begins, and then, where its loop is about to fetch the first batch, all the rest. Its loops
+    are never told that they are restarting.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -20,7 +20,7 @@ class TrainerState:
         self._sums: dict[str, dict[str, torch.Tensor]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        trainer, connector = self._trainer, self._trainer._logger_connector  # noqa: SLF001  none of it is public
+        trainer, connector = self._trainer, self._trainer._logger_connector
         return {
             "loops": {key: value for key, value in trainer.fit_loop.state_dict().items() if key != "state_dict"},
             "callbacks": {callback.state_key: state for callback, state in self._callbacks() if state},
@@ -64,7 +64,7 @@ class TrainerState:
         self._load_loops(state)
         fetcher.fetched += fit.epoch_loop.batch_progress.current.ready
         for name, logged in state["logged"].items():
-            getattr(self._trainer._logger_connector, name).update(logged)  # noqa: SLF001
+            getattr(self._trainer._logger_connector, name).update(logged)
         self._sums = dict(state["sums"])
         for path, values in state["metrics"].items():
             metric = self._trainer.lightning_module.get_submodule(path)
@@ -85,17 +85,17 @@ class TrainerState:
         fit = self._trainer.fit_loop
         stepped = state["loops"]["epoch_loop.state_dict"]
         fit.load_state_dict(dict(state["loops"]))
-        fit.epoch_loop._batches_that_stepped = stepped["_batches_that_stepped"]  # noqa: SLF001
+        fit.epoch_loop._batches_that_stepped = stepped["_batches_that_stepped"]
         fit.on_iteration_done()
         for loop in (fit, fit.epoch_loop, fit.epoch_loop.val_loop):
-            loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False  # noqa: SLF001
+            loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
 
     def _callbacks(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         for callback in self._trainer.callbacks:
             yield callback, callback.state_dict()
 
     def _results(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._trainer.fit_loop.epoch_loop._results  # noqa: SLF001
+        found: Mapping[str, Any] = self._trainer.fit_loop.epoch_loop._results
         return found
 
 

@@ -89,9 +89,9 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
         self._wrap(trainer)
 
     def _wrap(self, trainer: Any) -> None:
-        run_epoch, get_batches = trainer._run_epoch, trainer.get_batch_samples  # noqa: SLF001  no callback is called there
-        training_step, evaluate = trainer.training_step, trainer._evaluate  # noqa: SLF001
-        finalize, save = trainer._finalize_training, trainer._save_checkpoint  # noqa: SLF001
+        run_epoch, get_batches = trainer._run_epoch, trainer.get_batch_samples
+        training_step, evaluate = trainer.training_step, trainer._evaluate
+        finalize, save = trainer._finalize_training, trainer._save_checkpoint
 
         def run_epoch_from_here(**given: Any) -> None:
             if given["resume_from_checkpoint"] is not None:
@@ -124,10 +124,10 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
             self._the_loop.finish()
             return finalize(*given, **named)
 
-        trainer._run_epoch, trainer.get_batch_samples = run_epoch_from_here, next_batches  # noqa: SLF001
-        trainer.training_step, trainer._finalize_training = step_with_loss, finish  # noqa: SLF001
-        trainer._evaluate = self._in_phase("eval", evaluate)  # noqa: SLF001
-        trainer._save_checkpoint = self._in_phase("save", save)  # noqa: SLF001
+        trainer._run_epoch, trainer.get_batch_samples = run_epoch_from_here, next_batches
+        trainer.training_step, trainer._finalize_training = step_with_loss, finish
+        trainer._evaluate = self._in_phase("eval", evaluate)
+        trainer._save_checkpoint = self._in_phase("save", save)
 
     def _in_phase(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*given: Any, **named: Any) -> Any:
@@ -138,11 +138,11 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
 
         return called
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002  the interface's
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.run.left_early:  # it has not ended, and what is due at its end is not
             control.should_log = control.should_evaluate = control.should_save = False
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.run.left_early:
             raise SystemExit(0)  # to the supervisor the run has said what it means
 
@@ -161,17 +161,17 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
         self._the_loop.consumed(self._batches)
         return self._the_loop.end_step()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         losses, self._losses = self._losses, []
         if losses:  # each is divided by the number of batches, as the trainer's own sum of them is
             self.run.report(loss=torch.stack(losses).sum() if len(losses) > 1 else losses[0])
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
         """The loss that is logged is a mean over several steps, and each has its own here."""
         if self._loop is not None and self._loop.open:
             self.run.report(**{name: value for name, value in scalars(logs).items() if name != "loss"})
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._loop is not None and self._loop.open and self._loop.leaves_unfinished():
             self._leave()
 
@@ -190,14 +190,14 @@ def _batches_left_only(trainer: Any, given: dict[str, Any], done: int) -> Iterat
         _trainer_module.skip_first_batches,
         trainer._load_rng_state,
         trainer.args.ignore_data_skip,
-    )  # noqa: SLF001
+    )
     if done:
         given["resume_from_checkpoint"], given["epochs_trained"] = "the run", given["epoch"]
         given["steps_trained_in_current_epoch"] = done * trainer.args.gradient_accumulation_steps
         _trainer_module.skip_first_batches = lambda loader, _: loader
-        trainer._load_rng_state, trainer.args.ignore_data_skip = lambda _: None, False  # noqa: SLF001
+        trainer._load_rng_state, trainer.args.ignore_data_skip = lambda _: None, False
     try:
         yield
     finally:
         _trainer_module.skip_first_batches = skip
-        trainer._load_rng_state, trainer.args.ignore_data_skip = load_random, ignored  # noqa: SLF001
+        trainer._load_rng_state, trainer.args.ignore_data_skip = load_random, ignored

@@ -59,9 +59,8 @@ class Run:
         self._capture = Capture(objects, allow_pickle=host.settings.allow_pickle)
         self._latest: dict[str, float] = {}
         self.start_step = self._total = 0
-        self._missed = False  # there was no room for a memory snapshot once
         self._body: int | None = None  # the step whose loop body is running
-        self._began = 0.0  # since when
+        self._began = 0.0
         self._clock = clock
         self._schedule = host.schedule(clock)
         self._group = host.group
@@ -69,7 +68,7 @@ class Run:
         self._alignment = Alignment(objects, clock)
         self._memory_due = self._durable_due = False
         self._durable_step: int | None = None
-        self._entered = False
+        self._entered = self._missed = False  # the latter: there was no room for a memory snapshot once
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
         self._phases = Phases(self, host, self._own_time)
         self._copier = Copier()
@@ -184,7 +183,7 @@ class Run:
         self._phases.beat(WorkerPhase.STEP)
         self._hooks.begins(self.step + 1, batch)
         self._body, self._began = self.step + 1, self._clock()
-        return self._body
+        return self.step + 1
 
     def end_step(self, *, last: bool = False) -> None:
         """It is complete, and maybe there will be no other."""
@@ -193,9 +192,7 @@ class Run:
         self._complete_step(self.step + 1, self._total, self._clock() - self._began)
 
     def leaves_unfinished(self) -> bool:
-        """Leave if that is wanted, without the step that has begun: the run goes on from the newest snapshot. Ranks
-        cannot agree on it, and wait for the boundary.
-        """
+        """Leave if that is wanted, without the step that has begun. Ranks cannot agree on it, and never do."""
         if self._group is not None or self._host.command() is not Command.LEAVE:
             return False
         self._reporter.forget(after=self.step)
