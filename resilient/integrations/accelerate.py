@@ -80,7 +80,7 @@ class _Prepared:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._place = positioned(own_loader(loader), torch.initial_seed())
-        self._epochs = Epochs(self._place, lambda: None)
+        self._epochs = Epochs(self._place, lambda: None, from_end_to_next=False)
         take_from(loader, self._epochs)
 
     def __iter__(self) -> Iterator[Any]:

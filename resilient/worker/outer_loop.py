@@ -104,11 +104,15 @@ class Epochs:
     """Data that is iterated an epoch at a time: first what is left of the one in which the run stands.
 
     An epoch counts as over when another is begun, as soon as any batch of it has been used, and wherever it was left.
+
+    :param from_end_to_next: where the run stands at the very end of an epoch, begin with the next one, rather than with
+        none of its batches.
     """
 
-    def __init__(self, data: Any, opened: Opened) -> None:
+    def __init__(self, data: Any, opened: Opened, *, from_end_to_next: bool = True) -> None:
         self._data = data
         self._opened = opened
+        self._from_end_to_next = from_end_to_next
         self._used = 0
 
     def __len__(self) -> int:
@@ -125,9 +129,10 @@ class Epochs:
         for batch in self._data.epoch(self._opened):
             empty = False
             yield batch
-        if empty:  # the run has stood at the very end of an epoch
+        if empty:
             self._turn()
-            yield from self._data.epoch(self._opened)
+            if self._from_end_to_next:
+                yield from self._data.epoch(self._opened)
 
     def consumed(self, batches: int) -> None:
         for _ in range(batches):
