@@ -1,4 +1,4 @@
-"""Loaders that keep their own place: torchdata's StatefulDataLoader, over a shuffled data set and over an iterable one of
+"""Loaders that keep their own place: torchdata's StatefulDataLoader, over a shuffled data set, and over a stream of
 Hugging Face `datasets`.
 
 Nothing is to be adapted: `resilient.attach` takes a loader with `state_dict()` as it is.

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.run import harness
 from tests.run.conftest import make_workspace, shared_memory
 from tests.run.harness import Workspace
+
+# Importing these libraries takes many seconds of a busy machine, and each round of a run may have to.
+harness.TIMEOUT = 400.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture
