@@ -37,14 +37,14 @@ class Example(RunCase):
     def last(self) -> int:
         return max(catalog.committed_steps(self.paths.snapshots))
 
-    def assert_same_as(self, whole: Example) -> None:
+    def assert_same_as(self, whole: Example, kept: Sequence[str] = KEPT) -> None:
         """Every metric of every step, and the state in the end."""
         ours, theirs = self.metrics(), whole.metrics()
         differing = {place: (ours.get(place), theirs.get(place)) for place in {*ours, *theirs}}
         wrong = {place: pair for place, pair in differing.items() if pair[0] != pair[1]}
         assert not wrong, wrong
         assert self.last() == whole.last()
-        found = first_difference(self.image(self.last()), whole.image(whole.last()), KEPT)
+        found = first_difference(self.image(self.last()), whole.image(whole.last()), kept)
         assert found is None, found
 
 
