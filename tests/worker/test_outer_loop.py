@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ class Training:
 
     def forward(self, batch: Any) -> torch.Tensor:
         loss: torch.Tensor = self.model(batch[0]).pow(2).mean()
-        (loss / ACCUMULATED).backward()
+        torch.autograd.backward(loss / ACCUMULATED)
         return loss
 
     def step(self, loss: torch.Tensor) -> None:
@@ -84,11 +85,10 @@ def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from resilient.worker import host
     from resilient.worker.signals import sigterm
 
     monkeypatch.setenv("RESILIENT_RUNS", "")
-    monkeypatch.setattr(host.atexit, "register", lambda _: None)  # of this process
+    monkeypatch.setattr(atexit, "register", lambda _: None)  # of this process
     yield
     sigterm.received = False
     sigterm.uninstall()
