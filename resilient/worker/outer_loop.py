@@ -97,7 +97,9 @@ class OuterLoop:
         asked to. The step is done again another time. Among several ranks it never is: they leave together, at the
         next :meth:`end_step`.
         """
-        return self._steps.leaves_unfinished()
+        left = self._steps.leaves_unfinished()
+        self.open = self.open and not left
+        return left
 
 
 class Epochs:

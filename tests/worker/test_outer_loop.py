@@ -144,6 +144,7 @@ def test_a_step_that_is_left_unfinished_is_done_again(tmp_path: Path) -> None:
     assert training.run.left_early
     loop.finish()
     assert not training.run.finished, "whatever the framework says when it ends"
+    assert training.run.step == 2
     assert sorted(series(training.run._host._paths.metrics, "loss")) == [1, 2]  # type: ignore[attr-defined]
     _as_if_it_were_gone(training.run)
     again = Training(tmp_path)
