@@ -20,7 +20,7 @@ SETTINGS = ("train.epochs=2", "snapshot.every_steps=20")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Example:
     case = in_peace(make_workspace(tmp_path_factory.mktemp("transformers")), "transformers", *SETTINGS)
     assert len(case.losses()) == case.last() == 40
-    assert {(7, "grad_norm"), (15, "eval_loss"), (40, "train_loss")} <= set(case.metrics())
+    assert {(7, "grad_norm"), (15, "eval_loss"), (40, "eval_loss")} <= set(case.metrics())
     return case
 
 
