@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -110,6 +111,10 @@ class StatefulData(_Counted):
     def __init__(self, loader: Any) -> None:
         super().__init__()
         self._loader = loader
+        late = inspect.isgeneratorfunction(type(loader).__iter__)  # nothing has been made when it has been iterated
+        if late and isinstance(loader, DataLoader) and loader.generator is None:
+            # The seed of its workers would be drawn with the first batch, and be missing from what training draws.
+            loader.generator = torch.Generator().manual_seed(torch.initial_seed())
         self._epoch = 0
         self._resumed = False
         self._handed: deque[dict[str, Any] | None] = deque()  # the place after each batch that waits to be used

@@ -186,3 +186,25 @@ def test_a_loader_with_a_state_of_its_own_goes_on_behind_what_was_used_not_what_
     other = StatefulData(Counting())
     other.load_state_dict(data.state_dict())
     assert list(other.epoch(lambda: None)) == [5, 6, 7, 8, 9, 10]
+
+
+class Late(DataLoader[Any]):
+    """As that of MosaicML's streaming: all is made with the first batch."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        pass
+
+
+def test_a_loader_that_is_made_late_draws_nothing_that_training_would_have_drawn() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    data = StatefulData(Late(TensorDataset(torch.zeros(8)), batch_size=2))
+    batches = data.batches(lambda: torch.manual_seed(5) and None)
+    next(batches)
+    assert torch.equal(torch.rand(3), expected)
