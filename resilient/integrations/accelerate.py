@@ -8,8 +8,8 @@
 
 All that was prepared belongs to the state, with the scaler of mixed precision, the place in the accumulation of
 gradients, and what was given to ``register_for_checkpointing``. The loader is the prepared one: it goes on moving
-batches to the device and saying when an epoch ends, and begins where the run stands. Processes are the supervisor's
-(``worker.ranks``), in the place of ``accelerate launch``.
+batches to the device and saying when an epoch ends, and begins where the run stands. Processes are the supervisor's,
+in the place of ``accelerate launch``; several of them have not been tried yet.
 """
 
 from __future__ import annotations
