@@ -205,6 +205,9 @@ def test_a_loader_that_is_made_late_draws_nothing_that_training_would_have_drawn
     torch.manual_seed(5)
     expected = torch.rand(3)
     data = StatefulData(Late(TensorDataset(torch.zeros(8)), batch_size=2))
-    batches = data.batches(lambda: torch.manual_seed(5) and None)
-    next(batches)
+
+    def opened() -> None:
+        torch.manual_seed(5)
+
+    next(data.batches(opened))
     assert torch.equal(torch.rand(3), expected)
