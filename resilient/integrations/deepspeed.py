@@ -79,7 +79,7 @@ class EngineState:
             for master, saved in zip(_masters(optimizer), state["masters"], strict=True):
                 master.copy_(saved)
         if hasattr(optimizer, "_link_all_hp_params"):  # to the optimizer's state, whose tensors are others now
-            optimizer._link_all_hp_params()  # noqa: SLF001  as its own loading does
+            optimizer._link_all_hp_params()
 
     def _partition(self) -> list[int]:
         stage = self._engine.zero_optimization_stage()

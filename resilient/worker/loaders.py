@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,14 +35,26 @@ class LoaderData:
 
     def batches(self, opened: Opened) -> Iterator[Any]:
         while True:
-            self._course.begin()
-            with torch.device("cpu"):  # where the loader's generator is, whatever the script's default device is
-                iterator = iter(self._loader)
-            opened()
-            for batch in iterator:
-                self._course.passed()
+            for batch in self.epoch(opened):
+                self.passed()
                 yield batch
-            self._course.end()
+            self.end()
+
+    def epoch(self, opened: Opened) -> Iterator[Any]:
+        self._course.begin()
+        with torch.device("cpu"):  # where the loader's generator is, whatever the script's default device is
+            iterator = iter(self._loader)
+        opened()
+        yield from iterator
+
+    def passed(self) -> None:
+        self._course.passed()
+
+    def end(self) -> None:
+        self._course.end()
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
     def resumed(self, step: int) -> None:
         self._course.resumed(step)
@@ -97,8 +111,14 @@ class StatefulData(_Counted):
     def __init__(self, loader: Any) -> None:
         super().__init__()
         self._loader = loader
+        late = inspect.isgeneratorfunction(type(loader).__iter__)  # nothing has been made when it has been iterated
+        if late and isinstance(loader, DataLoader) and loader.generator is None:
+            # The seed of its workers would be drawn with the first batch, and be missing from what training draws.
+            loader.generator = torch.Generator().manual_seed(torch.initial_seed())
         self._epoch = 0
         self._resumed = False
+        self._handed: deque[dict[str, Any] | None] = deque()  # the place after each batch that waits to be used
+        self._place: dict[str, Any] | None = None  # that of the last used one, where the loader has moved on from it
 
     def batches(self, opened: Opened) -> Iterator[Any]:
         while True:
@@ -113,7 +133,38 @@ class StatefulData(_Counted):
                 raise no_batch("check the dataset and its length")
             self._epoch += 1
 
+    def epoch(self, opened: Opened) -> Iterator[Any]:
+        self._resumed = False
+        iterator = iter(self._loader)
+        opened()
+        while True:
+            if self._handed:
+                self._handed[-1] = self._now()
+            elif self._place is None:
+                self._place = self._now()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            if not self._is_left_out():
+                self._handed.append(None)
+                yield batch
+
+    def passed(self) -> None:
+        self._place = self._handed.popleft()  # None: it is where the loader stands
+
+    def end(self) -> None:
+        self._epoch += 1
+        self._handed.clear()
+        self._place = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
     def state_dict(self) -> dict[str, Any]:
+        return self._now() if self._place is None else self._place
+
+    def _now(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self._epoch, "inner": self._loader.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

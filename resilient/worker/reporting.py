@@ -51,6 +51,11 @@ class Reporter:
         for name, value in values.items():
             pending.values[name] = self._take(pending, name, value)
 
+    def forget(self, after: int) -> None:
+        """Drop what was taken after ``after``, which is going to be taken again."""
+        while self._pending and self._pending[-1].step > after:
+            self._pending.pop()
+
     def ready(self, before: int) -> list[Metrics]:
         """Metrics of all steps before ``before``, and of later ones that need no waiting."""
         out = []

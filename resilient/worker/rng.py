@@ -14,6 +14,19 @@ import torch
 class GlobalRandomState:
     """Captures and restores every global generator; an object with ``state_dict`` like any other."""
 
+    def __init__(self) -> None:
+        self._later: Mapping[str, Any] | None = None
+
+    def set_later(self, state: Mapping[str, Any]) -> None:
+        """Set the generators to ``state`` by :meth:`set_now`, once nothing draws from them any more but training."""
+        self._later = state
+
+    def set_now(self) -> None:
+        """Do it, if there is anything to do."""
+        if self._later is not None:
+            self.load_state_dict(self._later)
+            self._later = None
+
     def state_dict(self) -> dict[str, Any]:
         version, words, gauss = random.getstate()
         state: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from resilient.errors import StorageFull, UsageError
 from resilient.protocol.arena import Slot
-from resilient.protocol.board import PHASE_NAME_BYTES, Command, WorkerPhase
+from resilient.protocol.board import Command, WorkerPhase
 from resilient.protocol.environment import is_replay
 from resilient.worker.alignment import Alignment
 from resilient.worker.capture import Capture
@@ -18,22 +19,21 @@ from resilient.worker.group import Group
 from resilient.worker.host import Host
 from resilient.worker.loaders import NoData
 from resilient.worker.log_file import rotate_if_large
+from resilient.worker.outer_loop import OuterLoop
 from resilient.worker.overlap import Copier, Trust
 from resilient.worker.own_work import OwnWork
+from resilient.worker.phases import Phases
 from resilient.worker.positions import Data, Stateful
 from resilient.worker.reporting import Reporter, users_own
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.spent import Spent
 from resilient.worker.step_hooks import StepHooks
 
-_PHASES = {"eval": WorkerPhase.EVALUATION, "evaluation": WorkerPhase.EVALUATION, "save": WorkerPhase.SAVE}
-_RESERVED = frozenset({"startup", "step", "stopping", "finished"})  # what the run itself is in
-
 
 class Run:
     """One training run, as returned by :func:`resilient.attach`.
 
-    :ivar step: the last completed step; 0 before the first.
+    :ivar step: the last completed step; 0 before the first. It was ``start_step`` when the run was attached.
     :ivar finished: all steps are done.
     :ivar left_early: the loop ended before the last step because the run is being preempted or stopped.
     :ivar lr_factor: what the learning rate is multiplied by while an optimizer steps; 1 unless a divergence has had it
@@ -51,31 +51,27 @@ class Run:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.step = 0
-        self.finished = False
-        self.left_early = False
+        self.finished = self.left_early = False
         self.is_replay = is_replay()
         self._host = host
         self._data = data
         self._random = random
-        self._random_to_restore: Mapping[str, Any] | None = None
         self._reporter = Reporter()
         self._capture = Capture(objects, allow_pickle=host.settings.allow_pickle)
         self._latest: dict[str, float] = {}
-        self._start_step = 0
-        self._total = 0
-        self._missed = False  # there was no room for a memory snapshot once
+        self.start_step = self._total = 0
         self._body: int | None = None  # the step whose loop body is running
+        self._began = 0.0
         self._clock = clock
         self._schedule = host.schedule(clock)
         self._group = host.group
         self._leaving: bool | None = None  # what the ranks have agreed on at this boundary
         self._alignment = Alignment(objects, clock)
-        self._memory_due = False
-        self._durable_due = False
+        self._memory_due = self._durable_due = False
         self._durable_step: int | None = None
-        self._phase, self._phase_name = WorkerPhase.STEP, ""
-        self._entered = False
+        self._entered = self._missed = False  # the latter: there was no room for a memory snapshot once
         self._own_time = OwnWork(objects, clock) if host.ranks > 1 else None
+        self._phases = Phases(self, host, self._own_time)
         self._spent, self._copier = Spent(clock), Copier()
         self.lr_factor = host.plan.lr_factor
         self._hooks = StepHooks(host.plan, objects, self._reporter)
@@ -91,28 +87,24 @@ class Run:
         :param total: the step after which the run is finished. It may be raised when a run is resumed.
         :raises UsageError: the loop is entered a second time, or the data has no batch.
         """
-        if self._entered:
-            raise UsageError("run.steps() was entered a second time", "use one loop over all steps")
-        self._entered = True
-        self._total = total
-        self._host.set_total(total)
-        self._alignment.open()
-        self._hooks.open()
-        batches, own = self._data.batches(self._restore_random), self._own_time
-        while self.step < total and not self._stops() and not self._asked_to_leave():
+        self._open(total, said=total)
+        batches, own = self._data.batches(self._random.set_now), self._own_time
+        while self.goes_on():
             batch = self._spent.fetch(lambda: next(batches) if own is None else own.fetch(batches))
-            self._beat(WorkerPhase.STEP)
-            self._hooks.begins(self.step + 1, batch)
-            self._body, began = self.step + 1, self._clock()
-            yield self._body, batch
-            self._body = None
-            self._complete_step(self.step + 1, total, self._clock() - began)
-        if self._stops():
-            self._leave(self._host.stopped)
-            if self.is_replay:  # what a script does after its loop, it does to files that are there already
-                raise SystemExit(0)
-        elif self.step >= total:
-            self.finish()
+            yield self.begin_step(batch), batch
+            self.end_step()
+        self.finish()
+
+    def outer_loop(self, total: int | None = None) -> OuterLoop:
+        """For a loop that belongs to somebody else, a framework's, and cannot be one over :meth:`steps`: what it calls
+        in their place, see :class:`~resilient.worker.outer_loop.OuterLoop`.
+
+        :param total: how many steps there will be, for those who watch. When the last one is over it is for the loop to
+            say.
+        :raises UsageError: there is a loop already.
+        """
+        self._open(sys.maxsize, said=total or 0)
+        return OuterLoop(self, self._data, self._random.set_now)
 
     @property
     def batch(self) -> int:
@@ -149,32 +141,9 @@ class Run:
         A snapshot that is still being copied is waited for, so that parameters may be exchanged inside, as averages
         and schedule-free optimizers do for evaluation.
         """
-        if not name or name in _RESERVED or len(name.encode()) > PHASE_NAME_BYTES or not name.isprintable():
-            raise UsageError(
-                f"run.phase({name!r}) cannot be the name of a phase",
-                f"use a word of at most {PHASE_NAME_BYTES} bytes, other than {', '.join(sorted(_RESERVED))}",
-            )
         self._wait_for_copy()
-        outer = self._phase, self._phase_name
-        self._enter_phase(_PHASES.get(name, WorkerPhase.NAMED), name)
-        try:
-            with self._spent.phase():
-                yield
-        finally:
-            self._enter_phase(*outer)
-
-    def _enter_phase(self, phase: WorkerPhase, name: str) -> None:
-        self._phase, self._phase_name = phase, name
-        if self._own_time is not None:
-            self._own_time.counts = phase is WorkerPhase.STEP
-        if phase is WorkerPhase.NAMED:
-            self._host.name_phase(name)
-        self._beat(phase)
-
-    def _beat(self, phase: WorkerPhase) -> None:
-        """Until the first step is complete everything is start-up: it may compile for minutes."""
-        if self.step > self._start_step and not self.finished:
-            self._host.beat(phase)
+        with self._phases.inside(name), self._spent.phase():
+            yield
 
     def finish(self) -> None:
         """Say that the run is finished. The loop does so after its last step; call it after stopping earlier on
@@ -193,17 +162,52 @@ class Run:
         self.finished = True
 
     def resume(self, step: int, random: Mapping[str, Any]) -> None:
-        """Continue after ``step``; called by :func:`resilient.attach`.
-
-        The generators are set back only once the data's iterator exists, because making one may draw from them.
+        """Continue after ``step``; called by :func:`resilient.attach`. The generators are set
+        back only once the data's iterator exists, because making one may draw from them.
         """
-        self.step = self._start_step = step
-        self._random_to_restore = random
+        self.step = self.start_step = step
+        self._random.set_later(random)
 
-    def _restore_random(self) -> None:
-        if self._random_to_restore is not None:
-            self._random.load_state_dict(self._random_to_restore)
-            self._random_to_restore = None
+    # --- the loop, in parts: they are called by the two kinds of it alone
+
+    def goes_on(self) -> bool:
+        """Whether there is to be another step; where not because of a request, all that it takes to leave is done."""
+        if self._stops():
+            self._leave(self._host.stopped, self._make_step_durable)
+            if self.is_replay:  # what a script does after its loop, it does to files that are there already
+                raise SystemExit(0)
+            return False
+        return self.step < self._total and not self._asked_to_leave()
+
+    def begin_step(self, batch: Any) -> int:
+        """The next step begins; returns its number."""
+        self._phases.beat(WorkerPhase.STEP)
+        self._hooks.begins(self.step + 1, batch)
+        self._body, self._began = self.step + 1, self._clock()
+        return self.step + 1
+
+    def end_step(self, *, last: bool = False) -> None:
+        """It is complete, and maybe there will be no other."""
+        self._body = None
+        self._total = self.step + 1 if last else self._total
+        self._complete_step(self.step + 1, self._total, self._clock() - self._began)
+
+    def leaves_unfinished(self) -> bool:
+        """Leave if that is wanted, without the step that has begun. Ranks cannot agree on it, and never do."""
+        if self._group is not None or self._host.command() is not Command.LEAVE:
+            return False
+        self._reporter.forget(after=self.step)
+        self._leave(self._host.left, self._make_newest_durable)
+        return True
+
+    def _open(self, total: int, *, said: int) -> None:
+        if self._entered:
+            raise UsageError("run.steps() was entered a second time", "use one loop over all steps")
+        self._entered = True
+        self._total = total
+        self._host.set_total(said)
+        self._alignment.open()
+        self._hooks.open()
 
     # --- the step boundary
 
@@ -271,21 +275,21 @@ class Run:
             if self._group is not None:
                 self._enter_step(self._group, self.step + 1)
             return False
-        self._leave(self._host.left)
+        self._leave(self._host.left, self._make_step_durable)
         return True
 
     def _stops(self) -> bool:
         """Whether the plan wants no more of the run than this."""
         return self._host.plan.stop_after is not None and self.step >= self._host.plan.stop_after
 
-    def _leave(self, say: Callable[[int], None]) -> None:
+    def _leave(self, say: Callable[[int], None], make_durable: Callable[[], None]) -> None:
         self.left_early = True
         self._alignment.close()
         self._hooks.close()
         self._wait_for_copy()
         self._publish(flush=True)
         if not self._stops():
-            self._make_step_durable()
+            make_durable()
         self._host.beat(WorkerPhase.STOPPING)
         say(self.step)
         if self._group is not None:
@@ -299,14 +303,14 @@ class Run:
         if newest is not None:
             newest.hold()
             self._host.durable_requested(newest)
-        elif self.step > self._start_step:
+        elif self.step > self.start_step:
             self._durable_due = True
             self._snapshot(self.step, last=True)
 
     def _make_newest_durable(self) -> None:
         newest = self._host.arena.newest()
         step = newest.info().step if newest is not None else 0
-        if newest is not None and step > max(self._start_step, self._durable_step or 0):
+        if newest is not None and step > max(self.start_step, self._durable_step or 0):
             newest.hold()
             self._host.durable_requested(newest)
 
@@ -378,11 +382,10 @@ class Run:
         return last or self._group is not None or not self._host.arena.held()
 
     def _go_without(self, error: StorageFull) -> None:
-        """There is no room for an image, though there was for earlier ones: go on, and try again at the next.
-
-        Not without any image, nor at the end of the run, whose state would be lost.
+        """There is no room for an image, though there was for earlier ones: go on, and try again at the next. Not
+        without any image, nor at the end of the run, whose state would be lost.
         """
-        if self.step >= self._total or (self._host.arena.newest() is None and not self._start_step):
+        if self.step >= self._total or (self._host.arena.newest() is None and not self.start_step):
             raise error
         if not self._missed:
             self._missed = True

@@ -74,17 +74,17 @@ def test_a_forkserver_that_has_imported_for_long_is_given_its_time_to_fork_all_t
 ) -> None:
     monkeypatch.setattr(module, "Helper", Forkserver)
     monkeypatch.setattr(kernel_view, "condition", lambda _: None)
-    now = 0
-    killed: list[int] = []
-    monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(now), raising=False)
-    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: float(now))
+    killed: list[float] = []
+    clock = [0.0]
+    monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(clock[0]), raising=False)
+    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: clock[0])
     helper: Any = launcher._helper
     launcher.launch([spec(0)])
-    for now in range(100):  # noqa: B007  the clock
+    for clock[0] in range(100):
         launcher.check()
     helper.messages.append({"event": "ready", "pid": 1})
     assert launcher.receive() == []
-    for now in range(100, 200):  # noqa: B007
+    for clock[0] in range(100, 200):
         launcher.check()
     assert killed == [131]
     Scratch(tmp_path.name).remove()

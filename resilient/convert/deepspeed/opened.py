@@ -12,7 +12,7 @@ from resilient.convert.checkpoint import HeldTensor, LazyTensor, Tree, is_dense
 from resilient.convert.deepspeed.partitions import Piece
 from resilient.convert.deepspeed.pickles import load
 from resilient.convert.held import lazy_tree
-from resilient.convert.lazy import FileTensor
+from resilient.convert.lazy import FileTensor, MappedFile
 from resilient.convert.torch_source import _Mapping
 from resilient.errors import CheckpointUnreadable
 
@@ -45,8 +45,12 @@ class Opened:
     def _mapping(self) -> _Mapping:
         return _Mapping.of(self.path)
 
+    @cached_property
+    def _file(self) -> MappedFile:
+        return MappedFile(self.path)
+
     def _lazy(self, name: str, tensor: torch.Tensor) -> LazyTensor:
         offset = self._mapping.offset_of(tensor)
         if offset is None or not is_dense(tensor.shape, tensor.stride()):
             return HeldTensor(tensor)
-        return FileTensor(self.path, offset, name, tensor.dtype, tensor.shape, tensor.stride(), mapped=tensor)
+        return FileTensor(self.path, offset, name, tensor.dtype, tensor.shape, tensor.stride(), mapped=self._file)

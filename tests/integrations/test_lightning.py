@@ -1,0 +1,38 @@
+"""Lightning's loop, interrupted wherever it may be, ends in the same bits."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integrations.examples import Example, in_evaluation_after, in_peace, killed, preempted, somewhere
+from tests.run.conftest import make_workspace
+from tests.run.harness import Workspace
+
+pytest.importorskip("lightning")
+
+# An epoch has 38 batches and 19 steps, with a validation in the middle of the 10th and after the 19th.
+SETTINGS = ("train.epochs=3", "snapshot.every_steps=20")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    case = in_peace(make_workspace(tmp_path_factory.mktemp("lightning")), "lightning", *SETTINGS)
+    metrics = case.metrics()
+    assert len(case.losses()) == case.last() == 57
+    assert {(19, "val_loss"), (10, "val_loss"), (19, "train_loss_epoch")} <= set(metrics)
+    assert (9, "val_loss") not in metrics
+    return case
+
+
+def test_killed_in_the_middle_of_epochs_and_around_a_validation(workspace: Workspace, whole: Example) -> None:
+    case = killed(workspace, whole, [*somewhere(2, 17, 1), 18, *somewhere(22, 55, 1)])
+    assert all(launch["source"] == "memory" for launch in case.journal("LaunchRound")[1:])
+    case.assert_same_as(whole)
+
+
+def test_preempted_in_a_validation(workspace: Workspace, whole: Example) -> None:
+    settings = [*whole.settings, "train.validation_seconds=0.5"]
+    slower = Example(whole.workspace, whole.run_id, settings, conf=whole.conf)
+    case = preempted(workspace, slower, in_evaluation_after(20))
+    assert "finished with" not in case.paths.log(0, 0).read_text(), "the script took it for the end"
+    case.assert_same_as(whole)
