@@ -35,8 +35,9 @@ from torch.futures import Future
 
 from resilient.convert.dcp_writer import SnapshotWriter
 from resilient.snapshot.copies import Copy, LocalCopy
+from resilient.snapshot.lying import Lying
 from resilient.snapshot.manifest import ImageFile
-from resilient.worker.contents import Contents, Lying, StoredLeaf, StoredValue, contents_of, read_tensors
+from resilient.worker.contents import Contents, StoredLeaf, StoredValue, contents_of, read_tensors
 
 __all__ = ["SnapshotReader", "SnapshotWriter"]
 

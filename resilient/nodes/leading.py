@@ -237,7 +237,8 @@ class Leading:
             time.sleep(_PACE_SECONDS)
 
     def resign(self) -> None:
-        """Somebody else leads."""
+        """Somebody else leads, and nothing that happens is ours to decide about any more."""
+        self._feed = lambda _event: None
         for name in list(self._hub.members):
             self._hub.dismiss(name, "this node does not lead any more")
 

@@ -297,8 +297,10 @@ class _Node:
             except Fenced as fenced:
                 self._console.say(f"term {term.number} is over: {fenced}")
                 self._journal.write("note", "fenced", time.monotonic(), reason=str(fenced))
-                self._end_workers()
                 leading.resign()
+                self._end_workers()
+                memory.close()
+                self._memory = None
                 self._spec = replace(self._spec, takeover=False)
                 return None
             self._is_durable = supervisor.memory_is_durable

@@ -165,7 +165,7 @@ class RunPaths:
         left.
         """
         place = os.fsencode(self.root)
-        if NODE in os.environ:  # another node may be on the same machine
+        if node_name() != hostname():  # another node may be on the same machine
             place += b"\0" + os.fsencode(node_name())
         digest = hashlib.sha256(place).hexdigest()[:16]
         return f"resilient-{os.getuid()}-{digest}"

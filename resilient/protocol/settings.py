@@ -40,6 +40,8 @@ class SnapshotSettings:
     :param failure_seconds: how long a machine is thought to last, until the run has seen enough of it.
     :param write_bytes_per_second: write them to disk no faster than this, to leave some of a shared disk to others; 0
         for no limit. A run that is being stopped does not keep to it.
+    :param deduplicate: on disk, store tensors once that several ranks have alike, as they do under
+        DistributedDataParallel. In memory each rank has its own.
     :param overlap: copy what the optimizers own while the next step runs; everything else is always copied at once.
     :param slots: memory slots of each worker. With three, one can be written to disk and one be overwritten while the
         third still holds a complete image. With two, no snapshot is skipped either, but while one is being written to
@@ -60,6 +62,7 @@ class SnapshotSettings:
     auto_most_seconds: float = 3600.0
     failure_seconds: float = 86400.0
     write_bytes_per_second: float = 0.0
+    deduplicate: bool = True
     overlap: bool = True
     slots: int = 3
     memory_dir: str = ""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resilient.snapshot.inventory import Item, State
+from resilient.snapshot.inventory import Item, State, why_discarded
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem
 from resilient.snapshot.retention import Verdict
@@ -73,8 +73,9 @@ def as_json(
 
 def _alone(other: RemoteItem, standing: Standing) -> Item:
     """A snapshot that lies in the remote tier only."""
-    if other.loadable and other.manifest is not None and not standing.lineage.holds(other.step, other.manifest.round):
-        return Item(other.step, Path(other.name), State.DISCARDED, other.manifest, problem="discarded by a rollback")
+    if other.loadable and other.manifest is not None and not standing.counts(other.manifest):
+        why = why_discarded(other.manifest, standing)
+        return Item(other.step, Path(other.name), State.DISCARDED, other.manifest, problem=why)
     return Item(other.step, Path(other.name), _state(other), other.manifest, problem=other.problem)
 
 
@@ -119,6 +120,7 @@ def _row(item: Item, verdict: Verdict, steps: Mapping[str, int], now: float, sta
         "parent_run": forked.run if forked else None,
         "parent_step": forked.step if forked else steps.get(parent) if parent else None,
         "versions": dict(manifest.versions) if manifest else {},
+        "saved_bytes": manifest.image_size - manifest.size if manifest else None,
         "sharded": _sharded(manifest),
         "path": str(item.path),
     }
@@ -186,6 +188,7 @@ def _details(row: Mapping[str, Any]) -> Table:
         "versions": _metrics(row["versions"]),
         "tiers": "+".join(row["tiers"]),
         "remote": _remote(row["remote"]),
+        "saved_bytes": f"{_size(row['saved_bytes'])}, which several ranks have alike" if row["saved_bytes"] else None,
         "sharded": _parts(row["sharded"]),
     }
     for name, value in shown.items():

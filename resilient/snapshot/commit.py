@@ -23,6 +23,7 @@ from resilient.snapshot import manifest as manifests
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest, bounded
 from resilient.snapshot.shards import Whole, distributed_in
+from resilient.snapshot.sharing import Base, Sharing
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
@@ -46,6 +47,8 @@ class Draft:
         final, or raises, and then there is no snapshot.
     :param settle: called when all images are written and before they count; returns the metrics, or raises.
     :param term: whose leader commits it, in a run of several nodes.
+    :param deduplicate: whether what several ranks have alike is to be stored once.
+    :param bases: what else is stored whole, and may have alike what these images have.
     """
 
     run_id: str
@@ -60,6 +63,8 @@ class Draft:
     ready: Callable[[int, int], None] = _final
     settle: Callable[[], Mapping[str, float]] | None = None
     term: int = 0
+    deduplicate: bool = False
+    bases: Sequence[Base] = ()
 
     def settled(self) -> Mapping[str, float]:
         """The metrics, when all images are final.
@@ -67,6 +72,17 @@ class Draft:
         :raises: whatever ``settle`` does.
         """
         return self.metrics if self.settle is None else self.settle()
+
+    @property
+    def shares(self) -> bool:
+        """Whether there is anything to compare."""
+        return self.deduplicate and len(self.images) + len(self.bases) > 1
+
+    @property
+    def least_size(self) -> int:
+        """Bytes that will be written at the least."""
+        sizes = [len(image) for image in self.images.values()]
+        return (0 if self.bases else min(sizes, default=0)) if self.shares else sum(sizes)
 
     def chunks(self, rank: int) -> Iterator[memoryview]:
         """The image of ``rank``, each chunk when it is final."""
@@ -84,7 +100,7 @@ def commit(storage: Storage, directory: Path, draft: Draft) -> Manifest:
 
     :raises StorageFull: there is no room; what was written is removed again.
     """
-    require_room(storage, directory, sum(len(image) for image in draft.images.values()))
+    require_room(storage, directory, draft.least_size)
     identity = uuid.uuid4().hex
     temporary = directory / temporary_name(draft.step, identity)
     storage.make_directory(temporary)
@@ -121,11 +137,12 @@ def _write(storage: Storage, temporary: Path, draft: Draft, identity: str) -> Ma
 
 
 def write_images(storage: Storage, temporary: Path, draft: Draft) -> tuple[ImageFile, ...]:
-    """Write the images of ``draft``; each is durable when this returns, but for its name."""
-    return tuple(
-        ImageFile(names.image_name(rank), rank, _write_image(storage, temporary / names.image_name(rank), draft, rank))
-        for rank in sorted(draft.images)
-    )
+    """Write the images of ``draft``; each is durable when this returns, but for its name.
+
+    :raises StorageFull: there is no room for all of them.
+    """
+    sharing = Sharing(draft.images, draft.ready, draft.bases) if draft.shares else None
+    return tuple(_write_image(storage, temporary, draft, rank, sharing) for rank in sorted(draft.images))
 
 
 def describe(
@@ -161,11 +178,24 @@ def write_manifest(storage: Storage, temporary: Path, manifest: Manifest) -> Non
     storage.sync_directory(temporary)
 
 
-def _write_image(storage: Storage, path: Path, draft: Draft, rank: int) -> Checksum:
+def _write_image(storage: Storage, temporary: Path, draft: Draft, rank: int, sharing: Sharing | None) -> ImageFile:
+    name, whole = names.image_name(rank), len(draft.images[rank])
+    reduced = sharing.reduced(rank) if sharing is not None else None
+    if reduced is None:
+        if sharing is not None:
+            require_room(storage, temporary, whole)
+        return ImageFile(name, rank, _write_file(storage, temporary / name, draft.chunks(rank)))
+    require_room(storage, temporary, reduced.size)
+    sums = _write_file(storage, temporary / name, reduced.chunks())
+    storage.spared(max(0, whole - reduced.size))
+    return ImageFile(name, rank, sums, reduced.base, whole)
+
+
+def _write_file(storage: Storage, path: Path, chunks: Iterator[memoryview]) -> Checksum:
     sums: list[Checksum] = []
 
     def produce(append: Writer) -> None:
-        sums.append(checksum(draft.chunks(rank), append))
+        sums.append(checksum(chunks, append))
 
     storage.write(path, produce)
     return sums[0]

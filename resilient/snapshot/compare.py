@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from resilient.snapshot.image import STATE, Layout, read_state
+from resilient.snapshot.image import HEADER, STATE, Layout, read_state
 
 
 def first_difference(
@@ -12,11 +12,15 @@ def first_difference(
 ) -> str | None:
     """Where two images differ, in words, or None when every tensor and every other value is identical.
 
+    Of two files that lack tensors which another image has, that one has to be compared too.
+
     :param only: names of the registered objects to compare, such as ``model``; all by default.
     :raises SnapshotCorrupt: one of them is no valid image.
     """
     layouts = Layout.parse(one), Layout.parse(other)
-    names = [{name for name in layout.tensors if name != STATE and _wanted(name, only)} for layout in layouts]
+    names = [
+        {name for name in layout.tensors if name not in (STATE, HEADER) and _wanted(name, only)} for layout in layouts
+    ]
     if names[0] != names[1]:
         return f"only one has {', '.join(sorted(names[0] ^ names[1])[:5])}"
     for name in sorted(names[0]):

@@ -18,9 +18,10 @@ from typing import Any
 
 from resilient.errors import SnapshotCorrupt, SnapshotNotFound, StorageFull, TargetNotWritable
 from resilient.snapshot import manifest as manifests
-from resilient.snapshot.copies import Copy, read_chunks, read_range
+from resilient.snapshot.copies import Copy, read_chunks
 from resilient.snapshot.hashing import CHUNK
-from resilient.snapshot.image import ITEM_SIZE, Layout, Placed, TensorSpec, header_size, parse_state, state_place
+from resilient.snapshot.image import ITEM_SIZE, Placed, TensorSpec
+from resilient.snapshot.lying import Images, OpenedImage
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import Reference, references, runs
 from resilient.snapshot.storage import Storage
@@ -143,32 +144,26 @@ def _find(copy: Copy, name: str) -> dict[str, _Tensor]:
     The first rank holds what all have. What lies in parts is looked for in all images.
     """
     found: dict[str, _Tensor] = {}
+    images = Images(copy)
     for file in sorted(copy.manifest.files, key=lambda image: image.rank):
-        layout = _layout(copy, file)
-        for reference in _references(copy, file, layout, name):
-            place = layout.tensors[reference.tensor]
+        opened = images.open(file)
+        for reference in _references(opened, name):
+            place = opened.tensors[reference.tensor].place
             shape = reference.shape if reference.shape is not None else place.spec.shape
             offsets = reference.offsets if reference.shape is not None else (0,) * len(shape)
             if reference.path not in found:
                 found[reference.path] = _Tensor(place.spec.dtype, shape)
             if offsets is not None and (reference.shape is not None or not found[reference.path].parts):
-                found[reference.path].add(_Part(file, place, shape, offsets))
+                found[reference.path].add(_Part(opened.tensors[reference.tensor].file, place, shape, offsets))
         if all(tensor.whole for tensor in found.values()):
             return found
     lacking = next(path for path, tensor in found.items() if not tensor.whole)
     raise SnapshotCorrupt(f"the images do not have all parts of {lacking} of object={name}")
 
 
-def _layout(copy: Copy, file: ImageFile) -> Layout:
-    size = file.checksum.size
-    length = header_size(read_range(copy, file, 0, min(8, size)), size)
-    return Layout.of_header(read_range(copy, file, 0, length), size)
-
-
-def _references(copy: Copy, file: ImageFile, layout: Layout, name: str) -> list[Reference]:
+def _references(opened: OpenedImage, name: str) -> list[Reference]:
     """Names in the object's ``state_dict()``, and the tensors in the image that they mean."""
-    place = state_place(layout)
-    state = parse_state(read_range(copy, file, place.offset, place.end))
+    state = opened.state
     objects = state.get("objects") if isinstance(state, dict) else None
     if not isinstance(objects, dict):
         raise SnapshotCorrupt("the image's state has not the form that resilient writes")
@@ -180,7 +175,7 @@ def _references(copy: Copy, file: ImageFile, layout: Layout, name: str) -> list[
         raise SnapshotCorrupt(f"the state of {name} is malformed: {error!r}") from error
     if not found:
         raise SnapshotNotFound(f"object={name} holds no tensors", f"the objects are {', '.join(sorted(objects))}")
-    if unknown := {reference.tensor for reference in found} - layout.tensors.keys():
+    if unknown := {reference.tensor for reference in found} - opened.tensors.keys():
         raise SnapshotCorrupt(f"the state names tensors that the image has not: {sorted(unknown)[:3]}")
     return found
 
@@ -210,7 +205,7 @@ def _write_tensors(path: Path, header: bytes, pairs: list[tuple[_Part, Placed]],
     try:
         os.pwrite(descriptor, header, 0)
         for file in copy.manifest.files:
-            here = [(part, target) for part, target in pairs if part.file is file]
+            here = [(part, target) for part, target in pairs if part.file == file]
             chunks = {
                 number
                 for part, _ in here

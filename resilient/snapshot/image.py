@@ -21,7 +21,9 @@ from resilient.errors import SnapshotCorrupt, StateError
 
 PAGE = 4096
 STATE = "resilient.state"
-_RESERVED = frozenset({STATE, "__metadata__"})
+HEADER = "resilient.header"
+"""In a file that lacks tensors which another image has alike: the header of the image as it was in memory."""
+_RESERVED = frozenset({STATE, HEADER, "__metadata__"})
 _STATE_HEADROOM = 1.5  # room for numbers that gain digits, so that the layout stays as it is
 _MAX_HEADER = 1 << 28
 
@@ -97,7 +99,15 @@ class Layout:
         used = sum(spec.size for spec in ordered)
         capacity = -(-(used + int(state_size * _STATE_HEADROOM)) // PAGE) * PAGE - used
         ordered.append(TensorSpec(STATE, "U8", (capacity,)))
-        entries: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": "resilient"}}
+        return cls.of_specs(ordered)
+
+    @classmethod
+    def of_specs(cls, ordered: list[TensorSpec], **about: str) -> Layout:
+        """Lay out an image of these tensors, in this order.
+
+        :param about: more for the metadata in the header.
+        """
+        entries: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": "resilient", **about}}
         offset = 0
         for spec in ordered:
             entries[spec.name] = {

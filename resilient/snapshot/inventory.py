@@ -10,7 +10,6 @@ from pathlib import Path
 from resilient.errors import SnapshotCorrupt
 from resilient.protocol import names
 from resilient.snapshot import catalog, pins
-from resilient.snapshot.fencing import Terms
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.retention import Candidate
 from resilient.snapshot.standing import Standing
@@ -59,8 +58,7 @@ def inventory(directory: Path, standing: Standing | None = None) -> tuple[Item, 
     if not directory.is_dir():
         return ()
     standing = standing if standing is not None else Standing.read(directory)
-    terms = Terms.read(directory)
-    found = (_item(directory, path, standing, terms) for path in sorted(directory.iterdir()))
+    found = (_item(directory, path, standing) for path in sorted(directory.iterdir()))
     return tuple(sorted((item for item in found if item is not None), key=lambda item: (item.step, item.path.name)))
 
 
@@ -73,7 +71,7 @@ def candidates(items: Sequence[Item]) -> tuple[Candidate, ...]:
     )
 
 
-def _item(directory: Path, path: Path, standing: Standing, terms: Terms) -> Item | None:
+def _item(directory: Path, path: Path, standing: Standing) -> Item | None:
     name, mark = _parted(path.name)
     step = names.snapshot_step(name)
     if step is None or path.is_symlink() or not path.is_dir():
@@ -88,10 +86,8 @@ def _item(directory: Path, path: Path, standing: Standing, terms: Terms) -> Item
     problem = _set_aside(path, mark) or _size_problem(path, manifest)
     if problem and not path.exists():
         return None
-    if not mark and not standing.lineage.holds(step, manifest.round):
-        return Item(step, path, State.DISCARDED, manifest, pinned, "discarded by a rollback")
-    if not mark and not terms.count(step, manifest.term):
-        return Item(step, path, State.DISCARDED, manifest, pinned, _late(manifest.term))
+    if not mark and not standing.counts(manifest):
+        return Item(step, path, State.DISCARDED, manifest, pinned, why_discarded(manifest, standing))
     state = _STATES.get(mark, State.CORRUPT) if problem else State.COMMITTED
     return Item(step, path, state, manifest, pinned, problem)
 
@@ -112,6 +108,12 @@ def _set_aside(path: Path, mark: str) -> str:
             return _late(number.removeprefix(catalog.OF_TERM))
         return f"discarded by rollback {number}"
     return "set aside after a failed verification" if mark else ""
+
+
+def why_discarded(manifest: Manifest, standing: Standing) -> str:
+    """Why a snapshot that does not count does not, in words."""
+    late = not standing.terms.count(manifest.step, manifest.term)
+    return _late(manifest.term) if late else "discarded by a rollback"
 
 
 def _late(term: int | str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -22,6 +22,8 @@ from resilient.snapshot.shards import Part, Whole
 NAME = "manifest.json"
 FORMAT = "resilient-snapshot"
 VERSION = 1
+VERSION_SHARED = 2
+"""Where files lack tensors that another image has alike: releases that do not know this must not read them."""
 _MAX_BYTES = 64 << 20
 MOST_DIVERGENCE = 96 << 10
 """Bytes, as JSON, of what a manifest says of divergence; more is left out, for it goes through messages as well."""
@@ -31,11 +33,26 @@ _HASH = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image file of the snapshot."""
+    """One image file of the snapshot.
+
+    :param checksum: of the file.
+    :param base: the rank whose image has the tensors that this file lacks, if it lacks any.
+    :param whole: bytes of the image with them, as it was in memory.
+    """
 
     name: str
     rank: int
     checksum: Checksum
+    base: int | None = None
+    whole: int | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Bytes of the image in memory."""
+        return self.checksum.size if self.whole is None else self.whole
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -71,11 +88,18 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all images."""
+        """Bytes of all image files."""
         return sum(file.checksum.size for file in self.files)
 
+    @property
+    def image_size(self) -> int:
+        """Bytes of all images in memory; more, where files lack what others have alike."""
+        return sum(file.image_size for file in self.files)
+
     def to_bytes(self) -> bytes:
-        body = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK, **asdict(replace(self, tensors={}))}
+        version = VERSION if all(file.base is None for file in self.files) else VERSION_SHARED
+        body = {"format": FORMAT, "version": version, "chunk_bytes": CHUNK, **asdict(replace(self, tensors={}))}
+        body["files"] = [file.to_json() for file in self.files]
         body["tensors"] = {name: _described(whole) for name, whole in self.tensors.items()}
         if not self.tensors:
             del body["tensors"]
@@ -100,10 +124,10 @@ class Manifest:
         if not intact:
             raise SnapshotCorrupt("the manifest does not match its own checksum")
         written = [body.pop(key, None) for key in ("format", "version", "chunk_bytes")]
-        if written != [FORMAT, VERSION, CHUNK]:
+        if written not in ([FORMAT, version, CHUNK] for version in (VERSION, VERSION_SHARED)):
             raise SnapshotCorrupt("the manifest is of a format or version that this release does not read")
         try:
-            files = tuple(image_file(entry) for entry in body.pop("files"))
+            files = _files(body.pop("files"))
             metrics = {name: float(value) for name, value in body.pop("metrics").items()}
             durations = {name: float(value) for name, value in body.pop("durations", {}).items()}
             body["divergence"] = dict(body.get("divergence", {}))
@@ -152,6 +176,14 @@ def _whole(entry: dict[str, Any]) -> Whole:
     return Whole(entry["dtype"], tuple(map(int, entry["shape"])), tuple(parts))
 
 
+def _files(entries: Sequence[Mapping[str, Any]]) -> tuple[ImageFile, ...]:
+    files = tuple(image_file(entry) for entry in entries)
+    whole = {file.rank for file in files if file.base is None}
+    if any(file.base is not None and file.base not in whole for file in files):
+        raise ValueError("a file lacks what no other one has")
+    return files
+
+
 def image_file(entry: Mapping[str, Any]) -> ImageFile:
     """An image file from its JSON.
 
@@ -166,4 +198,13 @@ def image_file(entry: Mapping[str, Any]) -> ImageFile:
         raise ValueError("a checksum is malformed")
     if size < 0 or len(chunks) != -(-size // CHUNK):
         raise ValueError("the number of chunks does not fit the size")
-    return ImageFile(entry["name"], int(entry["rank"]), Checksum(size, checksum["xxh3_128"], chunks))
+    base, whole = entry.get("base"), entry.get("whole")
+    if (base is None) != (whole is None) or (whole is not None and int(whole) < 0):
+        raise ValueError("what a file lacks is said by halves")
+    return ImageFile(
+        entry["name"],
+        int(entry["rank"]),
+        Checksum(size, checksum["xxh3_128"], chunks),
+        None if base is None else int(base),
+        None if whole is None else int(whole),
+    )

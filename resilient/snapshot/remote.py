@@ -141,15 +141,13 @@ class RemoteTier:
         good = standing.to_keep([candidate.step for candidate in candidates], margin)
         return judge(candidates, settings, in_use=() if latest is None else (latest.step,), good=good)
 
-    def delete_off(self, lineage: Lineage) -> list[str]:
-        """Delete snapshots that are not on the lineage; returns their names."""
-        if not lineage.rollbacks:
+    def delete_off(self, standing: Standing) -> list[str]:
+        """Delete snapshots that are not on the lineage, or were committed by a leader after its time; returns their
+        names.
+        """
+        if not (standing.lineage.rollbacks or standing.terms.began):
             return []
-        off = [
-            item.name
-            for item in self.items()
-            if item.manifest is not None and not lineage.holds(item.step, item.manifest.round)
-        ]
+        off = [item.name for item in self.items() if item.manifest is not None and not standing.counts(item.manifest)]
         for name in off:
             self.delete(name)
         return off
@@ -248,8 +246,7 @@ def current(items: Sequence[RemoteItem]) -> Mapping[int, RemoteItem]:
 
 def _on(items: Sequence[RemoteItem], standing: Standing) -> list[RemoteItem]:
     """Those on the lineage, as far as their manifests can be read."""
-    holds = standing.lineage.holds
-    return [item for item in items if item.manifest is None or holds(item.step, item.manifest.round)]
+    return [item for item in items if item.manifest is None or standing.counts(item.manifest)]
 
 
 def _standing(items: Sequence[RemoteItem]) -> Standing:

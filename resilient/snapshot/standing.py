@@ -17,6 +17,8 @@ from resilient.protocol import names
 from resilient.protocol.lineage_file import read_lineage
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
+from resilient.snapshot.fencing import Terms
+from resilient.snapshot.manifest import Manifest
 
 LATENCY = 200
 """Steps between the onset of a divergence and its alarm, at the most, as far as retention reckons with it."""
@@ -33,10 +35,12 @@ class Standing:
     """The lineage, as retention and readers need it.
 
     :param problem: why it cannot be read; empty if it can be. Nothing may be deleted then.
+    :param terms: those of the leaders, in a run of several nodes.
     """
 
     lineage: Lineage = field(default_factory=Lineage)
     problem: str = ""
+    terms: Terms = field(default_factory=Terms)
 
     @classmethod
     def read(cls, snapshots: Path) -> Standing:
@@ -45,9 +49,14 @@ class Standing:
         """
         paths = RunPaths(snapshots.parent)
         try:
-            return cls(read_lineage(paths) if paths.lineage.exists() else told(snapshots) or Lineage())
+            lineage = read_lineage(paths) if paths.lineage.exists() else told(snapshots) or Lineage()
+            return cls(lineage, terms=Terms.read(snapshots))
         except (OSError, ValueError) as error:
             return cls(problem=f"what is known of rollbacks cannot be read: {error}")
+
+    def counts(self, manifest: Manifest) -> bool:
+        """Whether a snapshot is one of this run, as far as rollbacks and terms go."""
+        return self.lineage.holds(manifest.step, manifest.round) and self.terms.count(manifest.step, manifest.term)
 
     def grade(self, step: int) -> str | None:
         """``good``, ``probation`` or ``suspect``; None where nobody watches the run."""

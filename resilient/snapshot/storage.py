@@ -53,6 +53,9 @@ class Storage:
     def append(self, descriptor: int, data: memoryview) -> None:
         write_all(descriptor, data)
 
+    def spared(self, size: int) -> None:
+        """So many bytes of an image need not be written, for they are in another one."""
+
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
 

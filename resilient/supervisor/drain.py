@@ -197,8 +197,8 @@ class Drain(HelperQueue[Answer]):
             return None
         request = self._queue[0]
         self._next()
-        if "bytes" in message and request["op"] in _WRITING:
-            self.rate = message["bytes"] / max(message["seconds"] - message["waited"], 1e-6)
+        if "image_bytes" in message and request["op"] in _WRITING:
+            self.rate = message["image_bytes"] / max(message["seconds"] - message["waited"], 1e-6)
         return answer_in(message)
 
     def late(self) -> Answer | None:

@@ -19,7 +19,7 @@ from resilient.snapshot import catalog
 from resilient.snapshot.commit import TEMPORARY, drop, remove_leftovers, require_room
 from resilient.snapshot.fencing import require_newest
 from resilient.snapshot.manifest import Manifest
-from resilient.snapshot.parts import Part, committed_from, gather, write_part
+from resilient.snapshot.parts import Part, bases_in, committed_from, gather, write_part
 from resilient.snapshot.parts import commit_parts as commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.drain_persist import draft_of, images_of, patiently, persisted, tidying
@@ -42,9 +42,14 @@ def persist_part(storage: MeteredStorage, directory: Path, request: Mapping[str,
             size = sum(len(image) for image in draft.images.values())
             world = max(int(request.get("world_size", 1)), len(draft.images))
 
-            def attempt() -> Part:
+            if (base := request.get("base")) is not None:
+                draft = replace(draft, bases=bases_in(staging, Part.from_json(base)))
+            if not draft.deduplicate:
                 require_room(storage, directory, size * world // len(draft.images))
-                return write_part(storage, staging, draft)
+
+            def attempt() -> Part:
+                require_room(storage, directory, draft.least_size)
+                return write_part(storage, staging, draft, digests=bool(request.get("digests")))
 
             part = patiently(storage, directory, attempt, tidy)
     except Unfinished:
@@ -59,6 +64,7 @@ def persist_part(storage: MeteredStorage, directory: Path, request: Mapping[str,
         "staging": request["staging"],
         "part": part.to_json(),
         "bytes": part.size,
+        "image_bytes": part.image_size,
         "seconds": round(time.monotonic() - began, 6),
     }
 

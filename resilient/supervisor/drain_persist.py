@@ -68,6 +68,7 @@ def persisted(manifest: Manifest, tidy: Callable[[], Sequence[int]], began: floa
         "step": manifest.step,
         "identity": manifest.identity,
         "bytes": manifest.size,
+        "image_bytes": manifest.image_size,
         "seconds": round(time.monotonic() - began, 6),
         "removed": removed,
     }
@@ -91,6 +92,7 @@ def draft_of(request: Mapping[str, Any]) -> Draft:
         durations=request.get("durations", {}),
         divergence=request.get("divergence", {}),
         term=int(request.get("term", 0)),
+        deduplicate=bool(request.get("deduplicate")),
     )
 
 

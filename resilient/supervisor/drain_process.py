@@ -8,6 +8,7 @@ any moment and started again. Run as ``python -m resilient.supervisor.drain_proc
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
 import sys
@@ -26,7 +27,9 @@ from resilient.protocol.parent import die_with_parent
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import remove_discarded, remove_leftovers
+from resilient.snapshot.copies import LocalCopy
 from resilient.snapshot.fencing import Terms
+from resilient.snapshot.lying import read_images
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.storage import Storage
 from resilient.supervisor import drain_parts
@@ -86,12 +89,14 @@ def delete_discarded(storage: Storage, directory: Path, _request: Mapping[str, A
 
 
 def _fill(slots: Mapping[int, Slot], snapshot: Path, manifest: Manifest, sequence: int) -> None:
-    images = {file.rank: file for file in manifest.files if file.rank in slots}
-    for file in images.values():
-        catalog.require_size(snapshot, file)  # before memory is reserved for it
+    images = {file.rank: file for file in manifest.files}
+    needed = {rank for own in slots for rank in (own, images[own].base) if rank is not None}
+    for rank in sorted(needed):
+        catalog.require_size(snapshot, images[rank])  # before memory is reserved for it
     for rank, slot in slots.items():
-        slot.begin(manifest.step, images[rank].checksum.size)
-        catalog.read_image(snapshot, images[rank], slot.image)
+        slot.begin(manifest.step, images[rank].image_size)
+    contents = {rank: slot.image for rank, slot in slots.items()}
+    read_images(LocalCopy(snapshot), contents, functools.partial(catalog.read_image, snapshot))
     for slot in slots.values():
         slot.complete(sequence, {"metrics": dict(manifest.metrics)}, hold=False)
 

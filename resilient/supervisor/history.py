@@ -45,6 +45,7 @@ class RunHistory:
     :param restore: seconds that the last restore from a durable snapshot took; 0 if there was none.
     :param failed: the failures that count against budgets.
     :param durations: seconds that each phase was known to take at the most.
+    :param group: the nodes that trained together last, in the order of their ranks.
     """
 
     incidents: int = 0
@@ -54,6 +55,7 @@ class RunHistory:
     restore: float = 0.0
     failed: FailedRounds = field(default_factory=FailedRounds)
     durations: Mapping[str, float] = field(default_factory=dict)
+    group: tuple[str, ...] = ()
 
 
 def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
@@ -78,6 +80,8 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> RunHistory:
             history = replace(history, failed=FailedRounds())
         elif name == "Restored":
             history = replace(history, restore=float(data.get("seconds", 0.0)))
+        elif name == "group formed":
+            history = replace(history, group=tuple(map(str, entry.get("ranks") or ())))
         elif name == "phase durations":
             history = replace(history, durations=_numbers(entry.get("durations")))
         last = time

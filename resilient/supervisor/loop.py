@@ -154,20 +154,18 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
-        self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
-        self._persistence.adopt()
-        self._others.open(self._feed, lambda: self._state)
-        self._open()
-        while self._state.phase is not Phase.ENDED:
-            self._wait(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
-            self._poll()
-        self._sources.close()
-        self._diverging.close()
-        self._rounds.close()
+        try:
+            self._boards.collect_metrics(self._opening.last_round)  # what a killed predecessor's workers had reported
+            self._persistence.adopt()
+            self._others.open(self._feed, lambda: self._state)
+            self._open()
+            while self._state.phase is not Phase.ENDED:
+                self._wait(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
+                self._poll()
+        finally:
+            for part in (self._sources, self._diverging, self._rounds, self._metrics, self._output, self._script):
+                part.close()
         assert self._ending is not None  # noqa: S101  the phase ENDED is only entered with one
-        self._metrics.close()
-        self._output.close()
-        self._script.close()
         return self._ending.exit_code
 
     def _wait(self, seconds: float) -> None:

@@ -15,7 +15,7 @@ class MeteredStorage(Storage):
     """The local filesystem, with a limit and a count.
 
     :ivar waited: seconds since :meth:`start` that the limit has cost, or in which there was nothing to write.
-    :param progress: called with the bytes written since :meth:`start`.
+    :param progress: called with the bytes written since :meth:`start`, or found to be written already.
     :param hurried: asked now and then while the limit makes us wait; once it says yes, the limit is off.
     """
 
@@ -35,6 +35,7 @@ class MeteredStorage(Storage):
         self._limit = 0.0
         self._began = 0.0
         self._written = 0
+        self._spared = 0
 
     def start(self, limit: float) -> None:
         """Begin to count.
@@ -42,6 +43,12 @@ class MeteredStorage(Storage):
         :param limit: bytes per second, on average since this call; 0 for none.
         """
         self._limit, self._began, self._written, self.waited = limit, self._clock(), 0, 0.0
+        self._spared = 0
+
+    def spared(self, size: int) -> None:
+        """It counts for progress, and not for the limit."""
+        self._spared += size
+        self._progress(self._written + self._spared)
 
     def idle(self, seconds: float) -> None:
         """There was nothing to write for so long: that says nothing of the disk."""
@@ -53,7 +60,7 @@ class MeteredStorage(Storage):
             super().append(descriptor, piece)
             self._written += len(piece)
             self._keep_the_limit()
-            self._progress(self._written)
+            self._progress(self._written + self._spared)
 
     def _keep_the_limit(self) -> None:
         while self._limit and (early := self._began + self._written / self._limit - self._clock()) > 0:
@@ -63,4 +70,5 @@ class MeteredStorage(Storage):
             pause = min(early, 0.1)
             self._sleep(pause)
             self.waited += pause
-            self._progress(self._written)  # who judges the disk by what is written has to know how long we only wait
+            # Who judges the disk by what is written has to know how long we only wait.
+            self._progress(self._written + self._spared)

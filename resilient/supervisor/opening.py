@@ -58,4 +58,5 @@ class Opening:
             history=self._history.failed.on_clock(self._clock()),
             durations=self._history.durations,
             lineage=lineage,
+            group=self._history.group,
         )

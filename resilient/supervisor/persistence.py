@@ -185,6 +185,7 @@ class Persistence:
                 "divergence": bounded(self._divergence(step)),
                 "retention": asdict(self._spec.retention),
                 "margin": watched.margin if watched.enabled else None,
+                "deduplicate": self._spec.snapshot.deduplicate,
                 "in_use": self._remote.in_use() if self._remote is not None else (),
                 "write_bytes_per_second": 0.0 if self._hurried else self._spec.snapshot.write_bytes_per_second,
             }

@@ -19,6 +19,7 @@ from resilient.policy.lineage import Lineage
 from resilient.protocol.arena import Slot
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
+from resilient.snapshot.fencing import Terms
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain_answers import Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal
@@ -98,7 +99,12 @@ class RemoteCopies:
         return on.SnapshotsListed(listed.memory_step, listed.durable_steps, quarantined, steps, problem)
 
     def _on_lineage(self) -> Mapping[int, Remote]:
-        return {step: remote for step, remote in self._known.items() if self.lineage.holds(step, remote.round)}
+        terms = Terms.read(self._paths.snapshots)
+        return {
+            step: remote
+            for step, remote in self._known.items()
+            if self.lineage.holds(step, remote.round) and terms.count(step, remote.term)
+        }
 
     def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
         """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went."""
@@ -220,7 +226,7 @@ class RemoteCopies:
     def _uploaded(self, answer: Uploaded) -> None:
         for step in answer.removed:
             self._known.pop(step, None)
-        self._known[answer.step] = Remote(answer.identity, answer.created, answer.round)
+        self._known[answer.step] = Remote(answer.identity, answer.created, answer.round, answer.term)
         self._pause, self._resume_at, self._warned = _FIRST_PAUSE, -math.inf, ""
         if answer.problem:
             self._warn(f"what retention does not want stays there: {answer.problem}")

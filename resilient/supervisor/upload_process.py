@@ -7,6 +7,7 @@ there already. Run as ``python -m resilient.supervisor.upload_process FD LOCK SN
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -24,6 +25,8 @@ from resilient.protocol.remote_settings import RemoteSettings
 from resilient.snapshot import pins
 from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
+from resilient.snapshot.fencing import Terms
+from resilient.snapshot.lying import read_images
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
 from resilient.snapshot.standing import Standing
@@ -50,9 +53,11 @@ class Uploader:
 
     def _list(self, _request: Mapping[str, Any]) -> wire.Message:
         items = self._tier.items()
-        known = [item.manifest for item in current(items).values() if item.manifest is not None]
+        terms = Terms.read(self._directory)
+        counting = [item for item in items if item.manifest and terms.count(item.step, item.manifest.term)]
+        known = [item.manifest for item in current(counting).values() if item.manifest is not None]
         newest = max(known, key=lambda manifest: manifest.created, default=None)
-        found = [(each.step, each.identity, each.created, each.round) for each in known]
+        found = [(each.step, each.identity, each.created, each.round, each.term) for each in known]
         return {
             "event": "listed",
             "snapshots": found[-_MOST_LISTED:],
@@ -69,13 +74,14 @@ class Uploader:
             gone = not snapshot.exists()
             why = "it has been deleted here meanwhile" if gone else f"the local copy is damaged: {error.problem}"
             return failed(request, why, lost=True)
-        removed, problem = self._tidy(Lineage.from_json(request["lineage"]))
+        removed, problem = self._tidy(self._standing(request))
         return {
             "event": "uploaded",
             "step": step,
             "identity": done.manifest.identity,
             "created": done.manifest.created,
             "round": done.manifest.round,
+            "term": done.manifest.term,
             "bytes": done.manifest.size,
             "sent": done.sent,
             "seconds": round(time.monotonic() - began, 6),
@@ -83,16 +89,19 @@ class Uploader:
             "problem": problem,
         }
 
-    def _tidy(self, lineage: Lineage) -> tuple[list[int], str]:
+    def _standing(self, request: Mapping[str, Any]) -> Standing:
+        return Standing(Lineage.from_json(request["lineage"]), terms=Terms.read(self._directory))
+
+    def _tidy(self, standing: Standing) -> tuple[list[int], str]:
         """Delete what rollbacks have discarded, what retention does not want, and what uploads that nobody will take up
         again have left.
         """
         try:
-            self._tier.delete_off(lineage)
+            self._tier.delete_off(standing)
             removed = self._tier.prune(
                 self._settings.retention,
                 lambda step: pins.is_pinned(self._directory, step),
-                standing=Standing(lineage),
+                standing=standing,
             )
             self._tier.remove_leftovers(keep=())
         except RemoteUnavailable as error:
@@ -105,9 +114,9 @@ class Uploader:
         """
         began, step = time.monotonic(), int(request["step"])
         reasons = []
-        lineage = Lineage.from_json(request["lineage"])
+        standing = self._standing(request)
         for item in sorted(self._tier.items(), key=_created, reverse=True):
-            if item.step != step or not item.loadable or not _is_on(item, lineage):
+            if item.step != step or not item.loadable or not _is_on(item, standing):
                 continue
             try:
                 manifest = self._read_into(item, request)
@@ -134,9 +143,10 @@ class Uploader:
             if images.keys() != slots.keys():
                 raise SnapshotError(f"{item.name} has images of {len(images)} ranks, the run has {len(slots)}")
             for rank, slot in slots.items():
-                # the listing has compared its size with that of the object, so memory is not reserved for nothing
-                slot.begin(item.step, images[rank].checksum.size)
-                read_image(copy, images[rank], slot.image)
+                # the listing has compared sizes with those of the objects, so memory is not reserved for nothing
+                slot.begin(item.step, images[rank].image_size)
+            contents = {rank: slot.image for rank, slot in slots.items()}
+            read_images(copy, contents, functools.partial(read_image, copy))
             for slot in slots.values():
                 slot.complete(request["sequence"], {"metrics": dict(copy.manifest.metrics)}, hold=False)
         return copy.manifest
@@ -157,8 +167,8 @@ def _created(item: RemoteItem) -> float:
     return item.manifest.created if item.manifest is not None else 0.0
 
 
-def _is_on(item: RemoteItem, lineage: Lineage) -> bool:
-    return item.manifest is not None and lineage.holds(item.step, item.manifest.round)
+def _is_on(item: RemoteItem, standing: Standing) -> bool:
+    return item.manifest is not None and standing.counts(item.manifest)
 
 
 def _open(stack: ExitStack, path: str) -> Slot:

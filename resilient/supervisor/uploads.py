@@ -23,11 +23,13 @@ class Remote:
     """A snapshot that may be loaded from the remote tier.
 
     :param round: that took it.
+    :param term: whose leader committed it.
     """
 
     identity: str
     created: float
     round: int = 0
+    term: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Uploaded:
     removed: tuple[int, ...]
     problem: str = ""
     round: int = 0
+    term: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot import tree
-from resilient.snapshot.copies import Copy, read_chunks, read_range
+from resilient.snapshot.copies import Copy, read_chunks
 from resilient.snapshot.hashing import CHUNK
-from resilient.snapshot.image import Layout, Placed, header_size, parse_state, state_place
+from resilient.snapshot.image import Placed
+from resilient.snapshot.lying import Images, Lying, OpenedImage
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, Reference, references
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
@@ -38,14 +39,6 @@ class Box:
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Lying:
-    """Where something lies: in which image, and where in that."""
-
-    file: ImageFile
-    place: Placed
 
 
 @dataclass
@@ -94,7 +87,7 @@ class Contents:
     paths: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, list[str | None]] = field(default_factory=dict)
-    layouts: dict[str, Layout] = field(default_factory=dict)
+    images: dict[str, OpenedImage] = field(default_factory=dict)
 
 
 def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Contents:
@@ -103,12 +96,11 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
     :param rank: whose image counts for what each rank has by itself; where it lacks something, any other.
     :raises SnapshotCorrupt: an image is damaged, or parts of a tensor are in none of them.
     """
-    found = Contents()
+    found, images = Contents(), Images(copy)
     for file in sorted(copy.manifest.files, key=lambda file: (file.rank != rank, file.rank)):
-        layout, body = read_body(copy, file)
-        found.layouts[file.name] = layout
+        found.images[file.name] = opened = open_image(images, file, copy.place)
         try:
-            _add(found, file, layout, body, allow_pickle=allow_pickle)
+            _add(found, file, opened, allow_pickle=allow_pickle)
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise SnapshotCorrupt(f"{copy.place}: the state in {file.name} is malformed: {error!r}") from error
     for name, tensor in found.tensors.items():
@@ -121,11 +113,19 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
 def read_tensors(
     copy: Copy, contents: Contents, file: ImageFile, names: Iterable[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of one image by their names there, each as soon as it has been read and verified.
+    """Tensors of one image by their names there, each as soon as it has been read and verified. Some may lie in the
+    file of another one.
 
     :raises SnapshotCorrupt: a checksum does not match.
     """
-    places = sorted((contents.layouts[file.name].tensors[name] for name in names), key=lambda place: place.offset)
+    by_file: dict[ImageFile, list[Placed]] = {}
+    for lying in [contents.images[file.name].tensors[name] for name in names]:
+        by_file.setdefault(lying.file, []).append(lying.place)
+    for there, places in by_file.items():
+        yield from _read_tensors(copy, there, sorted(places, key=lambda place: place.offset))
+
+
+def _read_tensors(copy: Copy, file: ImageFile, places: list[Placed]) -> Iterator[tuple[str, torch.Tensor]]:
     filled = [place for place in places if place.spec.size]
     for place in places:
         if not place.spec.size:
@@ -144,23 +144,20 @@ def read_tensors(
                     yield place.spec.name, whole.reshape(place.spec.shape)
 
 
-def read_body(copy: Copy, file: ImageFile) -> tuple[Layout, Mapping[str, Any]]:
-    """The layout and the JSON state of an image, verified.
+def open_image(images: Images, file: ImageFile, place: str) -> OpenedImage:
+    """Look into an image, verifying what is read.
 
+    :param place: of the snapshot, for messages.
     :raises SnapshotCorrupt: it is damaged, or was not written by resilient.
     """
-    size = file.checksum.size
-    first = read_range(copy, file, 0, min(CHUNK, size))  # which is read whole for any byte of it
-    length = header_size(first[:8], size)
-    layout = Layout.of_header(first[:length] if length <= len(first) else read_range(copy, file, 0, length), size)
-    place = state_place(layout)
-    body = parse_state(read_range(copy, file, place.offset, place.end))
-    if not isinstance(body, dict) or not isinstance(body.get("objects"), dict):
-        raise SnapshotCorrupt(f"{copy.place}: the state in {file.name} has not the form that resilient writes")
-    return layout, body
+    opened = images.open(file)
+    if not isinstance(opened.state, dict) or not isinstance(opened.state.get("objects"), dict):
+        raise SnapshotCorrupt(f"{place}: the state in {file.name} has not the form that resilient writes")
+    return opened
 
 
-def _add(found: Contents, file: ImageFile, layout: Layout, body: Mapping[str, Any], *, allow_pickle: bool) -> None:
+def _add(found: Contents, file: ImageFile, opened: OpenedImage, *, allow_pickle: bool) -> None:
+    layout, body = opened.layout, opened.state
     leaves: dict[int, tuple[torch.Tensor, Reference]] = {}
 
     def leaf(tag: str, payload: Any) -> Any:
@@ -187,7 +184,7 @@ def _add(found: Contents, file: ImageFile, layout: Layout, body: Mapping[str, An
         found.paths.setdefault(name, written.get(name, paths[name]))
         if isinstance(value, torch.Tensor):
             stand_in, reference = leaves[id(value)]
-            _add_tensor(found, name, stand_in, reference, Lying(file, layout.tensors[reference.tensor]))
+            _add_tensor(found, name, stand_in, reference, opened.tensors[reference.tensor])
         elif name not in found.values:
             found.values[name] = StoredValue(_without_stand_ins(value, leaves), file)
     for optimizer, names in body.get("parameters", {}).items():

@@ -25,7 +25,7 @@ from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, references
 from resilient.worker.capture import compare_names, load_named
 from resilient.worker.checksum import checksum_of
-from resilient.worker.contents import Box, Contents, StoredTensor, contents_of, read_body, read_tensors
+from resilient.worker.contents import Box, Contents, StoredTensor, contents_of, read_tensors
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
 from resilient.worker.loading import parameters_have_types_of
 from resilient.worker.ownership import parameters_of
@@ -61,7 +61,7 @@ def reshard(snapshot: Path, objects: Mapping[str, Stateful], *, rank: int, allow
     world = copy.manifest.world_size
     file = next((file for file in copy.manifest.files if file.rank == rank), copy.manifest.files[0])
     contents = contents_of(copy, rank=file.rank, allow_pickle=allow_pickle)
-    layout, body = read_body(copy, file)
+    layout, body = contents.images[file.name].layout, contents.images[file.name].state
     compare_names(body["objects"], objects)
     same_types = parameters_have_types_of(layout, objects)
     targets = _Targets(contents, layout, objects)

@@ -11,12 +11,13 @@ from typing import Any
 
 from resilient.errors import ResilientError
 from resilient.protocol.metrics_log import read_metrics
-from resilient.protocol.names import image_name, snapshot_step
+from resilient.protocol.names import snapshot_step
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.snapshot import catalog
 from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.compare import first_difference
+from resilient.snapshot.lying import whole_image
 from resilient.snapshot.remote import RemoteTier, current
 from resilient.supervisor.status import Status
 from tests.chaos.plan import STEPS, Plan
@@ -246,7 +247,7 @@ def remote(evidence: Evidence) -> Iterator[str]:
         yield f"the last snapshot is not there: {sorted(items)}"
     else:
         for rank in range(evidence.plan.ranks):
-            body = Path(url, evidence.case.run_id, last.name, image_name(rank)).read_bytes()
+            body = whole_image(tier.copy(last), rank)
             if first_difference(body, evidence.reference.image(STEPS, rank)) is not None:
                 yield f"the image of rank {rank} there is another one"
     for item in items.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -46,15 +47,29 @@ class Nodes:
         return RunPaths.of(self.workspace.directory / "runs", self.run_id)
 
     @property
+    def train(self) -> int:
+        """How many nodes train; others are spares."""
+        return 2
+
+    @property
     def world(self) -> int:
-        return self.per_node * len(self.names)
+        return self.per_node * self.train
+
+    def leader(self) -> str:
+        """The node that leads, or led last."""
+        claims = sorted(self.paths.terms.glob("*.json"))
+        return str(json.loads(claims[-1].read_text())["node"])
+
+    def entries_of(self, name: str) -> list[Entry]:
+        """The metrics that a node's ranks have reported."""
+        return list(read_metrics(self.paths.root / "metrics" / f"{name}.jsonl"))
 
     # --- what is done
 
     def start(self, *names: str) -> Nodes:
         """Start the supervisors of these nodes, of all by default."""
         for name in names or self.names:
-            wanted = [f"nodes={len(self.names)}", f"worker.ranks={self.per_node}", *QUICK, *self.settings]
+            wanted = [f"nodes={self.train}", f"worker.ranks={self.per_node}", *QUICK, *self.settings]
             program = [sys.executable, "-m", "resilient", "train", f"conf={self._configuration()}"]
             place = [f"run.id={self.run_id}", f"run.dir={self.workspace.directory / 'runs'}"]
             with self._output(name).open("ab") as output:

@@ -62,3 +62,49 @@ def test_preempted_on_one_node_or_both_and_started_again(workspace: Workspace, o
     assert nodes.start().wait() == [0, 0], nodes.output()
     assert nodes.sources() == [None, "local", "local"], nodes.output()
     nodes.assert_equal_to(one_node)
+
+
+def test_a_node_that_does_not_come_back_is_replaced_by_a_spare(workspace: Workspace, one_node: RunCase) -> None:
+    nodes = Nodes(workspace, "spare", [_SLOW, "nodes=2:3"], names=("n1", "n2", "n3")).start().wait_for_step(25)
+    lost = next(name for name in nodes.names if any(entry.rank == 1 for entry in nodes.entries_of(name)))
+    nodes.kill_node(lost)
+    left = [name for name in nodes.names if name != lost]
+    assert nodes.wait(*left) == [0, 0], nodes.output()
+    assert "node lost" in nodes.classes(), nodes.output()
+    nodes.assert_equal_to(one_node)
+
+
+def test_the_leader_s_node_does_not_come_back_and_a_spare_takes_its_place(
+    workspace: Workspace, one_node: RunCase
+) -> None:
+    nodes = Nodes(workspace, "heir", [_SLOW, "nodes=2:3"], names=("n1", "n2", "n3")).start().wait_for_step(25)
+    leader = nodes.leader()
+    nodes.kill_node(leader)
+    left = [name for name in nodes.names if name != leader]
+    assert nodes.wait(*left) == [0, 0], nodes.output()
+    assert nodes.leader() != leader
+    nodes.assert_equal_to(one_node)
+
+
+def test_with_too_few_nodes_the_run_asks_for_a_requeue_and_goes_on_then(
+    workspace: Workspace, one_node: RunCase
+) -> None:
+    nodes = Nodes(workspace, "few", [_SLOW, "group.wait_seconds=3"]).start().wait_for_step(15)
+    lost = next(name for name in nodes.names if name != nodes.leader())
+    nodes.kill_node(lost)
+    left = nodes.leader()
+    assert nodes.wait(left) == [ExitCode.REQUEUE], nodes.output()
+    assert nodes.start().wait() == [0, 0], nodes.output()
+    nodes.assert_equal_to(one_node)
+
+
+def test_with_a_node_lost_for_good_the_run_goes_on_smaller(workspace: Workspace) -> None:
+    settings = [_SLOW, "group.wait_seconds=3", "group.least=1"]
+    nodes = Nodes(workspace, "smaller", settings).start().wait_for_step(15)
+    lost = next(name for name in nodes.names if name != nodes.leader())
+    nodes.kill_node(lost)
+    assert nodes.wait(nodes.leader()) == [0], nodes.output()
+    launched = nodes.noted("LaunchRound")
+    assert launched[-1]["source"] == "local", "what all had in memory is lost with the node"
+    assert max(nodes.losses(0)) == 60
+    assert max(nodes.losses(1)) < 60

@@ -16,9 +16,10 @@ import psutil
 
 from resilient.drill.faults import Target
 from resilient.protocol.metrics_log import read_metrics, series
-from resilient.protocol.names import image_name
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot.compare import first_difference
+from resilient.snapshot.copies import LocalCopy
+from resilient.snapshot.lying import whole_image
 from resilient.supervisor.journal import read_journal
 
 SCRIPT = Path(__file__).with_name("train_small.py")
@@ -119,7 +120,7 @@ class RunCase:
         return {place: values for place, values in seen.items() if len(values) > 1}
 
     def image(self, step: int, rank: int = 0) -> bytes:
-        return (self.paths.snapshot(step) / image_name(rank)).read_bytes()
+        return bytes(whole_image(LocalCopy(self.paths.snapshot(step)), rank))
 
     def journal(self, name: str) -> list[dict[str, object]]:
         return [entry["data"] for entry in read_journal(self.paths.journal) if entry["name"] == name]

@@ -96,6 +96,9 @@ class FailingStorage(Storage):
     def point(self, link: Path, target: str) -> None:
         self._operation("point", lambda: super(FailingStorage, self).point(link, target))
 
+    def remove_file(self, path: Path) -> None:
+        self._operation("remove_file", lambda: super(FailingStorage, self).remove_file(path))
+
     def remove_tree(self, path: Path) -> None:
         def partly() -> None:
             min(path.iterdir()).unlink()

@@ -1,0 +1,189 @@
+"""Where in a snapshot's files the tensors of an image lie, of which its own file may lack some."""
+
+from __future__ import annotations
+
+import functools
+import mmap
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resilient.errors import SnapshotCorrupt
+from resilient.snapshot.copies import Copy, read_chunks, read_image, read_range
+from resilient.snapshot.hashing import CHUNK
+from resilient.snapshot.image import HEADER, STATE, Layout, Placed, header_size, parse_state, state_place
+from resilient.snapshot.manifest import ImageFile
+
+ReadFile = Callable[[ImageFile, memoryview], None]
+_MOST_HEADER = 1 << 28
+
+
+@dataclass(frozen=True)
+class Lying:
+    """Where something lies: in which file, and where in that."""
+
+    file: ImageFile
+    place: Placed
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image, looked into.
+
+    :ivar layout: as it was in memory.
+    :ivar tensors: where each of its tensors lies.
+    :ivar state: the JSON state.
+    """
+
+    layout: Layout
+    tensors: Mapping[str, Lying]
+    state: Any
+
+
+class Images:
+    """The images of one copy of a snapshot, looked into; every byte that is read is verified."""
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+        self._files = {file.rank: file for file in copy.manifest.files}
+        self._layouts: dict[str, Layout] = {}
+
+    def open(self, file: ImageFile) -> OpenedImage:
+        """Look into one.
+
+        :raises SnapshotCorrupt: it is damaged, or was not written by resilient.
+        """
+        here = self.layout_of(file)
+        place = state_place(here)
+        state = parse_state(read_range(self._copy, file, place.offset, place.end))
+        own = {name: Lying(file, found) for name, found in here.tensors.items()}
+        if file.base is None:
+            return OpenedImage(here, own, state)
+        base = self._files[file.base]
+        there = self.layout_of(base)
+        kept = here.tensors.get(HEADER)
+        stored = b"" if kept is None else read_range(self._copy, file, kept.offset, kept.end)
+        layout = in_memory(file, stored)
+        tensors = {name: _lying(name, layout, own, base, there) for name in layout.tensors}
+        return OpenedImage(layout, tensors, state)
+
+    def layout_of(self, file: ImageFile) -> Layout:
+        """Where in a file lies what; tensors that it lacks are not in it."""
+        if file.name not in self._layouts:
+            size = file.checksum.size
+            first = read_range(self._copy, file, 0, min(CHUNK, size))  # which is read whole for any byte of it
+            length = header_size(first[:8], size)
+            header = first[:length] if length <= len(first) else read_range(self._copy, file, 0, length)
+            self._layouts[file.name] = Layout.of_header(header, size)
+        return self._layouts[file.name]
+
+
+def in_memory(file: ImageFile, stored: bytes | memoryview) -> Layout:
+    """The layout that an image had in memory of which the file lacks something.
+
+    :param stored: the tensor ``HEADER`` of the file.
+    :raises SnapshotCorrupt: that is no such header.
+    """
+    length = header_size(stored[:8], _MOST_HEADER)
+    if length > len(stored):
+        raise SnapshotCorrupt(f"{file.name}: the header of the image claims {length} bytes of {len(stored)}")
+    return Layout.of_header(bytes(stored[:length]), file.image_size)
+
+
+def _lying(name: str, layout: Layout, own: Mapping[str, Lying], base: ImageFile, there: Layout) -> Lying:
+    wanted = layout.tensors[name]
+    if (found := own.get(name)) is not None:
+        if found.place.spec != wanted.spec:
+            raise SnapshotCorrupt(f"{found.file.name}: {name} is not what the header of the image says")
+        return found
+    if not wanted.spec.size:
+        return Lying(base, wanted)
+    place = there.tensors.get(name)
+    if place is None or place.spec != wanted.spec:
+        raise SnapshotCorrupt(f"{base.name} has no {name} as the header of another image says")
+    return Lying(base, place)
+
+
+def read_images(copy: Copy, into: Mapping[int, memoryview], read: ReadFile) -> None:
+    """Put images together as they were in memory.
+
+    Of a file that others refer to, each byte is read once, however many of them are wanted.
+
+    :param into: by rank, memory of exactly the size of the image.
+    :param read: reads a whole file and verifies it.
+    :raises SnapshotCorrupt: a byte is not as it was written.
+    """
+    files = {file.rank: file for file in copy.manifest.files}
+    borrowers: dict[int, list[int]] = defaultdict(list)
+    for rank in sorted(into):
+        base = files[rank].base
+        if base is None:
+            read(files[rank], into[rank])
+        else:
+            borrowers[base].append(rank)
+    for base, ranks in borrowers.items():
+        wanted = [piece for rank in ranks for piece in _read_own(files[rank], into[rank], read)]
+        if base in into:
+            layout = Layout.parse(into[base])
+            for name, target, size in wanted:
+                place = _place_in(layout, files[base], name, size)
+                target[:] = into[base][place.offset : place.end]
+        else:
+            _read_borrowed(copy, files[base], wanted)
+
+
+def whole_image(copy: Copy, rank: int) -> memoryview:
+    """The image of one rank as it was in memory, verified.
+
+    :raises ValueError: there is no such rank.
+    :raises SnapshotCorrupt: a byte is not as it was written.
+    """
+    [size] = [file.image_size for file in copy.manifest.files if file.rank == rank]
+    image = memoryview(mmap.mmap(-1, size))
+    read_images(copy, {rank: image}, functools.partial(read_image, copy))
+    return image
+
+
+_Piece = tuple[str, memoryview, int]
+
+
+def _read_own(file: ImageFile, image: memoryview, read: ReadFile) -> list[_Piece]:
+    """Read what the file of an image has; returns of tensors that it has not the names, where they go, and the size."""
+    stored = memoryview(mmap.mmap(-1, file.checksum.size))
+    read(file, stored)
+    here = Layout.parse(stored)
+    kept = here.tensors.get(HEADER)
+    layout = in_memory(file, b"" if kept is None else stored[kept.offset : kept.end])
+    image[: len(layout.header)] = layout.header
+    missing = []
+    for name, place in layout.tensors.items():
+        target, found = image[place.offset : place.end], here.tensors.get(name)
+        if found is not None:
+            if found.spec != place.spec:
+                raise SnapshotCorrupt(f"{file.name}: {name} is not what the header of the image says")
+            target[:] = stored[found.offset : found.end]
+        elif name == STATE:
+            raise SnapshotCorrupt(f"{file.name} has no {STATE}")
+        elif place.spec.size:
+            missing.append((name, target, place.spec.size))
+    return missing
+
+
+def _read_borrowed(copy: Copy, base: ImageFile, wanted: list[_Piece]) -> None:
+    layout = Images(copy).layout_of(base)
+    places = [(_place_in(layout, base, name, size), target) for name, target, size in wanted]
+    numbers = {number for place, _ in places for number in range(place.offset // CHUNK, (place.end - 1) // CHUNK + 1)}
+    for number, chunk in read_chunks(copy, base, sorted(numbers)):
+        start = number * CHUNK
+        for place, target in places:
+            first, last = max(place.offset, start), min(place.end, start + len(chunk))
+            if first < last:
+                target[first - place.offset : last - place.offset] = chunk[first - start : last - start]
+
+
+def _place_in(layout: Layout, base: ImageFile, name: str, size: int) -> Placed:
+    place = layout.tensors.get(name)
+    if place is None or place.spec.size != size:
+        raise SnapshotCorrupt(f"{base.name} has no {name} of {size} bytes, which another image refers to")
+    return place
