@@ -100,7 +100,6 @@ class _Node:
         paths.create()
         spec = replace(spec, worker=start.find_entry_point(spec.worker, spec.directory))
         spec.remote.require_filesystem()
-        start.require_trusted_node(spec, console)
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
         stack.callback(lock.release)
@@ -114,6 +113,10 @@ class _Node:
         scheduler.begin(
             read_journal(paths.journal), None if spec.worker.unmodified else durable, self._journal, console.say
         )
+        nodes = spec.policy.nodes
+        replaced = nodes is not None and nodes.spares > 0  # then another node takes the place of one that is refused
+        whom = Unscheduled(spec.policy.stop) if replaced else scheduler
+        start.require_trusted_node(spec, console, whom, durable)
         spec = start.warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         shrinks = policy.nodes is not None and policy.nodes.shrinks
