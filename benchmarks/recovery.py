@@ -27,7 +27,7 @@ from benchmarks.recovery_run import differing_losses, strike_and_wait
 from benchmarks.recovery_scenario import Scenario, missing, scenarios
 
 _FIRST_FAULT, _NEXT_FAULT = 15, 10  # steps before one, at the least
-_SCENARIOS = ("kill", "group", "hang")
+_SCENARIOS = ("kill", "group", "hang", "nodes")
 _STEP_SECONDS = 0.02  # they are spread over about one step
 
 

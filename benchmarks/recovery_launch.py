@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ import psutil
 from benchmarks.peers import PEERS
 from benchmarks.recovery_log import Line, StepReader
 from resilient.protocol.paths import RunPaths
-from resilient.supervisor.journal import read_journal
+from resilient.supervisor.journal import read_journals
 from resilient.supervisor.memory import RunMemory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +105,29 @@ def ft_launcher(*options: str) -> Contestant:
         return [*launcher, *rendezvous, "--max-restarts=1000", *options, str(_SCRIPT), *arguments]
 
     return Contestant("ft_launcher", "ft_launcher", command)
+
+
+def of_nodes(contestant: Contestant, nodes: int) -> Contestant:
+    """The same on several nodes with one rank each, all of them on this machine."""
+
+    def command(folder: Path, ranks: int, arguments: list[str]) -> list[str]:
+        one = contestant.command(folder, ranks // nodes, arguments)
+        if contestant.under == "resilient":
+            one += [f"nodes={nodes}", "group.address=127.0.0.1"]
+        else:
+            launcher = one.index("--standalone") if "--standalone" in one else one.index("--rdzv-backend=c10d")
+            place = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{_free_port()}"]
+            known = {"--standalone", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"}
+            rest = [part for part in one[launcher:] if part not in known]
+            one = [*one[:launcher], *place, "--rdzv-id=recovery", *rest]
+        return [sys.executable, "-m", "benchmarks.recovery_nodes", str(nodes), *one]
+
+    return Contestant(contestant.name, contestant.under, command)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class LaunchFailedError(RuntimeError):
@@ -205,7 +229,7 @@ class Launch:
 
     def journal(self) -> list[dict[str, Any]]:
         """What resilient's supervisor wrote down; empty under the others."""
-        return list(read_journal(self._paths.journal))
+        return list(read_journals(self._paths))
 
     def _processes(self) -> list[psutil.Process]:
         """All processes of this launch, in whatever session and under whatever parent."""

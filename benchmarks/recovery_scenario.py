@@ -1,13 +1,15 @@
-"""What is done to the contestants, and who takes part: a kill of one of one, a kill of one of two, a stop of one."""
+"""What is done to the contestants, and who takes part: a kill of one of one, of one of two on one node or on two, a
+stop of one.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.peers import PEERS
-from benchmarks.recovery_launch import Contestant, ft_launcher, resilient, torchrun
+from benchmarks.recovery_launch import Contestant, ft_launcher, of_nodes, resilient, torchrun
 
 HANG_SECONDS = 1.0
 """The limit that all contestants are given for a step; no step of the benchmark comes near it."""
@@ -31,7 +33,10 @@ class Scenario:
 
 def scenarios(names: Sequence[str], overrides: Sequence[str]) -> list[Scenario]:
     """The scenarios by name, each with the contestants that are installed and can take part in it."""
-    found = {scenario.name: scenario for scenario in (_kill(overrides), _group(overrides), _hang(overrides))}
+    found = {
+        scenario.name: scenario
+        for scenario in (_kill(overrides), _group(overrides), _hang(overrides), _nodes(overrides))
+    }
     return [found[name] for name in names]
 
 
@@ -51,6 +56,11 @@ def _kill(overrides: Sequence[str]) -> Scenario:
 
 def _group(overrides: Sequence[str]) -> Scenario:
     return Scenario("group", 2, signal.SIGKILL, (resilient(overrides), torchrun(), *_peers()))
+
+
+def _nodes(overrides: Sequence[str]) -> Scenario:
+    group = _group(overrides)
+    return replace(group, name="nodes", contestants=tuple(of_nodes(each, 2) for each in group.contestants))
 
 
 def _hang(overrides: Sequence[str]) -> Scenario:

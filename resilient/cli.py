@@ -154,7 +154,7 @@ def _train_one(composed: Composed) -> ExitCode:
             journal.write("note", "configuration drift", 0.0, changed=changed)
             _keep_old(paths.config)
         if changed or not _says(paths.config, composed.to_yaml()):
-            fresh = paths.config.with_suffix(".new")
+            fresh = paths.fresh(paths.config)
             fresh.write_text(composed.to_yaml())
             fresh.replace(paths.config)
         return bool(changed)

@@ -147,6 +147,7 @@ class Agent:
                 self._channel.beat()
         except ChannelClosed as closed:
             self._lose_leader(str(closed))
+        self._collect_metrics()
         self._sources.close()
         self._metrics.close()
         self._script.close()
@@ -163,10 +164,13 @@ class Agent:
             self._drain.connection: self._on_drain,
         }
 
-    def _poll(self) -> None:
+    def _collect_metrics(self) -> None:
         if self.memory is not None:
             for rank, board in self.memory.boards.items():
                 self._metrics.write([Entry(max(self._round, 0), rank, found) for found in board.collect_metrics()])
+
+    def _poll(self) -> None:
+        self._collect_metrics()
         self._witness.watch()
         self._launcher.check()
         dumped = self._dumps.poll(self._dump_state)
@@ -286,6 +290,7 @@ class Agent:
     def _renew_boards(self, _message: Message) -> None:
         if self.memory is None:
             return
+        self._collect_metrics()
         self.memory.renew_boards()
         for rank in self.memory.ranks:
             self._shown.forget(rank)

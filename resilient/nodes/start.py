@@ -123,7 +123,6 @@ class _Node:
         self._spec = replace(
             spec,
             policy=policy,
-            takeover=lock.predecessor is not None,
             versions=start.installed_versions(),
             allow_reshard=spec.allow_reshard or shrinks,
         )
@@ -163,6 +162,9 @@ class _Node:
         )
         stack.callback(self._hub.close)
         self._terms = Terms(paths.terms, self._name)
+        self._found = Status.read(paths.status)
+        # one that is finished goes on only if it is to do more than it was
+        self._reopened = self._found is not None and self._found.finished and record_config(self._journal)
 
     def _log(self, name: str) -> Path:
         return self._spec.paths.root / "logs" / f"{name}-{self._name}.log"
@@ -189,7 +191,7 @@ class _Node:
         )
         told: object = None
         while True:
-            if (ended := self._finished() or self._asked_to_stop()) is not None:
+            if (ended := self._ended()) is not None or (ended := self._asked_to_stop()) is not None:
                 return ended
             role = election.poll()
             if isinstance(role, Lead):
@@ -205,20 +207,19 @@ class _Node:
             if code is not None:
                 return code
 
-    def _finished(self) -> ExitCode | None:
+    def _ended(self) -> ExitCode | None:
+        """How the run ended, where it is finished, or where its leader has ended it and we have not heard of that."""
         status = Status.read(self._spec.paths.status)
-        if status is None or not status.finished or not self._same_config():
+        if status is None or status.exit_code is None:
             return None
-        self._is_durable = True
-        if self._memory is None:
+        if status == self._found and (self._reopened or not status.finished):
+            return None
+        self._is_durable = status.finished
+        if status.finished and self._memory is None:
             leftovers.remove_own(self._place, self._spec.paths)
-        self._console.say(
-            f"run {self._spec.paths.run_id} is finished ({status.diagnosis}) Another run.id begins a new run."
-        )
-        return ExitCode.FINISHED
-
-    def _same_config(self) -> bool:
-        return True
+        hint = " Another run.id begins a new run." if status.finished else ""
+        self._console.say(f"run {self._spec.paths.run_id} has ended: {status.diagnosis}{hint}")
+        return next((code for code in ExitCode if code == status.exit_code), ExitCode.REQUEUE)
 
     def _asked_to_stop(self) -> ExitCode | None:
         """While there is no leader whom it could be told."""
@@ -237,7 +238,9 @@ class _Node:
     def _lead(self, term: Term) -> ExitCode | None:
         """Decide for all until the run ends; None when another node has taken over."""
         self._console.say(f"term {term.number}: this node leads, at {term.address}")
-        spec = replace(self._spec, lineage=start.lineage_of(self._spec.paths))
+        before = replace(term, number=term.number - 1)
+        takeover = term.number > 1 and not self._terms.is_closed(before)
+        spec = replace(self._spec, lineage=start.lineage_of(self._spec.paths), takeover=takeover)
         self._record_config(self._journal)
         if self._memory is not None:
             self._memory.close()
@@ -304,7 +307,6 @@ class _Node:
                 self._end_workers()
                 memory.close()
                 self._memory = None
-                self._spec = replace(self._spec, takeover=False)
                 return None
             self._is_durable = supervisor.memory_is_durable
         self._terms.close(term)
@@ -341,7 +343,6 @@ class _Node:
             return None
         self._console.say(f"term {term.number}: node {term.node} leads")
         outcome = self._obey(channel)
-        self._spec = replace(self._spec, takeover=False)
         if outcome.exit_code is not None:
             self._is_durable = outcome.durable
         return outcome.exit_code

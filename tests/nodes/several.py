@@ -31,6 +31,7 @@ class Nodes:
 
     :param per_node: ranks of each.
     :param prefix: of the command of each node, such as what enters its network.
+    :param own: settings of each node alone.
     """
 
     workspace: Workspace
@@ -40,6 +41,7 @@ class Nodes:
     conf: str = "ranks"
     per_node: int = 1
     prefix: dict[str, Sequence[str]] = field(default_factory=dict)
+    own: dict[str, Sequence[str]] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -69,7 +71,13 @@ class Nodes:
     def start(self, *names: str) -> Nodes:
         """Start the supervisors of these nodes, of all by default."""
         for name in names or self.names:
-            wanted = [f"nodes={self.train}", f"worker.ranks={self.per_node}", *QUICK, *self.settings]
+            wanted = [
+                f"nodes={self.train}",
+                f"worker.ranks={self.per_node}",
+                *QUICK,
+                *self.settings,
+                *self.own.get(name, ()),
+            ]
             program = [sys.executable, "-m", "resilient", "train", f"conf={self._configuration()}"]
             place = [f"run.id={self.run_id}", f"run.dir={self.workspace.directory / 'runs'}"]
             with self._output(name).open("ab") as output:
