@@ -303,7 +303,10 @@ class Leading:
         self._console.say(f"{name}: {message.get('reason', 'it was asked to stop')}")
         kind, grace = on.StopKind(message["kind"]), float(message["grace"])
         patient = bool(message.get("patient"))
-        self._feed(on.StopRequested(kind, grace, patient=patient))
+        if self._state().stop is None or message.get("again"):
+            self._feed(on.StopRequested(kind, grace, patient=patient))
+        else:  # a batch system tells every node, which is no hurry
+            self._feed(on.GraceKnown(grace))
 
 
 def _range(ranks: Sequence[int]) -> str:

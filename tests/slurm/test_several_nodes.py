@@ -61,4 +61,5 @@ def test_preempted_and_left_by_a_node_it_comes_back_and_is_the_same(
     assert job.restarts == 2, "nobody asked twice"
     assert run.classes() == ["preemption", "node lost", "node lost"], job.text()
     assert run.sources()[:2] == [None, "local"]
+    assert "a second time" not in job.text(), "that both nodes are told to leave is no hurry"
     run.assert_equal_to(one_node)
