@@ -4,6 +4,11 @@ bit, as on one node.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -11,10 +16,15 @@ from tests.nodes.several import Nodes
 from tests.run.conftest import make_workspace
 from tests.run.harness import RunCase, Workspace
 from tests.slurm.cluster import Cluster
-from tests.slurm.jobs import Job, submit
+from tests.slurm.jobs import Job
 
-_STEP = "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=0 --cpu-bind=none {command}"
-_SETTINGS = ("nodes=2", "worker.ranks=1", "train.step_seconds=0.05", "group.address=127.0.0.1")
+_SETTINGS = (
+    "slurm.nodes=2",
+    "slurm.partition=low",
+    "worker.ranks=1",
+    "train.step_seconds=0.05",
+    "group.address=127.0.0.1",
+)
 _QUICK = ("group.wait_seconds=2", "group.silent_seconds=5", "group.lease_seconds=5")
 
 
@@ -24,6 +34,24 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> RunCase:
     case = make_workspace(tmp_path_factory.mktemp("one")).run("one", conf="ranks", ranks=2)
     assert case.finish() == 0, case.output()
     return case
+
+
+def _submitted(cluster: Cluster, case: RunCase) -> Job:
+    """As people do it. The job has the environment of whoever submits it."""
+    directory, variables = case.workspace.directory, {**case.workspace.environment(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "resilient", "submit", f"conf={case.configuration()}", f"run.id={case.run_id}"]
+    done = subprocess.run(
+        [*command, f"run.dir={directory / 'runs'}", *case.settings, "--json"],
+        cwd=directory,
+        env={**variables, **cluster.environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    return Job(cluster, case, int(told["job"]), Path(told["runs"][0]["log"]))
 
 
 def _wait_for_step(job: Job, run: Nodes, step: int) -> None:
@@ -48,7 +76,7 @@ def test_preempted_and_left_by_a_node_it_comes_back_and_is_the_same(
 ) -> None:
     case = workspace.run("both", *_SETTINGS, *_QUICK, conf="ranks", ranks=2)
     run = Nodes(workspace, "both")
-    job = submit(cluster, case, "--nodes=2", script=f"export OMP_NUM_THREADS=1\n{_STEP}")
+    job = _submitted(cluster, case)
     _wait_for_step(job, run, 10)
     job.preempt()
     job.wait_until(lambda: job.restarts == 1, "the job to come back")
