@@ -121,6 +121,7 @@ class Launcher:
         event = message["event"]
         if event == "ready":
             self._ready = True
+            self._wanted_since = None  # what it has imported may have taken long; from now on it has no such excuse
             return []
         if event == "launched":
             self._live[message["rank"]] = message["pid"]

@@ -66,3 +66,24 @@ def test_a_fork_that_fails_is_one_rank_s_and_the_others_are_still_known(
     assert launcher.receive() == [Exited(0, -9)]
     assert launcher.receive() == [Exited(2, -9)]
     Scratch(tmp_path.name).remove()
+
+
+def test_a_forkserver_that_has_imported_for_long_is_given_its_time_to_fork_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(module, "Helper", Forkserver)
+    monkeypatch.setattr(module.kernel_view, "condition", lambda _: None)
+    killed: list[float] = []
+    monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(now), raising=False)
+    now = 0.0
+    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: now)
+    helper: Any = launcher._helper
+    launcher.launch([spec(0)])
+    for now in range(100):  # noqa: B007  the clock
+        launcher.check()
+    helper.messages.append({"event": "ready", "pid": 1})
+    assert launcher.receive() == []
+    for now in range(100, 200):  # noqa: B007
+        launcher.check()
+    assert killed == [131]
+    Scratch(tmp_path.name).remove()
