@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from resilient.report.replay import read_lines, replay
 from tests.nodes.several import Nodes
 from tests.run.conftest import make_workspace
 from tests.run.harness import RunCase, Workspace
@@ -90,4 +91,21 @@ def test_preempted_and_left_by_a_node_it_comes_back_and_is_the_same(
     assert run.classes() == ["preemption", "node lost", "node lost"], job.text()
     assert run.sources()[:2] == [None, "local"]
     assert "a second time" not in job.text(), "that both nodes are told to leave is no hurry"
+    run.assert_equal_to(one_node)
+    for journal in (run.paths.root / "journal").iterdir():
+        assert replay(read_lines(journal)).differences == ()
+
+
+def test_a_node_that_fails_does_not_end_the_job_of_a_run_that_can_spare_it(
+    cluster: Cluster, workspace: Workspace, one_node: RunCase
+) -> None:
+    case = workspace.run("spare", *_SETTINGS, *_QUICK, "nodes=1:2", "worker.ranks=2", conf="ranks", ranks=2)
+    run = Nodes(workspace, "spare", names=["n1"], per_node=2)
+    job = _submitted(cluster, case)
+    _wait_for_step(job, run, 10)
+    cluster.lose_node("n2")
+    _kill_supervisor(workspace, "n2")
+    assert job.finish().finished, job.text()
+    assert job.state == "COMPLETED", job.text()
+    assert (job.restarts, run.sources()) == (0, [None])
     run.assert_equal_to(one_node)
