@@ -7,10 +7,11 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from resilient.errors import ExitCode, StorageFull
 from resilient.nodes.agent import Agent, Outcome
@@ -28,6 +29,7 @@ from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
 from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
+from resilient.protocol.settings import SnapshotSettings
 from resilient.protocol.terms import Term, Terms
 from resilient.snapshot import catalog
 from resilient.supervisor import leftovers, start
@@ -39,6 +41,7 @@ from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.scheduler import Scheduler, Unscheduled
+from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
@@ -82,6 +85,18 @@ def own_address(wanted: str) -> str:
         probe.connect(("192.0.2.1", 9))  # nothing is sent; the kernel says from which address it would be
         return str(probe.getsockname()[0])
     return "127.0.0.1"
+
+
+def agreed_version(worker: WorkerSettings, snapshot: SnapshotSettings, train: Mapping[str, Any]) -> str:
+    """What all nodes must agree on, or they could not work together."""
+    agreed = {
+        **start.installed_versions(),
+        "script": worker.script or worker.module,
+        "args": worker.args,
+        "train": train,
+        "slots": snapshot.slots,
+    }
+    return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class _Node:
@@ -381,14 +396,4 @@ class _Node:
         return leftovers.ranks_in(self._place, self._spec.paths)
 
     def _version(self) -> str:
-        """What all nodes must agree on, or they could not work together."""
-        spec = self._spec
-        agreed = {
-            "resilient": spec.versions.get("resilient"),
-            "torch": spec.versions.get("torch"),
-            "script": spec.worker.script or spec.worker.module,
-            "args": spec.worker.args,
-            "train": spec.train,
-            "slots": spec.snapshot.slots,
-        }
-        return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return agreed_version(self._spec.worker, self._spec.snapshot, self._spec.train)

@@ -10,6 +10,7 @@ import pytest
 
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.scratch import Scratch
+from resilient.supervisor import kernel_view
 from resilient.supervisor import launcher as module
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 
@@ -72,11 +73,11 @@ def test_a_forkserver_that_has_imported_for_long_is_given_its_time_to_fork_all_t
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(module, "Helper", Forkserver)
-    monkeypatch.setattr(module.kernel_view, "condition", lambda _: None)
+    monkeypatch.setattr(kernel_view, "condition", lambda _: None)
     killed: list[float] = []
     monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(now), raising=False)
-    now = 0.0
-    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: now)
+    now = 0
+    launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: float(now))
     helper: Any = launcher._helper
     launcher.launch([spec(0)])
     for now in range(100):  # noqa: B007  the clock

@@ -1,0 +1,171 @@
+"""One supervisor with very many ranks, and one leader with very many nodes: what they cost, and how soon they notice.
+
+    python -m benchmarks.scale --ranks 256 --nodes 1000 --json scale.json
+
+The ranks are processes that only write their boards; the other nodes are connections that say what a node would say.
+The supervisor is the real one. Definitions stand in ``benchmarks/README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.recovery_report import machine
+from benchmarks.scale_members import Members
+from resilient.config import load
+from resilient.nodes.start import agreed_version
+from resilient.protocol.paths import RunPaths
+from resilient.protocol.terms import Terms
+from resilient.supervisor.journal import read_journal
+
+_STUB = Path(__file__).with_name("scale_stub.py")
+_PATIENCE = 300.0
+
+
+@contextmanager
+def supervised(folder: Path, *overrides: str, step_seconds: float) -> Iterator[tuple[psutil.Process, RunPaths, str]]:
+    """A run of the stub, its supervisor, and the path of its configuration; ended afterwards."""
+    conf = folder / "scale.yaml"
+    worker = {"script": str(_STUB), "args": [str(step_seconds)], "preload": []}
+    body = {"worker": worker, "run": {"dir": str(folder / "runs")}, "snapshot": {"auto": False}}
+    conf.write_text(json.dumps(body))
+    command = [sys.executable, "-m", "resilient", "train", f"conf={conf}", *overrides]
+    with (folder / "output.log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, start_new_session=True)
+    try:
+        yield psutil.Process(process.pid), RunPaths.of(folder / "runs", "scale"), str(conf)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def entries(paths: RunPaths, name: str) -> list[dict[str, Any]]:
+    return [entry for entry in read_journal(paths.journal) if entry["name"] == name]
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what}: not after {_PATIENCE:g} s")
+        time.sleep(0.02)
+
+
+def cost(supervisor: psutil.Process, seconds: float, meanwhile: Callable[[float], None]) -> dict[str, float]:
+    """What the supervisor takes of one core, and of memory, while nothing happens."""
+    before, began = supervisor.cpu_times(), time.monotonic()
+    meanwhile(seconds)
+    after, took = supervisor.cpu_times(), time.monotonic() - began
+    used = after.user + after.system - before.user - before.system
+    return {"core_percent": 100 * used / took, "rss_mib": supervisor.memory_info().rss / 2**20}
+
+
+def many_ranks(folder: Path, ranks: int, step_seconds: float, kills: int, seconds: float) -> dict[str, Any]:
+    """One node with so many ranks, of which one is killed, again and again."""
+    noticed, relaunched = [], []
+    with supervised(folder, f"worker.ranks={ranks}", "restarts.intensity=1000", step_seconds=step_seconds) as run:
+        supervisor, paths, _ = run
+        wait_for(lambda: len(entries(paths, "worker launched")) == ranks, "all ranks are launched")
+        time.sleep(5.0)
+        found: dict[str, Any] = cost(supervisor, seconds, time.sleep)
+        for number in range(kills):
+            launched = entries(paths, "worker launched")
+            victim = launched[-1 - number % ranks]
+            struck = time.time()
+            os.kill(int(victim["pid"]), signal.SIGKILL)
+            count = len(launched) + ranks
+            wait_for(lambda: len(entries(paths, "worker launched")) == count, "all are there again")  # noqa: B023
+            exits = [entry for entry in entries(paths, "worker exited") if entry["time"] >= struck]
+            noticed.append(exits[0]["time"] - struck)
+            relaunched.append(entries(paths, "worker launched")[-1]["time"] - struck)
+            time.sleep(2.0)
+    return {**found, "noticed_s": statistics.median(noticed), "all_relaunched_s": statistics.median(relaunched)}
+
+
+def many_nodes(folder: Path, nodes: int, step_seconds: float, losses: int, seconds: float) -> dict[str, Any]:
+    """A leader with so many other nodes, of which one is lost, again and again."""
+    told_first, told_last = [], []
+    wanted = [f"nodes={nodes + 1 - losses}:{nodes + 1}", "group.address=127.0.0.1", "restarts.max_failures=1000"]
+    with supervised(folder, "worker.ranks=1", *wanted, step_seconds=step_seconds) as run:
+        supervisor, paths, conf = run
+        terms = paths.root / "nodes" / "terms"
+        wait_for(lambda: terms.is_dir() and Terms(terms).newest() is not None, "the leader leads")
+        term = Terms(terms).newest()
+        if term is None:
+            raise RuntimeError("nobody leads")
+        config = load(conf, ["worker.ranks=1", *wanted]).config
+        members = Members(term, agreed_version(config.worker, config.snapshot, config.train), step_seconds)
+        began = time.monotonic()
+        members.join(nodes)
+        want = nodes - losses
+        members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
+        formed = time.monotonic() - began
+        members.serve(5.0)
+        found: dict[str, Any] = cost(supervisor, seconds, members.serve)
+        for _ in range(losses):
+            training = [member for member in members.members if member.training]
+            lost = training[len(training) // 2]
+            moment = members.lose(lost)
+            others = [member for member in training if member is not lost]
+            members.serve(_PATIENCE, lambda: all(m.killed_at > moment for m in others))  # noqa: B023
+            told_first.append(min(member.killed_at for member in others) - moment)
+            told_last.append(max(member.killed_at for member in others) - moment)
+            members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
+            members.serve(2.0)
+    return {
+        **found,
+        "joined_and_formed_s": formed,
+        "first_told_s": statistics.median(told_first),
+        "all_told_s": statistics.median(told_last),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 64, 256], help="on one node (default: 1 64 256)")
+    parser.add_argument(
+        "--nodes", type=int, nargs="*", default=[10, 1000], help="beside the leader's (default: 10 1000)"
+    )
+    parser.add_argument("--step-seconds", type=float, default=1.0, help="of a step of a stub (default: %(default)s)")
+    parser.add_argument("--faults", type=int, default=3, help="in each run (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for which the cost is measured")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    options = parser.parse_args(arguments)
+    body: dict[str, Any] = {"machine": machine(), "ranks": {}, "nodes": {}}
+    print("; ".join(f"{name}: {value}" for name, value in body["machine"].items()), flush=True)
+    kinds: list[tuple[str, list[int], Callable[..., dict[str, Any]]]] = [
+        ("ranks", options.ranks, many_ranks),
+        ("nodes", options.nodes, many_nodes),
+    ]
+    for kind, counts, measure in kinds:
+        for count in counts:
+            with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+                found = measure(Path(folder), count, options.step_seconds, options.faults, options.seconds)
+            body[kind][str(count)] = found
+            told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+            print(f"{count} {kind}: {told}", flush=True)
+            if options.json is not None:
+                options.json.write_text(json.dumps(body, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
