@@ -95,6 +95,7 @@ class Leading:
         self._dumping: set[str] = set()
         self._dump_by = 0.0
         self._accounts: list[Any] | None = None
+        self._asked_first = False
         self._own_accounts = False  # are among them
         handlers.joined, handlers.lost = self._joined, self._lost
         handlers.messages.update(
@@ -165,7 +166,8 @@ class Leading:
             ranks_of = {name: list(ranks) for name, ranks in dealt.items()}
             self._journal.write("note", "group formed", self._clock(), ranks=ranks_of)
             told = ", ".join(f"{name} ({_range(ranks)})" for name, ranks in dealt.items())
-            self._console.say(f"{len(dealt)} nodes train together: {told}")
+            together = f"{len(dealt)} nodes train together" if len(dealt) > 1 else "1 node trains"
+            self._console.say(f"{together}: {told}")
 
     def place(self, rank: int) -> Place:
         at = self._members.index(next(name for name in self._members if rank in self._ranks[name]))
@@ -236,6 +238,10 @@ class Leading:
             self._hub.handle()
             time.sleep(_PACE_SECONDS)
 
+    def was_asked_first(self) -> bool:
+        first, self._asked_first = self._asked_first, False
+        return first
+
     def resign(self) -> None:
         """Somebody else leads, and nothing that happens is ours to decide about any more."""
         self._feed = lambda _event: None
@@ -303,6 +309,7 @@ class Leading:
         self._console.say(f"{name}: {message.get('reason', 'it was asked to stop')}")
         kind, grace = on.StopKind(message["kind"]), float(message["grace"])
         patient = bool(message.get("patient"))
+        self._asked_first |= self._state().stop is None
         if self._state().stop is None or message.get("again"):
             self._feed(on.StopRequested(kind, grace, patient=patient))
         else:  # a batch system tells every node, which is no hurry

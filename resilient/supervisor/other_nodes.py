@@ -81,6 +81,10 @@ class OtherNodes(Protocol):
         """
         ...
 
+    def was_asked_first(self) -> bool:
+        """Whether another node was asked to stop before this one; true once, for who asks all nodes is in no hurry."""
+        ...
+
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """The run ends on this node.
 
@@ -130,6 +134,9 @@ class NobodyElse:
 
     def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
         return here
+
+    def was_asked_first(self) -> bool:
+        return False
 
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """There is nobody to tell."""

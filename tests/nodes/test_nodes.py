@@ -59,6 +59,7 @@ def test_preempted_on_one_node_or_both_and_started_again(workspace: Workspace, o
         for process in nodes.everything_of(name):
             process.send_signal(signal.SIGTERM)
     assert nodes.wait() == [ExitCode.REQUEUE] * 2, nodes.output()
+    assert "a second time" not in nodes.output(), "who tells both nodes is in no hurry"
     assert nodes.start().wait() == [0, 0], nodes.output()
     assert nodes.sources() == [None, "local", "local"], nodes.output()
     nodes.assert_equal_to(one_node)
