@@ -100,7 +100,7 @@ def test_a_node_that_fails_does_not_end_the_job_of_a_run_that_can_spare_it(
     cluster: Cluster, workspace: Workspace, one_node: RunCase
 ) -> None:
     case = workspace.run("spare", *_SETTINGS, *_QUICK, "nodes=1:2", "worker.ranks=2", conf="ranks", ranks=2)
-    run = Nodes(workspace, "spare", names=["n1"], per_node=2)
+    run = Nodes(workspace, "spare")
     job = _submitted(cluster, case)
     _wait_for_step(job, run, 10)
     cluster.lose_node("n2")
