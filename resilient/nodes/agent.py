@@ -259,6 +259,8 @@ class Agent:
             raise ChannelClosed(f"it has no memory for its ranks: {error}") from error
         self.memory.void_growing()
         self.memory.release_all()
+        if not self.memory.belongs_to(int(message["world"])):
+            self.memory.void()
         self.memory.keep_linked()
         if self._view is None or self._view_of != self.memory.directory:
             self._view, self._view_of = WorldView.create(self.memory.directory), self.memory.directory
@@ -313,6 +315,7 @@ class Agent:
         assert self.memory is not None  # noqa: S101  ranks were assigned before
         self._round = int(message["round"])
         self.memory.remove_strangers()
+        self.memory.mark_world(int(message["world"]))
         specs = []
         for body in message["specs"]:
             spec = LaunchSpec.from_json(body)

@@ -149,19 +149,23 @@ class Leading:
         if len(there) < len(decision.nodes):
             return  # one was lost in this moment, and who is there is asked anew
         dealt = assign(self._ranks, there, self._node, self._per_node)
+        world = len(dealt) * self._per_node
+        if not self._memory.belongs_to(world):
+            self._console.say(f"what is in memory was taken with another number of ranks than {world}: it is not used")
+            self._memory.void()
         for name, had in list(self._memory.nodes.items()):
-            if name not in dealt or tuple(had) != dealt[name]:
+            if name not in dealt or tuple(had) != dealt[name] or world != self._memory.world:
                 self._memory.detach(name)
                 if name not in dealt:
                     self._hub.post(name, {"op": "assign", "ranks": []})
         for name, ranks in dealt.items():
             if name != self._node and name not in self._memory.nodes:
                 self._unconfirmed.add(name)
-                self._hub.post(name, {"op": "assign", "ranks": list(ranks)})
+                self._hub.post(name, {"op": "assign", "ranks": list(ranks), "world": world})
         changed = dealt != {name: ranks for name, ranks in self._ranks.items() if name in dealt}
         self._ranks.update(dealt)
         self._members, self._formed = tuple(dealt), True
-        self._memory.world = len(dealt) * self._per_node
+        self._memory.world = world
         if changed:
             ranks_of = {name: list(ranks) for name, ranks in dealt.items()}
             self._journal.write("note", "group formed", self._clock(), ranks=ranks_of)
@@ -218,9 +222,11 @@ class Leading:
         self._formed = False  # when this round is over, whoever is there is asked
         self._reign.began(launch.step or 0, launch.round)
         self._memory.remove_strangers()
+        self._memory.mark_world(self._memory.world)
+        begun = {"round": launch.round, "step": launch.step, "world": self._memory.world}
         for name, ranks in self._memory.nodes.items():
             theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
-            self._hub.post(name, {"op": "launch", "round": launch.round, "step": launch.step, "specs": theirs})
+            self._hub.post(name, {"op": "launch", **begun, "specs": theirs})
             self._hub.members[name].channel.flush()
 
     def signal(self, number: signal.Signals) -> None:

@@ -20,6 +20,7 @@ from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
 from resilient.supervisor.ranks import clear_other_ranks
 
+_WORLD = "world.size"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
 
@@ -259,6 +260,25 @@ class RunMemory:
     def ranks(self) -> range:
         """Those on this node."""
         return self._ranks
+
+    def belongs_to(self, world: int) -> bool:
+        """Whether what is in memory was taken with so many ranks in all, or nothing is known of that. To another number
+        of ranks it means nothing.
+        """
+        try:
+            return int((self.directory / _WORLD).read_text()) == world
+        except (OSError, ValueError):
+            return True
+
+    def mark_world(self, world: int) -> None:
+        """A round of so many ranks begins, on all nodes together."""
+        mark = self.directory / _WORLD
+        try:
+            mark.write_text(str(world))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            mark.unlink(missing_ok=True)
 
     def remove_strangers(self) -> None:
         """What is there of ranks that other nodes have now is not needed any more: a round begins."""

@@ -74,9 +74,9 @@ def test_a_forkserver_that_has_imported_for_long_is_given_its_time_to_fork_all_t
 ) -> None:
     monkeypatch.setattr(module, "Helper", Forkserver)
     monkeypatch.setattr(kernel_view, "condition", lambda _: None)
-    killed: list[float] = []
-    monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(now), raising=False)
     now = 0
+    killed: list[int] = []
+    monkeypatch.setattr(Forkserver, "kill", lambda _: killed.append(now), raising=False)
     launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name), clock=lambda: float(now))
     helper: Any = launcher._helper
     launcher.launch([spec(0)])
