@@ -23,7 +23,7 @@ from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
 from resilient.protocol.append import NO_ROOM
-from resilient.protocol.election import Election, Follow, Lead
+from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
@@ -144,6 +144,7 @@ class _Node:
         self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
         leftovers.clear(self._place.parent, self._place, console.say)
         self._memory: RunMemory | None = None
+        self._has_followed = False
         self._is_durable = False
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
@@ -203,6 +204,7 @@ class _Node:
             self._token,
             lease_seconds=self._spec.group.lease_seconds,
             clock=time.monotonic,
+            preferred=self._should_lead,
         )
         told: object = None
         while True:
@@ -342,6 +344,12 @@ class _Node:
     def _forget_reports(self) -> None:
         self._launcher.receive()
 
+    def _should_lead(self) -> bool:
+        """Whether this node takes the lead before others do. Where a leader is lost, that is a spare: it is given the
+        ranks of the one that is gone, and each of the others keeps those that it has in memory.
+        """
+        return self._memory is None if self._has_followed else is_first_of_job()
+
     # --- following
 
     def _follow(self, term: Term) -> ExitCode | None:
@@ -357,6 +365,7 @@ class _Node:
             time.sleep(_LOOK_SECONDS)
             return None
         self._console.say(f"term {term.number}: node {term.node} leads")
+        self._has_followed = True
         outcome = self._obey(channel)
         if outcome.exit_code is not None:
             self._is_durable = outcome.durable
