@@ -27,6 +27,7 @@ from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.slurm.environment import name_node
 from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
@@ -151,6 +152,9 @@ def _run_of(conf: str, overrides: Sequence[str], arguments: Sequence[str]) -> st
 
 def _train_one(composed: Composed) -> ExitCode:
     config = composed.config
+    several = config.node_settings is not None
+    if several:
+        name_node()
     paths = RunPaths.of(config.run.dir, config.run.id)
     console = Console()
 
@@ -196,9 +200,9 @@ def _train_one(composed: Composed) -> ExitCode:
         trust_node=config.run.trust_node,
         stop_after=config.run.stop_after or None,
     )
-    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()))
+    job = SlurmJob.current(config.slurm, config.stop, distrusted_hosts(paths, hostname()), several=several)
     try:
-        if spec.policy.nodes is not None:
+        if several:
             from resilient.nodes.start import supervise_group  # noqa: PLC0415  most runs have one node
 
             return supervise_group(spec, record_config, console, job)

@@ -18,7 +18,7 @@ from typing import Any
 from resilient.config import Composed, check_drift, expand_sweep, load
 from resilient.errors import ConfigurationError, ExitCode
 from resilient.protocol.paths import RunPaths
-from resilient.slurm.asking import JobRun, batch_of, request_of, require_one_node
+from resilient.slurm.asking import JobRun, agreed, batch_of, request_of
 from resilient.slurm.batch import Batch, render
 from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.indices import parse_indices
@@ -33,6 +33,7 @@ _HELP = """\
 Submit a run to SLURM: preempted, requeued and resumed by itself, as one job under one log.
 
   resilient submit conf=mine slurm.partition=gpu slurm.gres=gpu:4 slurm.time=1-00:00:00 worker.ranks=4
+  resilient submit conf=mine slurm.nodes=4 worker.ranks=8        on four nodes, with eight ranks on each
   resilient submit conf=mine slurm.time=90 --dry-run             print the batch file and stop
   resilient submit conf=mine -m train.lr=1e-3,1e-4               a job array, with a run for each value
   resilient submit conf=mine slurm.array=0-7%2 'train.seed=${oc.env:SLURM_ARRAY_TASK_ID}'
@@ -88,14 +89,21 @@ def run(options: argparse.Namespace, conf: str, overrides: Sequence[str]) -> Exi
         _say_finished(job, as_json=options.json)
         return ExitCode.FINISHED
     settings = job.first.config.slurm
-    require_one_node(settings)
     request = request_of(settings)
     client = Client(os.environ, settings.command_seconds)
     distrusted = _distrusted(job.runs)
     if distrusted and not options.dry_run:  # sbatch would refuse a name that it does not know
         known = {node.name for node in client.nodes()}
         distrusted = [host for host in distrusted if host in known]
-    batch = batch_of(job.home, job.runs, settings, directory=Path.cwd(), program=_program(), distrusted=distrusted)
+    batch = batch_of(
+        job.home,
+        job.runs,
+        settings,
+        directory=Path.cwd(),
+        program=_program(),
+        distrusted=distrusted,
+        nodes=job.first.config.node_settings,
+    )
     if options.dry_run:
         text = render(batch)
         print(json.dumps({**_facts(job, batch), "text": text}) if options.json else text.rstrip("\n"))
@@ -114,7 +122,10 @@ def _prepared(conf: str, overrides: Sequence[str], *, multirun: bool, arguments:
     composed: list[tuple[int | None, str, Composed]] = []
     for index, suffix, words in _tasks(conf, overrides, multirun=multirun, arguments=arguments):
         with _as_task(index):
-            composed.append((index, suffix, load(conf, words, suffix=suffix, arguments=arguments)))
+            item = load(conf, words, suffix=suffix, arguments=arguments)
+            if more := agreed(item.config.slurm, item.config.node_settings):
+                item = load(conf, [*words, *more], suffix=suffix, arguments=arguments)
+            composed.append((index, suffix, item))
     runs, finished = [], []
     for index, _, item in composed:
         paths = RunPaths.of(item.config.run.dir, item.config.run.id)

@@ -55,7 +55,8 @@ def _remote(subject: Subject, _world: World) -> Finding | None:
 def _ranks(subject: Subject, world: World) -> Finding:
     place = RunMemory.place(subject.paths, subject.snapshot.memory_dir or str(world.shared_memory))
     if (subject.paths.root / "identity").exists():
-        require_ranks(subject.paths, place, subject.worker.ranks)
+        shrinks = subject.nodes is not None and subject.nodes.shrinks
+        require_ranks(subject.paths, place if subject.nodes is None else None, subject.world_size, reshard=shrinks)
     return ok(f"ranks on this machine: {subject.worker.ranks}")
 
 

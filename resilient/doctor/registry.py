@@ -13,6 +13,7 @@ from resilient.doctor import (
     network,
     python,
     semantics,
+    several,
     signals,
     slurm,
 )
@@ -25,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     *memory.CHECKS,
     *disk.CHECKS,
     *semantics.CHECKS,
+    *several.CHECKS,
     *limits.CHECKS,
     *signals.CHECKS,
     *clock.CHECKS,

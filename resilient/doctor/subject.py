@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from resilient.policy.nodes import NodeSettings
 from resilient.policy.state import StopSettings
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
@@ -38,10 +39,16 @@ class Configured(Protocol):
     @property
     def slurm(self) -> SlurmSettings: ...
 
+    @property
+    def node_settings(self) -> NodeSettings | None: ...
+
 
 @dataclass(frozen=True)
 class Subject:
-    """The settings that are examined, and where their run is, or will be."""
+    """The settings that are examined, and where their run is, or will be.
+
+    :param nodes: of a run of several; None for one.
+    """
 
     paths: RunPaths
     worker: WorkerSettings
@@ -50,11 +57,18 @@ class Subject:
     remote: RemoteSettings
     stop: StopSettings
     slurm: SlurmSettings
+    nodes: NodeSettings | None = None
 
     @classmethod
     def of(cls, config: Configured) -> Subject:
         paths = RunPaths.of(config.run.dir, config.run.id)
-        return cls(paths, config.worker, config.snapshot, config.retention, config.remote, config.stop, config.slurm)
+        common = (config.worker, config.snapshot, config.retention, config.remote, config.stop, config.slurm)
+        return cls(paths, *common, config.node_settings)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all nodes together."""
+        return self.worker.ranks * (1 if self.nodes is None else self.nodes.count)
 
     def state_bytes(self) -> int | None:
         """Bytes of the newest snapshot's images on this machine; None before there is one."""

@@ -38,7 +38,7 @@ from resilient.supervisor.exits import Ends
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.scheduler import Needed, Scheduler
+from resilient.supervisor.scheduler import Needed, Notice, Scheduler
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
@@ -458,12 +458,12 @@ class Agent:
         for number in self._signals.take():
             notice = self._scheduler.signalled(number, stopping=self._stopping)
             if notice is not None:
-                self._pass_on(notice)
+                self._pass_on(notice, again=self._stopping)
 
     def _heed_scheduler(self) -> None:
         notice = self._scheduler.poll(self._needed)
         if notice is not None:
-            self._pass_on(notice)
+            self._pass_on(notice, again=False)
 
     def _needed(self) -> Needed:
         newest = self.memory.newest_step() if self.memory is not None else None
@@ -472,11 +472,12 @@ class Agent:
         slots = self.memory.slots_of(newest) or {}
         return Needed(0.0, sum(slot.info().size for slot in slots.values()) / self._drain.rate)
 
-    def _pass_on(self, notice: Any) -> None:
+    def _pass_on(self, notice: Notice, *, again: bool) -> None:
+        """:param again: whoever asks has asked this node before, and is in a hurry."""
         self._stopping = True
         self._console.say(notice.reason)
         body = {"kind": notice.kind.value, "grace": notice.grace, "patient": notice.patient, "reason": notice.reason}
-        self._channel.send({"op": "stop", **body})
+        self._channel.send({"op": "stop", "again": again, **body})
 
 
 def _ranks(ranks: set[int]) -> str:

@@ -98,6 +98,7 @@ class Leading:
         self._dumping: set[str] = set()
         self._dump_by = 0.0
         self._accounts: list[Any] | None = None
+        self._asked_first = False
         self._own_accounts = False  # are among them
         handlers.joined, handlers.lost = self._joined, self._lost
         handlers.messages.update(
@@ -179,7 +180,8 @@ class Leading:
             ranks_of = {name: list(ranks) for name, ranks in dealt.items()}
             self._journal.write("note", "group formed", self._clock(), ranks=ranks_of)
             told = ", ".join(f"{name} ({_range(ranks)})" for name, ranks in dealt.items())
-            self._console.say(f"{len(dealt)} nodes train together: {told}")
+            together = f"{len(dealt)} nodes train together" if len(dealt) > 1 else "1 node trains"
+            self._console.say(f"{together}: {told}")
 
     def _dealt(self) -> dict[str, tuple[int, ...]]:
         return {name: self._ranks[name] for name in self._members}
@@ -258,6 +260,10 @@ class Leading:
             self._hub.tick()
             self._hub.handle()
             time.sleep(_PACE_SECONDS)
+
+    def was_asked_first(self) -> bool:
+        first, self._asked_first = self._asked_first, False
+        return first
 
     def resign(self) -> None:
         """Somebody else leads, and nothing that happens is ours to decide about any more."""
@@ -347,7 +353,11 @@ class Leading:
         self._console.say(f"{name}: {message.get('reason', 'it was asked to stop')}")
         kind, grace = on.StopKind(message["kind"]), float(message["grace"])
         patient = bool(message.get("patient"))
-        self._feed(on.StopRequested(kind, grace, patient=patient))
+        self._asked_first |= self._state().stop is None
+        if self._state().stop is None or message.get("again"):
+            self._feed(on.StopRequested(kind, grace, patient=patient))
+        else:  # a batch system tells every node, which is no hurry
+            self._feed(on.GraceKnown(grace))
 
 
 def _range(ranks: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
 from resilient.policy.state import PolicySettings
 from resilient.protocol.append import NO_ROOM
-from resilient.protocol.election import Election, Follow, Lead
+from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
@@ -129,7 +129,6 @@ class _Node:
         paths.create()
         spec = replace(spec, worker=start.find_entry_point(spec.worker, spec.directory))
         spec.remote.require_filesystem()
-        start.require_trusted_node(spec, console)
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
         stack.callback(lock.release)
@@ -144,6 +143,10 @@ class _Node:
         scheduler.begin(
             read_journal(paths.journal), None if spec.worker.unmodified else durable, self._journal, console.say
         )
+        nodes = spec.policy.nodes
+        replaced = nodes is not None and nodes.spares > 0  # then another node takes the place of one that is refused
+        whom = Unscheduled(spec.policy.stop) if replaced else scheduler
+        start.require_trusted_node(spec, console, whom, durable)
         spec = start.warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         shrinks = policy.nodes is not None and policy.nodes.shrinks
@@ -160,6 +163,7 @@ class _Node:
         self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
         leftovers.clear(self._place.parent, self._place, console.say)
         self._memory: RunMemory | None = None
+        self._has_followed = False
         self._is_durable = False
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
@@ -239,6 +243,7 @@ class _Node:
             self._token,
             lease_seconds=self._spec.group.lease_seconds,
             clock=time.monotonic,
+            preferred=self._should_lead,
         )
         told: object = None
         while True:
@@ -401,6 +406,12 @@ class _Node:
     def _forget_reports(self) -> None:
         self._launcher.receive()
 
+    def _should_lead(self) -> bool:
+        """Whether this node takes the lead before others do. Where a leader is lost, that is a spare: it is given the
+        ranks of the one that is gone, and each of the others keeps those that it has in memory.
+        """
+        return self._memory is None if self._has_followed else is_first_of_job()
+
     # --- following
 
     def _follow(self, term: Term) -> ExitCode | None:
@@ -416,6 +427,7 @@ class _Node:
             time.sleep(_LOOK_SECONDS)
             return None
         self._console.say(f"term {term.number}: node {term.node} leads")
+        self._has_followed = True
         outcome = self._obey(channel)
         if outcome.exit_code is not None:
             self._is_durable = outcome.durable

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resilient.errors import ConfigurationError
+from resilient.policy.nodes import NodeSettings
 from resilient.protocol.paths import RunPaths
 from resilient.slurm.batch import Batch, Option, Task, path_pattern
 from resilient.slurm.indices import as_indices, parse_indices
@@ -53,6 +54,7 @@ def batch_of(
     directory: Path,
     program: Sequence[str],
     distrusted: Sequence[str] = (),
+    nodes: NodeSettings | None = None,
 ) -> Batch:
     """The batch file of a run, or of the runs of an array.
 
@@ -60,23 +62,37 @@ def batch_of(
     :param directory: from which the runs are started.
     :param program: the words that start the command line of resilient.
     :param distrusted: nodes that are not to be used, beside those in the settings.
+    :param nodes: of a run of several; None for one.
     :raises ConfigurationError: the settings cannot be brought to SLURM, or contradict each other.
     """
     is_array = runs[0].index is not None
     folder = path_pattern(home.slurm)
     requeues = settings.requeue is Requeue.auto
-    steps = ["--ntasks=1", "--cpu-bind=none"]  # all workers of a node are children of this one task
+    steps = ["--ntasks=1"] if nodes is None else _steps_of_several(settings, nodes)
+    steps.append("--cpu-bind=none")  # all workers of a node are children of one task
     if settings.cpus_per_task:
         steps.append(f"--cpus-per-task={settings.cpus_per_task}")  # which srun has not taken from the job since 22.05
     return Batch(
         home.slurm / "job.sbatch",
-        tuple(_options(home, runs, settings, directory, distrusted)),
+        tuple(_options(home, runs, settings, directory=directory, distrusted=distrusted, nodes=nodes)),
         f"{folder}/tasks/%a/%A_%a.log" if is_array else f"{folder}/%j.log",
         tuple(program),
         tuple(Task(run.paths.run_id, run.file, run.index) for run in runs),
         tuple(steps),
         requeues,
+        settings.nodes,
     )
+
+
+def _steps_of_several(settings: SlurmSettings, nodes: NodeSettings) -> list[str]:
+    """One supervisor on each node. That one of them ends does not end the others, who know what becomes of the run."""
+    steps = [f"--nodes={settings.nodes}", f"--ntasks={settings.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    return [*steps, "--no-kill"] if _outlives_a_node(nodes) else steps
+
+
+def _outlives_a_node(nodes: NodeSettings) -> bool:
+    """Whether the run may go on in the same job when one of its nodes is lost."""
+    return nodes.spares > 0 or nodes.shrinks
 
 
 def request_of(settings: SlurmSettings) -> Request:
@@ -93,19 +109,32 @@ def request_of(settings: SlurmSettings) -> Request:
     return Request(partitions, settings.nodes, seconds, settings.account, settings.qos, settings.cpus_per_task)
 
 
-def require_one_node(settings: SlurmSettings) -> None:
-    """Refuse what cannot be trained yet.
+def agreed(settings: SlurmSettings, nodes: NodeSettings | None) -> list[str]:
+    """What one of ``slurm.nodes`` and ``nodes`` says where the other says nothing, as settings that are to be added.
 
-    :raises ConfigurationError: more than one node is asked for.
+    :raises ConfigurationError: they contradict each other.
     """
-    if settings.nodes > 1:
-        raise ConfigurationError(
-            f"slurm.nodes={settings.nodes}: a run is trained on one node so far", "set slurm.nodes=1"
-        )
+    whole = 1 if nodes is None else nodes.count + nodes.spares
+    if whole == settings.nodes:
+        return []
+    if nodes is None:
+        return [f"nodes={settings.nodes}"]
+    if settings.nodes == 1:
+        return [f"slurm.nodes={whole}"]
+    raise ConfigurationError(
+        f"slurm.nodes={settings.nodes}, but the run is one of {whole} nodes",
+        "set one of slurm.nodes and nodes; the other follows from it",
+    )
 
 
 def _options(
-    home: RunPaths, runs: Sequence[JobRun], settings: SlurmSettings, directory: Path, distrusted: Sequence[str]
+    home: RunPaths,
+    runs: Sequence[JobRun],
+    settings: SlurmSettings,
+    *,
+    directory: Path,
+    distrusted: Sequence[str],
+    nodes: NodeSettings | None,
 ) -> Iterator[Option]:
     extra = dict(_extra(settings.extra))
     yield Option("job-name", extra.pop("job-name", home.run_id), "slurm.extra.job-name")
@@ -116,6 +145,8 @@ def _options(
         "nodes", str(settings.nodes), "slurm.nodes", "One task for each node: the supervisor, which starts the workers."
     )
     yield Option("ntasks-per-node", "1")
+    if nodes is not None and _outlives_a_node(nodes):
+        yield Option("no-kill", "", "nodes", "When a node is lost, the others keep the job: the run goes on with them.")
     for name in _PLAIN:
         if value := getattr(settings, name):
             yield Option(name.replace("_", "-"), str(value), f"slurm.{name}")

@@ -63,6 +63,7 @@ class Batch:
     :param tasks: one, or those of an array.
     :param steps: options of ``srun``.
     :param requeues: the job may be requeued.
+    :param nodes: on so many a supervisor is started.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Batch:
     tasks: tuple[Task, ...]
     steps: tuple[str, ...] = ()
     requeues: bool = True
+    nodes: int = 1
 
     @property
     def is_array(self) -> bool:
@@ -152,17 +154,36 @@ def _commands(batch: Batch) -> Iterator[str]:
         yield "# The configuration, as it was checked; later changes of the file that it was made from do not count."
         yield f"configuration={shlex.quote(str(batch.tasks[0].configuration))}"
     yield ""
-    yield "# The supervisor is a step of its own, because SLURM sends SIGTERM to steps and not to this shell."
+    if batch.nodes > 1:
+        yield "# A supervisor on each node, as one step: SLURM sends SIGTERM to steps, on all nodes, and not to this"
+        yield "# shell. One that is lost does not end the others (--kill-on-bad-exit=0)."
+        yield 'began="$(date +%s)"'
+    else:
+        yield "# The supervisor is a step of its own, because SLURM sends SIGTERM to steps and not to this shell."
     yield f"{_words(['srun', *batch.steps])} \\"
     yield f'    {_words(batch.program)} train "conf=$configuration"'
     yield "code=$?"
     yield ""
+    if batch.nodes > 1:
+        yield from _ending()
     if batch.requeues:
         yield f"# {ExitCode.REQUEUE:d}: the run is to go on, and its supervisor could not requeue the job by itself."
         yield f'if [ "$code" -eq {ExitCode.REQUEUE:d} ]; then'
         yield '    scontrol requeue "$SLURM_JOB_ID"'
         yield "fi"
     yield 'exit "$code"'
+
+
+def _ending() -> Iterator[str]:
+    """Of several supervisors ``srun`` tells the highest exit code, be it that of one whose node was lost."""
+    find = r's/.*"exit_code": \([0-9]*\).*/\1/p'
+    yield "# That is the highest of their exit codes, be it of one that was lost. How the run ended is written down."
+    yield 'status="$(dirname "$configuration")/../status.json"'
+    yield 'if [ "$(stat -c %Y "$status")" -ge "$began" ]; then'
+    yield f'    ended="$(sed -n {shlex.quote(find)} "$status")"'
+    yield '    code="${ended:-$code}"'
+    yield "fi"
+    yield ""
 
 
 def _words(words: Sequence[str]) -> str:

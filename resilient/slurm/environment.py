@@ -6,10 +6,11 @@ The names are those of ``man sbatch`` and ``man srun``, "output environment vari
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from resilient.errors import ConfigurationError
+from resilient.protocol.paths import NODE
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,17 @@ class JobEnvironment:
 
     @property
     def leads(self) -> bool:
-        """Whether this node speaks for the job."""
+        """Whether this node speaks for the job, where its nodes do not settle that among themselves."""
         return self.node_rank == 0
 
     def __str__(self) -> str:
         return f"SLURM job {self.name} on {self.node_list or self.node or 'this node'}"
+
+
+def name_node(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Have this node of a run of several, and all that is started here, called what SLURM calls it."""
+    if environ.get("SLURM_JOB_ID") and environ.get("SLURMD_NODENAME"):
+        environ.setdefault(NODE, environ["SLURMD_NODENAME"])
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:

@@ -37,6 +37,7 @@ class SlurmJob:
         stop: StopSettings,
         *,
         distrusted: Callable[[], Collection[str]] = tuple,
+        several: bool = False,
         commands: Commands | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -44,12 +45,14 @@ class SlurmJob:
         """Nothing is asked yet.
 
         :param distrusted: names the nodes that the run must keep off, now.
+        :param several: the run is one of several nodes, of which the one that leads it concludes.
         :param wall: seconds since the epoch, as SLURM counts.
         """
         self._environment = environment
         self._settings = settings
         self._stop = stop
         self._distrusted = distrusted
+        self._speaks = several or environment.leads
         self._commands = commands or Commands(settings.command_seconds)
         self._clock = clock
         self._wall = wall
@@ -74,17 +77,20 @@ class SlurmJob:
         settings: SlurmSettings,
         stop: StopSettings,
         distrusted: Callable[[str], Collection[str]],
+        *,
+        several: bool = False,
         environ: Mapping[str, str] = os.environ,
     ) -> SlurmJob | None:
         """The job of this process, or None outside one.
 
         :param distrusted: names the nodes that the run must keep off; it is told what SLURM calls this one.
+        :param several: the run is one of several nodes.
         :raises ConfigurationError: SLURM's variables are set and make no sense.
         """
         environment = JobEnvironment.read(environ)
         if environment is None:
             return None
-        return cls(environment, settings, stop, distrusted=lambda: distrusted(environment.node))
+        return cls(environment, settings, stop, distrusted=lambda: distrusted(environment.node), several=several)
 
     # --- the beginning
 
@@ -245,7 +251,7 @@ class SlurmJob:
         """Whether the job comes back; an ending with its own exit code where the budget for that is spent."""
         environment, code = self._environment, ending.exit_code
         self._note(requeue.ENDED, reached=reached, exit_code=int(code))
-        if code not in _COMES_BACK or not environment.leads:
+        if code not in _COMES_BACK or not self._speaks:
             return ending
         job = self._understand(self._commands.call(*scontrol.show_job(environment.name)))
         fate = Fate.RUNNING if job is None else grace.fate_of(job, environment)

@@ -74,8 +74,11 @@ def newest_term(snapshots: Path) -> int:
 
     :raises OSError: the directory cannot be read.
     """
+    directory = _directory(snapshots)
     try:
-        claims = [_CLAIM.fullmatch(path.name) for path in _directory(snapshots).iterdir()]
+        with suppress(OSError):
+            os.utime(directory)  # a client of NFS answers from what it remembers, until it has changed the directory
+        claims = [_CLAIM.fullmatch(path.name) for path in directory.iterdir()]
     except FileNotFoundError:
         return 0
     return max((int(claim[1]) for claim in claims if claim), default=0)

@@ -224,7 +224,10 @@ class Supervisor:
             notice = self._scheduler.signalled(number, stopping=self._state.stop is not None)
             if notice is not None:
                 self._console.say(notice.reason)
-                self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
+                if self._state.stop is not None and self._others.was_asked_first():
+                    self._feed(on.GraceKnown(notice.grace))
+                else:
+                    self._feed(on.StopRequested(notice.kind, notice.grace, patient=notice.patient))
 
     def _heed_scheduler(self) -> None:
         """What it has found out: that the run has to leave, or how long there really is."""

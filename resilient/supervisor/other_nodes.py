@@ -117,6 +117,10 @@ class OtherNodes(Protocol):
         """The run goes on from ``step``: what they remember of later ones is nothing."""
         ...
 
+    def was_asked_first(self) -> bool:
+        """Whether another node was asked to stop before this one; true once, for who asks all nodes is in no hurry."""
+        ...
+
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """The run ends on this node.
 
@@ -182,6 +186,9 @@ class NobodyElse:
 
     def gone_back(self, step: int) -> None:
         """Nobody else remembers anything."""
+
+    def was_asked_first(self) -> bool:
+        return False
 
     def end(self, decision: do.EndRun, *, durable: bool) -> None:
         """There is nobody to tell."""

@@ -13,7 +13,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from resilient.errors import EntryPointMissing, ExitCode, LineageUnreadable, RunDirectoryNotWritable, StorageFull
+from resilient.errors import (
+    EntryPointMissing,
+    ExitCode,
+    LineageUnreadable,
+    RunDirectoryNotWritable,
+    StorageFull,
+    UntrustedNode,
+)
+from resilient.policy.decisions import EndRun
 from resilient.policy.lineage import Lineage
 from resilient.protocol.append import NO_ROOM
 from resilient.protocol.distrusted import require_trust
@@ -138,7 +146,6 @@ def _supervise(
         stack.callback(signals.close)
         stack.callback(scheduler.leave)  # its order ends us too, so everything else is done by then
         paths.create()
-        require_trusted_node(spec, console)
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(kill_strays_of(paths)))
         stack.callback(lock.release)
@@ -162,18 +169,26 @@ def _supervise(
         durable = max(catalog.committed_steps(paths.snapshots), default=0)
         entries = read_journal(paths.journal)
         scheduler.begin(entries, None if spec.worker.unmodified else durable, journal, console.say)
+        require_trusted_node(spec, console, scheduler, durable)
         spec = warm_or_cold(spec, console)
         policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
         spec = replace(spec, policy=policy, takeover=lock.predecessor is not None, versions=installed_versions())
         return _supervise_owned(spec, lock.fileno(), signals, journal, console, scheduler=scheduler)
 
 
-def require_trusted_node(spec: RunSpec, console: Console) -> None:
-    """:raises UntrustedNode: the run is kept off this machine."""
+def require_trusted_node(spec: RunSpec, console: Console, scheduler: Scheduler, durable: int) -> None:
+    """Nothing, on a machine that nobody distrusts; on another the scheduler may have the run started elsewhere.
+
+    :param durable: newest durable step.
+    :raises UntrustedNode: the run is kept off this machine.
+    """
     if spec.trust_node:
         return
     try:
         require_trust(spec.paths)
+    except UntrustedNode as error:
+        ended = scheduler.conclude(EndRun(error.exit_code, error.problem), durable)
+        raise UntrustedNode(ended.diagnosis, error.remedy) from error
     except ValueError as error:  # it may name another machine, or none
         console.say(f"WARNING: {error}; no machine is distrusted")
 

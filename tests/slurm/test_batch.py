@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from resilient.errors import ConfigurationError
 from resilient.slurm.batch import Batch, Option, Task, directive, path_pattern, render
+from resilient.supervisor.status import Status
 
 HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; touch pwned # % %j & | \\ *"
 _RECORDER = """#!/bin/bash
@@ -94,6 +96,29 @@ def test_a_job_that_must_not_be_requeued_is_not(tmp_path: Path) -> None:
     ended, called = _executed(render(replace(_batch(), requeues=False)), tmp_path, SRUN_EXITS="75")
     assert ended == 75
     assert [call[0] for call in called] == ["srun"]
+
+
+@pytest.mark.parametrize(
+    ("srun", "ended", "age", "code"),
+    [
+        pytest.param(137, 0, 0, 0, id="one was lost, and the others have finished"),
+        pytest.param(137, 75, 0, 75, id="one was lost, and the run is to go on"),
+        pytest.param(137, None, 0, 137, id="all were lost"),
+        pytest.param(78, 75, 3600, 78, id="none has begun, and that is how it ended the last time"),
+        pytest.param(80, 80, 0, 80, id="all are of one mind"),
+    ],
+)
+def test_how_a_run_of_several_nodes_ended_is_not_what_became_of_one(
+    tmp_path: Path, srun: int, ended: int | None, age: float, code: int
+) -> None:
+    batch = replace(_batch(tmp_path / "slurm" / "config.yaml"), nodes=2)
+    (tmp_path / "slurm").mkdir()
+    status = tmp_path / "status.json"
+    Status("ended", 9, 9, 0, ended, 'it said "exit_code": 4').write(status)
+    os.utime(status, (time.time() - age,) * 2) if age else None
+    found, called = _executed(render(batch), tmp_path, SRUN_EXITS=str(srun))
+    assert found == code
+    assert [call[0] for call in called] == (["srun", "scontrol"] if code == 75 else ["srun"])
 
 
 def test_each_task_of_an_array_has_its_own_run(tmp_path: Path) -> None:

@@ -79,16 +79,17 @@ def _finished(case: RunCase) -> bool:
 
 
 def test_there_is_a_file_for_each_way() -> None:
-    assert [file.stem for file in FILES] == ["array", "container", "single-node"]
+    assert [file.stem for file in FILES] == ["array", "container", "multi-node", "single-node"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_batch_file_avoids_the_known_mistakes(file: Path) -> None:
     text = file.read_text()
     lines = text.splitlines()
-    for option in ("--requeue", "--open-mode=append", "--ntasks-per-node=1", "--nodes=1"):
+    several = file.stem == "multi-node"
+    for option in ("--requeue", "--open-mode=append", "--ntasks-per-node=1", f"--nodes={2 if several else 1}"):
         assert f"#SBATCH {option}" in lines
-    assert "srun --ntasks=1" in text
+    assert ("--kill-on-bad-exit=0" if several else "srun --ntasks=1") in text
     assert 'if [ "$code" -eq 75 ]; then\n    scontrol requeue "$SLURM_JOB_ID"\nfi\nexit "$code"\n' in text
     assert not re.search(r"^#SBATCH --signal=(?!TERM@)", text, re.MULTILINE)
     first = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
@@ -106,6 +107,15 @@ def test_the_one_for_a_single_node_trains_to_the_end(copies: Copies) -> None:
     copies.wait()
     assert copies.cluster.state(job) == "COMPLETED", copies.log(f"mine-{job}.log")
     assert _finished(copies.case("mine"))
+
+
+def test_the_one_for_several_nodes_trains_on_both(copies: Copies) -> None:
+    job = copies.submit("multi-node", "--partition=low")
+    copies.wait()
+    log = copies.log(f"mine-{job}.log")
+    assert copies.cluster.state(job) == "COMPLETED", log
+    assert _finished(copies.case("mine"))
+    assert "2 nodes train together" in log
 
 
 def test_the_one_for_an_array_trains_a_run_for_each_task(copies: Copies) -> None:

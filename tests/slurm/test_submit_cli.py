@@ -168,6 +168,27 @@ def test_machines_that_computed_wrongly_are_excluded_while_they_are_distrusted(p
     assert "#SBATCH --exclude=n1,n3" in text(project, "conf=mine")
 
 
+def test_a_run_of_several_nodes_has_a_supervisor_on_each(project: Path) -> None:
+    lines = text(project, "conf=mine", "slurm.nodes=2", "slurm.cpus_per_task=3")
+    assert "#SBATCH --nodes=2" in lines
+    assert "#SBATCH --ntasks-per-node=1" in lines
+    assert "#SBATCH --no-kill" not in lines, "the run cannot go on without one of them"
+    (step,) = [line for line in lines if line.startswith("srun")]
+    assert step == (
+        "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=0 --cpu-bind=none --cpus-per-task=3 \\"
+    )
+
+
+@pytest.mark.parametrize("settings", [["nodes=2:3"], ["slurm.nodes=3", "group.least=2"]])
+def test_a_job_outlives_one_of_its_nodes_where_the_run_can(project: Path, settings: list[str]) -> None:
+    lines = text(project, "conf=mine", *settings)
+    assert "#SBATCH --nodes=3" in lines
+    assert "#SBATCH --no-kill" in lines
+    (step,) = [line for line in lines if line.startswith("srun")]
+    assert "--no-kill" in step
+    assert "--ntasks=3" in step
+
+
 def test_the_configuration_is_checked_against_the_one_the_run_was_begun_with(project: Path) -> None:
     root = project / "runs" / "mine"
     root.mkdir(parents=True)
@@ -186,7 +207,7 @@ def test_the_configuration_is_checked_against_the_one_the_run_was_begun_with(pro
         (["conf=mine", "slurm.partitoin=x"], ExitCode.CONFIG, "did you mean slurm.partition?"),
         (["conf=mine", "worker.script=nope.py"], ExitCode.NO_ENTRY_POINT, "nope.py"),
         (["conf=mine", "train.lr=1,2"], ExitCode.CONFIG, "--multirun"),
-        (["conf=mine", "slurm.nodes=2"], ExitCode.CONFIG, "one node so far"),
+        (["conf=mine", "slurm.nodes=2", "nodes=3"], ExitCode.CONFIG, "the other follows from it"),
         (["conf=mine", "slurm.nodes=0"], ExitCode.CONFIG, "slurm.nodes"),
         (["conf=mine", "slurm.time=soon"], ExitCode.CONFIG, "slurm.time=soon is no time"),
         (["conf=mine", "slurm.array=3-1"], ExitCode.CONFIG, "slurm.array=3-1"),
