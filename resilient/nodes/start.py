@@ -25,7 +25,6 @@ from resilient.nodes.replicas import Replicas
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
-from resilient.policy.state import PolicySettings
 from resilient.protocol.append import NO_ROOM
 from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
@@ -84,10 +83,6 @@ def supervise_group(
         ) from error
 
 
-def _count(policy: PolicySettings) -> int:
-    return 1 if policy.nodes is None else policy.nodes.count
-
-
 def own_address(wanted: str) -> str:
     """The address under which other nodes reach this one.
 
@@ -119,48 +114,16 @@ class _Node:
     def __init__(
         self, spec: RunSpec, record_config: RecordConfig, console: Console, scheduler: Scheduler, stack: ExitStack
     ) -> None:
-        paths, self._name = spec.paths, node_name()
+        self._name = node_name()
         self._record_config = record_config
         self._console = console
         self._scheduler = scheduler
         self._signals = SignalQueue()
         stack.callback(self._signals.close)
         stack.callback(scheduler.leave)
-        paths.create()
-        spec = replace(spec, worker=start.find_entry_point(spec.worker, spec.directory))
-        spec.remote.require_filesystem()
-        strays: list[int] = []
-        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
-        stack.callback(lock.release)
-        self._lock = lock.fileno()
-        self._journal = start.open_journal(paths)
-        stack.callback(self._journal.close)
-        self._journal.write("note", BEGAN, time.monotonic(), host=hostname(), age=age())
-        if strays := [*strays, *start.kill_strays_of(paths)]:
-            console.say(f"killed what an earlier supervisor of this node had left: {', '.join(map(str, strays))}")
-        console.say(f"run {paths.run_id} in {paths.root}, node {self._name}")
-        durable = max(catalog.committed_steps(paths.snapshots), default=0)
-        scheduler.begin(
-            read_journal(paths.journal), None if spec.worker.unmodified else durable, self._journal, console.say
-        )
-        nodes = spec.policy.nodes
-        replaced = nodes is not None and nodes.spares > 0  # then another node takes the place of one that is refused
-        whom = Unscheduled(spec.policy.stop) if replaced else scheduler
-        start.require_trusted_node(spec, console, whom, durable)
-        spec = start.warm_or_cold(spec, console)
-        policy = replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified)
-        shrinks = policy.nodes is not None and policy.nodes.shrinks
-        self._spec = replace(
-            spec,
-            policy=policy,
-            versions=start.installed_versions(),
-            allow_reshard=spec.allow_reshard or shrinks,
-        )
-        self._version_of_all = agreed_version(spec.worker, spec.snapshot, spec.train)
-        self._spec = replace(
-            self._spec, snapshot=replace(spec.snapshot, slots=spec.peer.slots(spec.snapshot, _count(policy)))
-        )
-        self._place = RunMemory.place(paths, spec.snapshot.memory_dir)
+        self._own(spec, stack)
+        self._settle(spec)
+        self._place = RunMemory.place(spec.paths, spec.snapshot.memory_dir)
         leftovers.clear(self._place.parent, self._place, console.say)
         self._memory: RunMemory | None = None
         self._has_followed = False
@@ -168,6 +131,52 @@ class _Node:
         adopt_orphans()
         stack.callback(kill_orphans, keep=())
         stack.callback(self._leave_memory)
+        self._start_helpers(stack)
+        self._terms = Terms(spec.paths.terms, self._name)
+        self._found = Status.read(spec.paths.status)
+        # one that is finished goes on only if it is to do more than it was
+        self._reopened = self._found is not None and self._found.finished and record_config(self._journal)
+        self._peers = self._start_peers(stack)
+
+    def _own(self, spec: RunSpec, stack: ExitStack) -> None:
+        """Take this node's lock; end what an earlier supervisor of it has left."""
+        paths, strays = spec.paths, list[int]()
+        paths.create()
+        start.find_entry_point(spec.worker, spec.directory)
+        spec.remote.require_filesystem()
+        lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
+        stack.callback(lock.release)
+        self._lock = lock.fileno()
+        self._journal = start.open_journal(paths)
+        stack.callback(self._journal.close)
+        self._journal.write("note", BEGAN, time.monotonic(), host=hostname(), age=age())
+        if strays := [*strays, *start.kill_strays_of(paths)]:
+            self._console.say(f"killed what an earlier supervisor of this node had left: {', '.join(map(str, strays))}")
+        self._console.say(f"run {paths.run_id} in {paths.root}, node {self._name}")
+
+    def _settle(self, spec: RunSpec) -> None:
+        """What of the run is known only now; and whether it may be on this machine."""
+        paths, nodes = spec.paths, spec.policy.nodes
+        durable = max(catalog.committed_steps(paths.snapshots), default=0)
+        known = None if spec.worker.unmodified else durable
+        self._scheduler.begin(read_journal(paths.journal), known, self._journal, self._console.say)
+        replaced = nodes is not None and nodes.spares > 0  # then another node takes the place of one that is refused
+        whom = Unscheduled(spec.policy.stop) if replaced else self._scheduler
+        start.require_trusted_node(spec, self._console, whom, durable)
+        self._version_of_all = agreed_version(spec.worker, spec.snapshot, spec.train)
+        spec = start.warm_or_cold(spec, self._console)
+        count = 1 if nodes is None else nodes.count
+        self._spec = replace(
+            spec,
+            policy=replace(spec.policy, seed=paths.run_id, rolls_back=not spec.worker.unmodified),
+            versions=start.installed_versions(),
+            allow_reshard=spec.allow_reshard or (nodes is not None and nodes.shrinks),
+            snapshot=replace(spec.snapshot, slots=spec.peer.slots(spec.snapshot, count)),
+        )
+
+    def _start_helpers(self, stack: ExitStack) -> None:
+        """What this node needs, whoever leads."""
+        spec, paths = self._spec, self._spec.paths
         self._ours = start.marked(paths)
         self._launcher = Launcher(
             spec.worker.preload,
@@ -177,13 +186,8 @@ class _Node:
             environment={**shared_by(spec.worker.ranks), **spec.worker.env, **self._ours},
         )
         stack.callback(self._launcher.close)
-        self._witness = Witness(
-            paths,
-            IncidentFiles(paths, console.say),
-            clock=time.monotonic,
-            environment=spec.worker.env,
-            versions=self._spec.versions,
-        )
+        files = IncidentFiles(paths, self._console.say)
+        self._witness = Witness(paths, files, clock=time.monotonic, environment=spec.worker.env, versions=spec.versions)
         stack.callback(self._witness.close)
         self._address, self._handlers = own_address(spec.group.host), Handlers()
         self._token = secrets.token_hex(32)
@@ -196,11 +200,6 @@ class _Node:
             port=spec.group.port,
         )
         stack.callback(self._hub.close)
-        self._terms = Terms(paths.terms, self._name)
-        self._found = Status.read(paths.status)
-        # one that is finished goes on only if it is to do more than it was
-        self._reopened = self._found is not None and self._found.finished and record_config(self._journal)
-        self._peers = self._start_peers(stack)
 
     def _start_peers(self, stack: ExitStack) -> NodeReplicas | None:
         """Peer memory's part on this node; None where it has none."""
