@@ -52,13 +52,19 @@ def understood(message: Mapping[str, Any]) -> Answer | None:
 
 @dataclass
 class _Writing:
-    """A snapshot that nodes are writing their parts of."""
+    """A snapshot that nodes are writing their parts of.
+
+    :param later: nodes, and their slots, that are asked when our own part is written, which says what they need not
+        write.
+    :param size: bytes of the images in memory.
+    """
 
     staging: str
     details: Mapping[str, Any]
     waiting: set[str]
     began: float
     parts: list[Mapping[str, Any]] = field(default_factory=list)
+    later: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
     size: int = 0
 
 
@@ -105,6 +111,7 @@ class WorldDrain(Drain):
         self._writes: dict[int, _Writing] = {}
         self._reads: _Reading | None = None
         self._late: deque[Answer] = deque()
+        self._unlike = -1  # the round in which it was seen that nodes have nothing alike
         super().__init__(snapshots, lock=lock, log=log, clock=clock, sweeps=False)
         self.sweep()
 
@@ -131,13 +138,22 @@ class WorldDrain(Drain):
         own, others = self._split(slots)
         details = {**details, "term": self._term, "world_size": len(slots)}
         staging = temporary_name(step, uuid.uuid4().hex)
-        self._writes[step] = _Writing(staging, details, {_OWN, *others}, self._clock())
-        told = {name: value for name, value in details.items() if name != "retention"}  # the leader alone makes room
-        for node, indexes in others.items():
-            self._post(
-                node, {"op": "persist_part", "step": step, "staging": staging, "slots": indexes, "details": told}
-            )
+        write = self._writes[step] = _Writing(staging, details, {_OWN, *others}, self._clock())
+        if own and others and details.get("deduplicate") and details.get("round") != self._unlike:
+            write.later = others
+            self.persist_part(step, own, {**details, "digests": True}, staging)
+            return
+        self._ask_others(step, write, others)
         self.persist_part(step, own, details, staging)
+
+    def _ask_others(
+        self, step: int, write: _Writing, others: Mapping[str, Mapping[str, int | str]], **more: Mapping[str, Any]
+    ) -> None:
+        # the leader alone makes room
+        told = {name: value for name, value in write.details.items() if name != "retention"}
+        for node, indexes in others.items():
+            body = {"op": "persist_part", "step": step, "staging": write.staging, "slots": dict(indexes)}
+            self._post(node, {**body, "details": {**told, **more}})
 
     def pending(self, step: int) -> bool:
         return step in self._writes or super().pending(step)
@@ -182,8 +198,13 @@ class WorldDrain(Drain):
             return None
         write.waiting.discard(node)
         write.parts.append(answer.part)
-        write.size += answer.bytes
+        write.size += int(answer.part.get("image_size", answer.bytes))
+        if node == _OWN and write.later:
+            later, write.later = write.later, {}
+            self._ask_others(answer.step, write, later, base=answer.part)
         if not write.waiting:
+            if not any(part["size"] < part["image_size"] for part in write.parts[1:]):
+                self._unlike = int(write.details.get("round", -1))
             self.commit_parts(answer.step, write.staging, write.parts, write.details)
         return None
 
