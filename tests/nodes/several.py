@@ -18,6 +18,8 @@ import psutil
 from resilient.protocol.metrics_log import Entry, read_metrics
 from resilient.protocol.paths import NODE, RunPaths
 from resilient.snapshot.compare import first_difference
+from resilient.snapshot.copies import LocalCopy
+from resilient.snapshot.lying import whole_image
 from resilient.supervisor.journal import read_journal
 from tests.run.harness import RunCase, Workspace
 
@@ -198,7 +200,7 @@ class Nodes:
         return {place: values for place, values in seen.items() if len(values) > 1}
 
     def image(self, step: int, rank: int) -> bytes:
-        return (self.paths.snapshot(step) / f"rank-{rank:05d}.safetensors").read_bytes()
+        return bytes(whole_image(LocalCopy(self.paths.snapshot(step)), rank))
 
     def assert_equal_to(self, reference: RunCase, steps: int = 60) -> None:
         """The run is the same as one on one node, bit for bit: every loss, and every byte of the final state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from resilient.errors import ExitCode
+from resilient.snapshot import catalog
 from tests.nodes.several import Nodes
 from tests.run.harness import RunCase, Workspace
 
@@ -16,6 +17,8 @@ def test_two_nodes_train_as_one_does(workspace: Workspace, one_node: RunCase) ->
     assert nodes.wait() == [0, 0], nodes.output()
     nodes.assert_equal_to(one_node)
     assert nodes.sources() == [None]
+    first, second = catalog.verify(nodes.paths.snapshot(60)).files
+    assert (first.base, second.base) == (None, 0), "what both have alike is stored once"
 
 
 def test_a_rank_is_killed_on_either_node(workspace: Workspace, one_node: RunCase) -> None:
