@@ -16,6 +16,7 @@ from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths, hostname
+from resilient.simulate import command as simulate
 from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     replay_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
+    simulate.add_parser(commands)
     return parser
 
 
@@ -233,6 +235,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify_cli.run,
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
+    "simulate": simulate.run,
 }
 """All others look at snapshots."""
 
