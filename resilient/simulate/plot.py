@@ -64,17 +64,22 @@ def plot(outcome: Outcome, swept: Sweep | None, target: Path) -> None:
 def _bars(axes: Any, values: dict[str, float], color: str, unit: str, title: str) -> None:
     names = list(values)[::-1]
     bars = axes.barh(names, [values[name] for name in names], color=color)
-    axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.bar_label(bars, fmt=_short, padding=3, fontsize=8)
     axes.margins(x=0.15)
     axes.set(xlabel=unit, title=title)
     axes.grid(alpha=0.3, axis="x")
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def _curve(axes: Any, swept: Sweep) -> None:
-    axes.plot(
-        [trial.seconds for trial in swept.tried], [trial.goodput * 100 for trial in swept.tried], "o-", color=_DARK
-    )
+    seconds = [trial.seconds for trial in swept.tried]
+    axes.plot(seconds, [trial.goodput * 100 for trial in swept.tried], "o-", color=_DARK)
     axes.axvline(swept.rule, color=_RED, linestyle=":", label=f"Young/Daly: {swept.rule:,.0f} s")
     axes.set(xscale="log", xlabel="seconds between durable snapshots", ylabel="goodput [%]", title="How often to save")
+    axes.set_xticks(seconds, [f"{interval:,.0f}" for interval in seconds], rotation=45)
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -18,7 +18,7 @@ _MOST_CAUSES = 8
 
 def render(outcome: Outcome, swept: Sweep | None, stream: TextIO) -> None:
     """Print it."""
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
+    console = Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 120)
     plan = outcome.plan
     console.print(
         f"{plan.gpus:,} GPUs on {plan.nodes:,} nodes for {plan.days:g} days, seed {plan.seed}: "
@@ -27,14 +27,15 @@ def render(outcome: Outcome, swept: Sweep | None, stream: TextIO) -> None:
     mean = plan.seconds / outcome.interruptions / HOUR if outcome.interruptions else None
     every = f", one in {mean:.2f} h" if mean else ""
     resumed = ", ".join(f"{count:,} from {tier}" for tier, count in outcome.resumed.items())
-    console.print(f"{outcome.interruptions:,} interruptions{every}; {outcome.preemptions:,} preemptions; "
-                  f"{outcome.rounds:,} rounds: {resumed}")  # fmt: skip
+    console.print(
+        f"{outcome.interruptions:,} interruptions{every}; {outcome.preemptions:,} preemptions; "
+        f"{outcome.rounds:,} rounds: {resumed}"
+    )
     console.print(_buckets(outcome))
     console.print(_causes(outcome))
     for tier, load in outcome.storage.items():
-        console.print(
-            f"storage, {tier}: {load.written / 1e12:,.1f} TB, on average {_rate(load.average)}, at most {_rate(load.peak)}"
-        )
+        rates = f"on average {_rate(load.average)}, at most {_rate(load.peak)}"
+        console.print(f"storage, {tier}: {load.written / 1e12:,.1f} TB, {rates}")
     console.print(f"a snapshot is made durable every {outcome.interval:,.0f} s")
     if outcome.ended is not None:
         code, diagnosis, after = outcome.ended
@@ -48,12 +49,12 @@ def render(outcome: Outcome, swept: Sweep | None, stream: TextIO) -> None:
 def published(outcome: Outcome) -> list[str]:
     """How far it is from what is published of that cluster; nothing for any other."""
     plan = outcome.plan
-    if (plan.cluster, plan.gpus, plan.days) != ("llama3", LLAMA3_GPUS, LLAMA3_DAYS):
+    if (plan.cluster, plan.gpus, plan.days) != ("llama3", LLAMA3_GPUS, LLAMA3_DAYS) or outcome.ended is not None:
         return []
     error = outcome.interruptions / LLAMA3_INTERRUPTIONS - 1
     return [
-        f"published: {LLAMA3_INTERRUPTIONS} interruptions (here {error:+.1%}; their rate is put in, so the rest is luck) "
-        f"and more than 90% effective training time (here {outcome.goodput:.1%})"
+        f"published: {LLAMA3_INTERRUPTIONS} interruptions (here {error:+.1%}; their rate is put in, the rest is luck)",
+        f"published: more than 90% effective training time (here {outcome.goodput:.1%})",
     ]
 
 
