@@ -46,8 +46,8 @@ def ticks(_ranks: int, count: int) -> Iterator[tuple[Event, float]]:
 def decisions(events: list[tuple[Event, float]], ranks: int) -> tuple[float, float]:
     """Per second of the clock, and per second of processor time."""
     state = RunState(settings=PolicySettings(ranks=ranks))
-    for event in (RunOpened(), SnapshotsListed()):
-        state, _ = decide(state, event, 0.0)
+    state, _ = decide(state, RunOpened(), 0.0)
+    state, _ = decide(state, SnapshotsListed(), 0.0)
     clock, processor = time.perf_counter(), time.process_time()
     for event, now in events:
         state, _ = decide(state, event, now)
@@ -70,12 +70,11 @@ def core(count: int) -> Iterator[Row]:
 
 def clusters(seeds: int) -> Iterator[Row]:
     llama3 = PRESETS["llama3"]
-    lenient = replace(llama3.restarts, per_class={"hardware": 20})
+    large = replace(llama3, gpus=100_000, spares=200)
+    patient = replace(llama3.restarts, crash_loop=20, max_failures=20, per_class={"hardware": 20})
     yield _cluster("llama3", llama3, seeds)
-    yield _cluster("llama3, 100,000 GPUs", replace(llama3, gpus=100_000, spares=200), seeds)
-    yield _cluster(
-        "llama3, 100,000 GPUs, 20 hardware failures", replace(llama3, gpus=100_000, spares=200, restarts=lenient), seeds
-    )
+    yield _cluster("llama3, 100,000 GPUs, default budgets", large, seeds)
+    yield _cluster("llama3, 100,000 GPUs, budgets of 20", replace(large, restarts=patient), seeds)
 
 
 def _cluster(name: str, plan: Plan, seeds: int) -> Row:

@@ -215,7 +215,8 @@ class Simulation:
         return self._costs.durable_interval(lasts, restart)
 
     def _first_step(self) -> None:
-        self._accounts.cause = "overhead"
+        if self._state.phase is not Phase.STOPPING:
+            self._accounts.cause = "shutdown"  # whatever was lost before is made up for
         self._agenda.cancel("silence")
         for rank in sorted(self._state.live):
             self._feed(on.WorkerProgressed(rank, self._reached + 1))
@@ -291,7 +292,8 @@ class Simulation:
             self._agenda.put("silence", max(self._now, over), self._tick)
 
     def _dump(self, decision: do.DumpStacks) -> None:
-        self._turn(Bucket.DETECTION)
+        if self._round is None:  # else it is only slow, and its step may still come to its end
+            self._turn(Bucket.DETECTION)
         culprit = None if self._struck is None else self._struck.group
         accounts = tuple(RankAccount(rank, waits=rank != culprit) for rank in decision.ranks)
         self._agenda.put("stacks", min(decision.by, self._now + 1), lambda: self._feed(on.StacksDumped(accounts)))

@@ -60,6 +60,7 @@ LLAMA3: tuple[Kind, ...] = (
     Kind("GPU system processor", 17, FailureClass.HARDWARE, Tier.LOCAL, outage=300.0, replaces=False),
     Kind("network card", 7, FailureClass.NETWORK),
     _in_place("NCCL watchdog", 7, FailureClass.HANG, silent=True),
+    # what was trained until it is seen is worth nothing, so that it is as if nothing had been trained
     Kind("silent data corruption", 6, FailureClass.HARDWARE, detection=600.0),
     Kind("GPU heat or sensor", 6, FailureClass.HARDWARE),
     Kind("SSD", 3, FailureClass.HARDWARE),

@@ -94,6 +94,15 @@ def test_a_launch_that_takes_longer_than_its_limit_is_a_hang() -> None:
     _adds_up(outcome)
 
 
+def test_a_first_step_that_is_too_slow_is_a_hang_though_training_has_begun() -> None:
+    hang = HangSettings(startup_seconds=100)
+    outcome = simulate(replace(SMALL, launch_seconds=20, step_seconds=90, failures_per_gpu_hour=0, hang=hang))
+    assert outcome.ended is not None
+    assert outcome.ended[0] == ExitCode.HUNG
+    assert outcome.buckets[Bucket.LOST] > 0
+    _adds_up(outcome)
+
+
 def test_a_deterministic_bug_ends_the_run_as_it_does_in_reality() -> None:
     outcome = simulate(replace(SMALL, failures_per_gpu_hour=0, bug_step=500))
     assert outcome.ended is not None
@@ -109,6 +118,8 @@ def test_a_preempted_run_loses_no_step_when_there_is_time_for_its_last_snapshot(
     assert outcome.preemptions > 20
     assert outcome.incidents == {"preemption": outcome.preemptions}
     assert outcome.buckets[Bucket.PREEMPTED] > 0
+    assert set(outcome.causes) <= {"preemption", "start", "shutdown"}
+    assert outcome.causes["preemption"] > 0.99 * (sum(outcome.causes.values()) - outcome.causes["start"])
     hurried = simulate(replace(plan, grace_seconds=6, durable_seconds=1800))
     assert outcome.buckets[Bucket.LOST] < 0.1 * hurried.buckets[Bucket.LOST]
     _adds_up(hurried)
