@@ -29,6 +29,7 @@ RANKS = {
     "nodes": 5,
     "report": 5,
     "runs": 5,
+    "simulate": 5,
     "slurm": 5,
     "trackers": 5,
     "verify": 5,

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from resilient.errors import ConfigurationError
+from resilient.policy.changed import changed
 
 STARTUP, STEP, FINISHED = "startup", "step", "finished"
 _MOST_PHASES = 16  # names that a rank's watch remembers; a script that makes up new ones for ever learns the latest
@@ -93,15 +94,15 @@ class HangWatch:
         whole, and of its end nothing.
         """
         began = self.since if self.began is None else self.began
-        moved = replace(self, since=now, phase=phase, step=self.step if step is None else step, began=None)
+        moved = changed(self, since=now, phase=phase, step=self.step if step is None else step, began=None)
         if self.phase == phase == STARTUP:
-            return replace(moved, began=began)
+            return changed(moved, began=began)
         if self.phase == FINISHED or (self.phase == STEP and phase != STEP):
             return moved
         recent = {**self.recent, self.phase: (*self.recent.get(self.phase, ()), now - began)[-self.WINDOW :]}
         if len(recent) > _MOST_PHASES:
             del recent[next(name for name in recent if name not in (STEP, STARTUP, self.phase))]
-        return replace(moved, recent=recent)
+        return changed(moved, recent=recent)
 
     def slowest(self, phase: str, factor: float) -> float | None:
         """What the phase is known to take at the most, in seconds; None when it has not been seen."""

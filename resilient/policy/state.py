@@ -34,6 +34,8 @@ class Phase(str, Enum):
     FLUSHING = "flushing"
     ENDED = "ended"
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and every decision looks its phase up twice
+
 
 @dataclass(frozen=True)
 class StopSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resilient.policy import endings
+from resilient.policy.changed import changed
 from resilient.policy.decisions import Decision, DiscardMemory, ListSnapshots, RecordIncident
 from resilient.policy.events import Incident, LaunchFailed, SnapshotRejected, Tick, Tier, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
@@ -28,7 +29,7 @@ def cleared(state: RunState, event: WorkerExited, now: float) -> Outcome:
     state = without(state, event)
     if event.failure is not None:
         loss = loss_of(event, event.failure, now, after_kill=True)
-        state = replace(state, losses=(*state.losses, loss))
+        state = changed(state, losses=(*state.losses, loss))
     return (state, ()) if state.live else judge(state, now)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from resilient.policy.changed import changed
 from resilient.policy.decisions import Decision, EndRun, FlushMemory, RecordIncident, SaveLineage
 from resilient.policy.events import Event, Incident, StopKind, StopRequested, WorkerExited
 from resilient.policy.failures import Failure, FailureClass
@@ -57,7 +58,7 @@ def without(state: RunState, event: WorkerExited) -> RunState:
     finished = state.finished | {event.rank} if event.finished else state.finished
     steps = {**state.steps, event.rank: event.step}
     step = max(state.step, min(steps.values()))
-    return replace(state, live=state.live - {event.rank}, finished=finished, step=step, steps=steps)
+    return changed(state, live=state.live - {event.rank}, finished=finished, step=step, steps=steps)
 
 
 def flush(state: RunState, ending: EndRun) -> Outcome:

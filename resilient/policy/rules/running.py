@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resilient.policy import endings
+from resilient.policy.changed import changed
 from resilient.policy.decisions import KillWorkers, ReportStraggler
 from resilient.policy.events import OwnTimesSeen, WorkerExited, WorkerProgressed
 from resilient.policy.failures import Failure
@@ -21,8 +22,8 @@ def progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
     steps = {**state.steps, event.rank: event.step}
     step = max(state.step, min(steps.values()))
     # What is taken from here on is new, also where a copy of the same step was rejected before.
-    rejected = tuple(old for old in state.rejected if old.step > step)
-    return replace(state, phase=phase, step=step, steps=steps, watches=watches, rejected=rejected), ()
+    rejected = state.rejected and tuple(old for old in state.rejected if old.step > step)
+    return changed(state, phase=phase, step=step, steps=steps, watches=watches, rejected=rejected), ()
 
 
 def compare(state: RunState, event: OwnTimesSeen, now: float) -> Outcome:
