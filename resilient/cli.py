@@ -27,11 +27,8 @@ from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths, hostname
-<<<<<<< HEAD
-from resilient.slurm.environment import name_node
-=======
 from resilient.simulate import command as simulate
->>>>>>> wt-simul
+from resilient.slurm.environment import name_node
 from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.job import SlurmJob
 from resilient.supervisor.console import Console
@@ -87,11 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     report_cli.add_parser(commands)
     incidents_cli.add_parser(commands)
     verify_cli.add_parser(commands)
-<<<<<<< HEAD
     convert.add_parser(commands)
-=======
     simulate.add_parser(commands)
->>>>>>> wt-simul
     return parser
 
 
@@ -274,12 +268,9 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "convert": convert.run,
     "rollback": rollback_cli.run,
     "incidents": incidents_cli.run,
-<<<<<<< HEAD
     "report": report_cli.run,
     "status": lambda options: status_cli.run(options, _configured),
-=======
     "simulate": simulate.run,
->>>>>>> wt-simul
 }
 """All others look at snapshots."""
 
