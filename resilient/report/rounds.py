@@ -164,7 +164,7 @@ def _spent(line: Line, tenure: Tenure) -> Spent:
 
     amounts = {
         bucket: max(0, round(float(body.get(name) or 0.0) * 1e6))
-        for bucket, name in ((Bucket.DATA, "data"), (Bucket.STALL, "stalled"), (Bucket.EVALUATION, "aside"))
+        for bucket, name in ((Bucket.DATA, "fetching"), (Bucket.STALL, "stalled"), (Bucket.EVALUATION, "aside"))
     }
     step = _count(body.get("step"))
     return Spent(line.at, step, moment("attaching"), moment("ready"), moment("stepped"), amounts)

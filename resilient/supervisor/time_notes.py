@@ -34,7 +34,7 @@ def spent(boards: Mapping[int, Board], round_number: int) -> dict[str, Any]:
         "attaching": _last(board[Word.ATTACHING] for board in found),
         "ready": _last(board[Word.READY] for board in found) if ready else None,
         "stepped": _moment(slowest[Word.STEPPED]),
-        "data": max(board[Word.DATA] for board in found) / 1e6,
+        "fetching": max(board[Word.DATA] for board in found) / 1e6,
         "stalled": max(board[Word.STALLED] for board in found) / 1e6,
         "aside": max(board[Word.ASIDE] for board in found) / 1e6,
     }

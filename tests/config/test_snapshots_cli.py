@@ -29,7 +29,7 @@ LOSSES = {10: 3.0, 20: 1.0, 30: float("nan"), 40: 2.0}
 KEYS = {
     "step", "state", "problem", "bytes", "created", "age_seconds", "metrics", "pinned", "kept", "removable", "round",
     "world_size", "identity", "parent", "parent_step", "versions", "sharded", "path", "tiers", "remote", "grade",
-    "parent_run",
+    "parent_run", "saved_bytes",
 }  # fmt: skip
 
 

@@ -101,7 +101,9 @@ def test_a_launch_survives_its_way_through_json(
 
 
 def test_a_worker_reads_from_its_environment_who_it_is() -> None:
-    sent = WorkerEnvironment(Path("/plan.json"), rank=3, local_rank=1, world_size=8)
+    sent = WorkerEnvironment(
+        Path("/plan.json"), rank=3, local_rank=1, world_size=8, local_world_size=2, group_rank=1, group_world_size=4
+    )
     assert WorkerEnvironment.read(sent.variables(Rendezvous())) == sent
 
 

@@ -59,7 +59,7 @@ class History:
             name: None if seconds.get(name) is None else self._boot + seconds[name]
             for name in ("attaching", "ready", "stepped")
         }
-        amounts = {name: seconds.get(name, 0.0) for name in ("data", "stalled", "aside")}
+        amounts = {name: seconds.get(name, 0.0) for name in ("fetching", "stalled", "aside")}
         return self.add(at, SPENT, "note", round=round_number, step=step, **moments, **amounts)
 
     def fails(self, at: float, number: int, step: int, kind: str = "killed", round_number: int = 0) -> History:

@@ -39,7 +39,7 @@ def started(*, age: float = 0.0) -> History:
 
 def test_a_run_that_nothing_happens_to() -> None:
     history = started(age=2).trains(3, steps(1, 10, 3), 0)
-    history.spent(13.5, 0, 10, attaching=2.75, ready=3, stepped=13, data=1.5, stalled=0.5, aside=2)
+    history.spent(13.5, 0, 10, attaching=2.75, ready=3, stepped=13, fetching=1.5, stalled=0.5, aside=2)
     history.phase(14, "flushing", "WorkerExited").ends(15, 0, closed=15.5)
     ledger = history.ledger()
     assert seconds(ledger) == {
@@ -151,10 +151,10 @@ def test_time_is_placed_by_the_monotonic_clock_where_the_wall_clock_is_set_back(
 
 def test_another_nodes_journal_adds_what_its_ranks_have_waited_for() -> None:
     history = started().trains(3, steps(1, 5, 3), 0)
-    history.spent(9, 0, 5, attaching=2.5, ready=3, stepped=8, data=0.5)
+    history.spent(9, 0, 5, attaching=2.5, ready=3, stepped=8, fetching=0.5)
     history.phase(9, "flushing", "WorkerExited").ends(10, 0)
     other = History(boot=7000.0).add(0, BEGAN, "note", host="node2", age=0)
-    other.spent(9, 0, 5, attaching=2.5, ready=3, stepped=8, data=2.0).add(30, ENDED, "note", exit_code=0)
+    other.spent(9, 0, 5, attaching=2.5, ready=3, stepped=8, fetching=2.0).add(30, ENDED, "note", exit_code=0)
     tenures = split_tenures("node1", history.entries) + split_tenures("node2", other.entries)
     ledger = keep_ledger(tenures, history.tracks)
     assert ledger.total == 10_000_000, "only the supervisor that decides has the run's time"
@@ -210,7 +210,7 @@ def entries(draw: st.DrawFn) -> list[dict[str, Any]]:
         }
         entry = {"time": wall, "at": at, "name": name, "data": data, "round": draw(_small), "step": draw(_small)}
         entry |= {"attaching": draw(_moment), "ready": draw(_moment), "stepped": draw(_moment), "age": draw(_small)}
-        entry |= {"data_": 0, "data": data} if name != SPENT else {"data": draw(st.floats(0, 50))}
+        entry |= {"data_": 0, "data": data} if name != SPENT else {"fetching": draw(st.floats(0, 50))}
         entry |= {"stalled": draw(st.floats(0, 50)), "aside": draw(st.floats(0, 50))}
         if phase is not None:
             entry["after"] = {"phase": {"=": phase}}

@@ -28,7 +28,7 @@ def eventful(root: Path) -> str:
     that it would run if it were not escaped.
     """
     history = History().begins(0).launches(1, 0).trains(3, steps(1, 40, 3), 0)
-    history.spent(44, 0, 40, attaching=2.5, ready=3, stepped=43, data=2, stalled=1)
+    history.spent(44, 0, 40, attaching=2.5, ready=3, stepped=43, fetching=2, stalled=1)
     history.add(20, "Persisted", "note", data={"step": 10, "bytes": 5_000_000, "seconds": 0.5})
     history.add(20, "Uploaded", "note", data={"step": 10, "bytes": 5_000_000, "seconds": 2.5})
     history.fails(44, 1, 40, SCRIPT).launches(45, 1, 30, HOSTILE).trains(46, steps(31, 60, 46), 1)

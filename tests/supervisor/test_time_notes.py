@@ -29,7 +29,7 @@ def test_the_slowest_rank_counts(tmp_path: Path) -> None:
         "step": 6,
         "attaching": 2.0,
         "ready": 5.0,
-        "data": 0.5,
+        "fetching": 0.5,
         "stalled": 0.5,
         "aside": 0.0,
     }
