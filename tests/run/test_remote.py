@@ -66,7 +66,7 @@ def launches(case: RunCase) -> list[tuple[int | None, str | None]]:
 def test_a_bare_machine_resumes_from_the_remote_tier_alone(
     workspace: Workspace, reference: RunCase, remote: RemoteSettings
 ) -> None:
-    case = workspace.run("bare", SLOW, *overrides(remote))
+    case = workspace.run("bare", "train.step_seconds=0.25", *overrides(remote))
     running = case.start()
     wait_until(lambda: max(remote_steps(remote, case), default=0) >= 20, running)
     lose_the_machine(workspace, running)

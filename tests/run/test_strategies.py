@@ -44,7 +44,7 @@ def test_a_snapshot_on_demand_is_taken_once_for_each_request(workspace: Workspac
 
 
 def test_looking_works_while_the_run_is_up_and_pruning_is_refused(workspace: Workspace) -> None:
-    case = workspace.run("looked-at", "train.step_seconds=0.05", "retention.last=100", steps=120)
+    case = workspace.run("looked-at", "train.step_seconds=0.15", "retention.last=100", steps=160)
     running = case.start().wait_for_step(25)
     for action in ("list", "verify"):
         looking = ask(case, "--json", command=("snapshots", action))
