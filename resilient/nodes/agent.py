@@ -15,12 +15,12 @@ from typing import Any
 
 from resilient.errors import ExitCode, ResilientError
 from resilient.nodes.channel import Channel, ChannelClosed, Message
+from resilient.nodes.ending import end_workers
 from resilient.nodes.mirror import Shown
 from resilient.nodes.node_replicas import NodeReplicas
 from resilient.nodes.world_drain import told
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.hang import HangWatch
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Word
@@ -34,7 +34,7 @@ from resilient.protocol.world_view import World, WorldView
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps
-from resilient.supervisor.exits import Ends
+from resilient.supervisor.exits import Ends, failure_of
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
@@ -48,7 +48,6 @@ from resilient.supervisor.witness import Witness
 
 _PACE_SECONDS = 0.004
 _POLL_SECONDS = 0.05
-_GONE_SECONDS = 30.0  # for killed workers to be gone
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,7 @@ class Agent:
         self._dumps = StackDumps(spec.paths, console, clock)
         self._dump_state = RunState()
         self._shown = Shown()
+        self._told_ranks: range | None = None  # those of which the leader expects news
         self._view: WorldView | None = None
         self._plan = ""
         self._live: set[int] = set()
@@ -229,11 +229,7 @@ class Agent:
         if self._live:
             self._console.say(f"killing the workers: {reason}")
         self._witness.before_kill()
-        self._launcher.kill()
-        until = self._clock() + _GONE_SECONDS
-        while self._launcher.workers and self._clock() < until:
-            self._launcher.check()
-            self._sources_of_launcher()
+        end_workers(self._launcher, self._clock)
         kill_orphans(self._helpers)
         self._live.clear()
         if self.memory is not None:
@@ -245,14 +241,6 @@ class Agent:
         self.memory.release_all()
         if self._peers is not None:
             self._peers.use(self.memory)  # what counts as a copy stays lent
-
-    def _sources_of_launcher(self) -> None:
-        waiting = Sources(lambda: {self._launcher.connection: lambda: self._forget_exits(self._launcher.receive())})
-        waiting.handle(_POLL_SECONDS)
-        waiting.close()
-
-    def _forget_exits(self, reports: object) -> None:
-        """They are ours to have killed."""
 
     def _end(self, message: Message) -> None:
         number, diagnosis = int(message["exit_code"]), str(message["diagnosis"])
@@ -289,16 +277,12 @@ class Agent:
         if not self.memory.belongs_to(int(message["world"])):
             self.memory.void()
         self.memory.keep_linked()
-        if self._view is None or self._view_of != self.memory.directory:
-            self._view, self._view_of = WorldView.create(self.memory.directory), self.memory.directory
+        self._view = self._view or WorldView.create(self.memory.directory)
         self._shown = Shown()
         slots = max(len(arena.slots) for arena in self.memory.arenas.values())
         self._channel.send({"op": "assigned", "ranks": ranks, "slots": slots})
         self._told_ranks = wanted
         self._tell_news()
-
-    _told_ranks: range | None = None
-    _view_of: Any = None
 
     def _write_board(self, message: Message) -> None:
         rank = int(message["rank"])
@@ -385,10 +369,7 @@ class Agent:
         self._tell_exit(self._ends.read(report, board, asked=asked), report.code)
 
     def _launch_failed(self, report: Failed) -> None:
-        kind, _, words = report.reason.partition(": ")
-        failure = classify(Evidence(1, (kind,), words))
-        if report.hung:
-            failure = Failure(FailureClass.HANG, report.reason)
+        failure = failure_of(report)
         for rank in sorted(self._live if report.rank is None else self._live & {report.rank}):
             step = self.memory.boards[rank][Word.STEP] if self.memory is not None else 0
             self._tell_exit(on.WorkerExited(rank, step, failure), None)

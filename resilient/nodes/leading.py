@@ -110,7 +110,6 @@ class Leading:
                 "dumped": self._dumped,
                 "drain": self._drain.heard,
                 "stop": self._asked_to_stop,
-                "say": lambda name, message: self._console.say(f"{name}: {message.get('text', '')}"),
             }
         )
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resilient.errors import ExitCode, StorageFull
+from resilient.errors import ExitCode
 from resilient.nodes.agent import Agent, Outcome
 from resilient.nodes.channel import Channel
+from resilient.nodes.ending import end_workers
 from resilient.nodes.greeting import Greeting, greet
 from resilient.nodes.hub import Handlers, Hub
 from resilient.nodes.leading import Fenced, Leading
@@ -25,7 +26,6 @@ from resilient.nodes.replicas import Replicas
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy.decisions import EndRun
-from resilient.protocol.append import NO_ROOM
 from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
@@ -47,7 +47,6 @@ from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.scheduler import Scheduler, Unscheduled
 from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
-from resilient.supervisor.sources import Sources
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
 from resilient.supervisor.time_notes import BEGAN, ENDED, age
@@ -56,7 +55,6 @@ from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
 _LOOK_SECONDS = 0.05
-_END_SECONDS = 30.0  # for killed workers to be gone
 
 RecordConfig = Callable[[Journal], bool]
 
@@ -68,19 +66,11 @@ def supervise_group(
 
     The parameters and errors are those of :func:`resilient.supervisor.start.supervise`.
     """
-    try:
-        with ExitStack() as stack:
-            node = _Node(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop), stack)
-            code = node.run()
-            node.note_end(code)
-            return code
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise StorageFull(
-            f"{error.filename or spec.paths.root}: {error.strerror}",
-            "free space in the run directory, then start the same command again: it resumes",
-        ) from error
+    with start.full_disk_named(spec.paths), ExitStack() as stack:
+        node = _Node(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop), stack)
+        code = node.run()
+        node.note_end(code)
+        return code
 
 
 def own_address(wanted: str) -> str:
@@ -141,9 +131,8 @@ class _Node:
     def _own(self, spec: RunSpec, stack: ExitStack) -> None:
         """Take this node's lock; end what an earlier supervisor of it has left."""
         paths, strays = spec.paths, list[int]()
+        start.require_what_is_named(spec)
         paths.create()
-        start.find_entry_point(spec.worker, spec.directory)
-        spec.remote.require_filesystem()
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
         stack.callback(lock.release)
         self._lock = lock.fileno()
@@ -391,19 +380,10 @@ class _Node:
         return code
 
     def _end_workers(self) -> None:
-        self._launcher.kill()
-        until = time.monotonic() + _END_SECONDS
-        waiting = Sources(lambda: {self._launcher.connection: self._forget_reports})
-        while self._launcher.workers and time.monotonic() < until:
-            self._launcher.check()
-            waiting.handle(_LOOK_SECONDS)
-        waiting.close()
+        end_workers(self._launcher)
         kill_orphans({self._launcher.pid, *([self._peers.pid] if self._peers is not None else [])})
         if self._memory is not None:
             self._memory.void_growing()
-
-    def _forget_reports(self) -> None:
-        self._launcher.receive()
 
     def _should_lead(self) -> bool:
         """Whether this node takes the lead before others do. Where a leader is lost, that is a spare: it is given the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,12 +61,10 @@ class WorldMemory(RunMemory):
             self.arenas[rank] = Arena(cast("list[Slot]", mirrors))
         self._sort()
 
-    def detach(self, node: str) -> range:
-        """The node is lost, and what it had; returns its ranks."""
-        ranks = self._nodes.pop(node, range(0))
-        for rank in ranks:
+    def detach(self, node: str) -> None:
+        """The node is lost, and what it had."""
+        for rank in self._nodes.pop(node, range(0)):
             del self.boards[rank], self.arenas[rank]
-        return ranks
 
     def _sort(self) -> None:
         self.boards = dict(sorted(self.boards.items()))
@@ -130,10 +128,6 @@ class WorldMemory(RunMemory):
 
     def held_steps(self) -> list[int]:
         return super().held_steps() if self.complete else []
-
-    def forget_nodes(self, nodes: Iterable[str]) -> None:
-        for node in list(nodes):
-            self.detach(node)
 
     def _close_all(self) -> None:
         self._view.close()

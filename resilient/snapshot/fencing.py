@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resilient.errors import TermOver
+from resilient.protocol.paths import RunPaths
 from resilient.protocol.small_file import read_bounded
 
 _CLAIM = re.compile(r"(\d{6,})\.json")
@@ -59,7 +60,7 @@ class Terms:
         """
         found: dict[int, int] = {}
         try:
-            for entry in os.scandir(_directory(snapshots)):
+            for entry in os.scandir(RunPaths(snapshots.parent).terms):
                 if match := _BEGAN.fullmatch(entry.name):
                     step = _step_in(Path(entry.path))
                     if step is not None:
@@ -74,7 +75,7 @@ def newest_term(snapshots: Path) -> int:
 
     :raises OSError: the directory cannot be read.
     """
-    directory = _directory(snapshots)
+    directory = RunPaths(snapshots.parent).terms
     try:
         with suppress(OSError):
             os.utime(directory)  # a client of NFS answers from what it remembers, until it has changed the directory
@@ -104,7 +105,3 @@ def _step_in(path: Path) -> int | None:
         _known[str(path)] = identity, step
         return step
     return None
-
-
-def _directory(snapshots: Path) -> Path:
-    return snapshots.parent / "nodes" / "terms"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resilient.policy.events import WorkerExited
-from resilient.policy.failures import Failure, FailureClass, classify, is_noise
+from resilient.policy.failures import Evidence, Failure, FailureClass, classify, is_noise
 from resilient.protocol.board import Board, Flag
-from resilient.supervisor.launcher import Exited
+from resilient.supervisor.launcher import Exited, Failed
 from resilient.supervisor.settings import ExitMeaning
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.witness import Witness
@@ -17,6 +17,14 @@ NOT_ATTACHED = Failure(
     FailureClass.UNFINISHED,
     "exit 0 without resilient.attach(); if exit 0 means finished, set worker.finished_by=exit_code",
 )
+
+
+def failure_of(report: Failed) -> Failure:
+    """Why workers could not be started."""
+    if report.hung:
+        return Failure(FailureClass.HANG, report.reason)
+    kind, _, message = report.reason.partition(": ")
+    return classify(Evidence(1, (kind,), message))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import Any
 from resilient.errors import ExitCode
 from resilient.policy import decisions as do
 from resilient.policy import events as on
-from resilient.policy.failures import Evidence, Failure, FailureClass, classify
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Word
 from resilient.protocol.parent import kill_orphans
@@ -25,7 +24,7 @@ from resilient.supervisor.divergence_sensor import DivergenceSensor, JudgedMetri
 from resilient.supervisor.diverging import Diverging
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps
-from resilient.supervisor.exits import Ends
+from resilient.supervisor.exits import Ends, failure_of
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.launcher import Exited, Failed, Launched, Launcher
 from resilient.supervisor.memory import RunMemory
@@ -269,10 +268,7 @@ class Supervisor:
         return self._diverging.told_at(step)
 
     def _launch_failed(self, report: Failed) -> None:
-        kind, _, message = report.reason.partition(": ")
-        failure = classify(Evidence(1, (kind,), message))
-        if report.hung:
-            failure = Failure(FailureClass.HANG, report.reason)
+        failure = failure_of(report)
         lost = self._state.live & ({*self._memory.ranks} if report.rank is None else {report.rank})
         if self._state.phase is Phase.STARTING and lost == self._state.live:
             self._feed(on.LaunchFailed(failure))

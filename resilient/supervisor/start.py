@@ -8,8 +8,8 @@ import difflib
 import importlib.metadata
 import importlib.util
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,23 +123,42 @@ def supervise(
     :raises RunDirectoryNotWritable: its directory cannot be used.
     :raises StorageFull: there is no room for what no run can do without.
     """
-    try:
+    with full_disk_named(spec.paths):
         return _supervise(spec, record_config, console, scheduler or Unscheduled(spec.policy.stop))
+
+
+@contextmanager
+def full_disk_named(paths: RunPaths) -> Iterator[None]:
+    """A supervisor works inside.
+
+    :raises StorageFull: in place of the system's error where there is no room for what no run can do without.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         raise StorageFull(
-            f"{error.filename or spec.paths.root}: {error.strerror}",
+            f"{error.filename or paths.root}: {error.strerror}",
             "free space in the run directory, then start the same command again: it resumes",
         ) from error
+
+
+def require_what_is_named(spec: RunSpec) -> None:
+    """What the configuration names has to be there before anything is done.
+
+    :raises EntryPointMissing: there is no such script or module.
+    :raises ConfigurationError: the remote tier's filesystem is not known, or a package is not installed.
+    """
+    find_entry_point(spec.worker, spec.directory)
+    spec.remote.require_filesystem()
+    spec.trackers.require_all()
 
 
 def _supervise(
     spec: RunSpec, record_config: Callable[[Journal], bool], console: Console, scheduler: Scheduler
 ) -> ExitCode:
-    spec = replace(spec, worker=find_entry_point(spec.worker, spec.directory))
-    spec.remote.require_filesystem()
-    spec.trackers.require_all()
+    require_what_is_named(spec)
     paths = spec.paths
     with ExitStack() as stack:
         signals = SignalQueue()

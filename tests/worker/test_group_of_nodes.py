@@ -15,7 +15,7 @@ from resilient.protocol.board import Board, Flag, Word
 from resilient.protocol.neighbour import Neighbour
 from resilient.protocol.world_view import World, WorldView, world_of
 from resilient.worker.group import Group
-from tests.worker.test_group import Clock, Conductor, Deadlock, Rank, boards_of, newest_common
+from tests.worker.test_group import Clock, Deadlock, Rank, Training, boards_of, newest_common
 
 Seen = tuple[dict[int, list[int]], dict[int, list[SlotInfo]]]
 
@@ -79,20 +79,13 @@ class Network:
         return next(number for number, ranks in enumerate(self.nodes) if rank in ranks)
 
 
-class Training:
+class OfNodes(Training):
     """As in the test of one node: each step needs all ranks, until they are asked to leave one by one."""
 
     def __init__(self, directory: Path, seed: int, nodes: list[list[int]], total: int) -> None:
-        self.ranks = [rank for node in nodes for rank in node]
-        self.boards = boards_of(directory, len(self.ranks))
+        super().__init__(directory, seed, sum(map(len, nodes)), total)
         self.network = Network(directory, nodes, self.boards, {}, seed)
-        self.conductor = Conductor(seed, len(self.ranks))
-        self.total = total
-        self.begun = dict.fromkeys(self.ranks, 0)
-        self.asked = dict.fromkeys(self.ranks, False)
-        self.left: dict[int, int] = {}
-        self.draw = random.Random(seed + 1)
-        self.asking = self.draw.random() * 0.08
+        self.asking *= 1.6
 
     def rank(self, rank: int) -> None:
         def pause() -> None:
@@ -121,26 +114,16 @@ class Training:
         finally:
             self.conductor.ended(rank)
 
-    def happen(self) -> None:
-        if self.draw.random() < self.asking:
-            self.asked[self.draw.choice(sorted(self.asked))] = True
+    def ask_somebody(self) -> None:
+        super().ask_somebody()
         self.network.carry()
-
-    def run(self) -> bool:
-        threads = [threading.Thread(target=self.rank, args=(rank,)) for rank in self.ranks]
-        for thread in threads:
-            thread.start()
-        ended = self.conductor.conduct(self.happen)
-        for thread in threads:
-            thread.join()
-        return ended
 
 
 @pytest.mark.parametrize("nodes", [[[0], [1]], [[0, 1], [2, 3]], [[0], [1], [2]]])
 def test_all_leave_after_one_step_however_late_they_hear_of_each_other(tmp_path: Path, nodes: list[list[int]]) -> None:
     early = 0
     for seed in range(60):
-        training = Training(tmp_path, seed, nodes, total=10)
+        training = OfNodes(tmp_path, seed, nodes, total=10)
         assert training.run(), f"seed {seed}: nobody can go on; {training.asked}, {training.begun}"
         assert len(set(training.left.values())) == 1, f"seed {seed}: {training.left}"
         early += training.left[0] < 10

@@ -21,6 +21,8 @@ OLDEST, NEWEST = (0, 14), (0, 19)
 """The oldest and the newest release of DeepSpeed whose checkpoints were compared with what its own tools make of them.
 Older ones are refused."""
 
+OF_OPTIMIZER = ("dynamic_loss_scale", "overflow", "clip_grad")
+"""What the optimizer's own files have beside its state."""
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 _KEPT = (*COUNTERS, "ds_version", "ds_config", "buffer_names", "data_sampler", "random_ltd")
 _OTHERS = frozenset(
@@ -33,6 +35,12 @@ _OTHERS = frozenset(
 )
 OWN = frozenset(_KEPT) | _OTHERS
 """Names that DeepSpeed uses itself; the client's state lies beside them."""
+
+
+def step_of(states: Mapping[str, Any]) -> int | None:
+    """The step that a checkpoint says it is of."""
+    step = states.get("global_steps")
+    return step if type(step) is int else None
 
 
 def release(where: Path, version: Any) -> tuple[int, int]:

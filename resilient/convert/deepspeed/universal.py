@@ -27,7 +27,6 @@ from resilient.errors import CheckpointUnreadable
 
 MASTER = "fp32"
 STEP = "step"
-OF_OPTIMIZER = ("dynamic_loss_scale", "overflow", "clip_grad")
 
 
 class UniversalSource:
@@ -43,8 +42,7 @@ class UniversalSource:
 
     @property
     def step(self) -> int | None:
-        step = self._states.get("global_steps")
-        return step if type(step) is int else None
+        return model_states.step_of(self._states)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -89,7 +87,7 @@ class UniversalSource:
         all_shapes = {name: shape for group in shapes for name, shape in group.items()}
         groups = optimizer.get("optimizer_state_dict", optimizer).get("param_groups", [])
         engine = model_states.about_engine(states)
-        engine |= {name: optimizer[name] for name in OF_OPTIMIZER if name in optimizer}
+        engine |= {name: optimizer[name] for name in model_states.OF_OPTIMIZER if name in optimizer}
         scaler = plain_scaler(optimizer.get("loss_scaler"))
         engine |= {"loss_scaler": scaler} if scaler is not None else {}
         tree = {

@@ -26,7 +26,7 @@ from resilient.convert.deepspeed.directory import (
 from resilient.convert.deepspeed.naming import named_parameters
 from resilient.convert.deepspeed.optimizer import NAMES
 from resilient.convert.deepspeed.pickles import dumps, scaler_from
-from resilient.convert.deepspeed.universal import MASTER, OF_OPTIMIZER, STEP
+from resilient.convert.deepspeed.universal import MASTER, STEP
 from resilient.convert.lazy import Converted
 from resilient.convert.torch_writer import TorchTarget
 from resilient.errors import StateError
@@ -171,7 +171,7 @@ def _optimizer_state(tree: Tree) -> bytes:
     ]
     steps = [found[STEP] for found in optimizer["state"].values() if STEP in found]
     shared = {"state": {0: {STEP: _read(steps[0])}} if steps else {}, "param_groups": groups}
-    content = {name: engine[name] for name in OF_OPTIMIZER if name in engine}
+    content = {name: engine[name] for name in model_states.OF_OPTIMIZER if name in engine}
     scaler = scaler_from(engine.get("loss_scaler"))
     content |= {"loss_scaler": scaler} if scaler is not None else {}
     return dumps(
@@ -190,7 +190,7 @@ def _states(tree: Tree) -> dict[str, Any]:
     trained = {name for group in groups for name in group[NAMES]}
     first = {id(model[name]): name for name in trained}
     shared = {name: first[id(item)] for name, item in model.items() if id(item) in first and name not in trained}
-    states = {name: value for name, value in engine.items() if name not in {*OF_OPTIMIZER, "loss_scaler"}}
+    states = {name: value for name, value in engine.items() if name not in {*model_states.OF_OPTIMIZER, "loss_scaler"}}
     absent = ("optimizer", "frozen_param_shapes", "frozen_param_fragments", "data_sampler", "random_ltd")
     return {
         **dict.fromkeys(absent),

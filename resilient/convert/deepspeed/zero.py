@@ -26,8 +26,6 @@ from resilient.convert.deepspeed.partitions import (
 from resilient.convert.deepspeed.pickles import plain_scaler
 from resilient.errors import CheckpointUnreadable
 
-_OF_OPTIMIZER = ("dynamic_loss_scale", "overflow", "clip_grad")
-
 
 class ZeroSource:
     """:param path: that was given to ``save_checkpoint``, whose newest one is meant; or the directory of a tag."""
@@ -43,8 +41,7 @@ class ZeroSource:
 
     @property
     def step(self) -> int | None:
-        step = self._states.get("global_steps")
-        return step if type(step) is int else None
+        return model_states.step_of(self._states)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -180,7 +177,7 @@ class _Zero:
         self._by_name = {each.name: each for each in self.parameters}
         first = self._states[0]
         scaler = plain_scaler(first.get("loss_scaler"))
-        self.about = {name: first[name] for name in _OF_OPTIMIZER if name in first}
+        self.about = {name: first[name] for name in model_states.OF_OPTIMIZER if name in first}
         self.about |= {"loss_scaler": scaler} if scaler is not None else {}
 
     def _require_rigid(self) -> None:
