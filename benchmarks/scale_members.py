@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from resilient.nodes.channel import Channel, ChannelClosed, Message
 from resilient.policy.events import WorkerExited
 from resilient.policy.failures import Failure, FailureClass
-from resilient.protocol.board import Flag, Word, WorkerPhase
+from resilient.protocol.board import Flag, Word, WorkerPhase, now
 from resilient.protocol.terms import Term
 from resilient.supervisor.journal import plain
 
@@ -53,7 +53,7 @@ class Member:
 
     def tell(self, words: dict[Word, int]) -> None:
         boards = {str(self.rank): {str(int(word)): int(value) for word, value in words.items()}}
-        self.channel.send({"op": "news", "boards": boards, "slots": {}, "done": self.done})
+        self.channel.send({"op": "news", "boards": boards, "slots": {}, "done": self.done, "at": now()})
 
     def do_a_step(self) -> None:
         self.step += 1

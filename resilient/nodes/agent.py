@@ -24,6 +24,7 @@ from resilient.policy import events as on
 from resilient.policy.hang import HangWatch
 from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Command, Word
+from resilient.protocol.board import now as moment
 from resilient.protocol.decoding import decode
 from resilient.protocol.environment import PLAN
 from resilient.protocol.launch import LaunchSpec
@@ -214,7 +215,8 @@ class Agent:
                 self.memory.boards, {rank: arena.slots for rank, arena in self.memory.arenas.items()}
             )
         if boards or slots:
-            self._channel.send({"op": "news", "boards": boards, "slots": slots, "done": self._done})
+            news = {"op": "news", "boards": boards, "slots": slots, "done": self._done, "at": moment()}
+            self._channel.send(news)
 
     def _lose_leader(self, why: str) -> None:
         """Another group may be going on without us by now: stop at once, and leave what is in memory as it is."""

@@ -23,6 +23,8 @@ WORKER_WORDS = range(1, 32)
 SLOT_WORDS = tuple(word for word in SlotWord if word not in (SlotWord.MAGIC, SlotWord.REACHED, SlotWord.MOVED))
 """Of a slot's header: what it holds. How far one that is being written has come is only for its own node."""
 _BOARD_WORDS = 512
+_MOMENTS = frozenset(map(str, map(int, (BoardWord.ATTACHING, BoardWord.READY, BoardWord.STEPPED))))
+"""Words that hold a moment of the node's own clock, which starts with the machine."""
 
 Post = Callable[[Mapping[str, Any]], int]
 """Sends a message to the node, and returns the number under which it will say that it was carried out."""
@@ -52,11 +54,13 @@ class MirrorBoard(Board):
         self._words[word] = value
         self._written = self._post({"op": "board", "rank": self.rank, "word": int(word), "value": value})
 
-    def take(self, words: Mapping[str, int], done: int) -> None:
-        """News from the node, which has carried out everything up to the number ``done``."""
+    def take(self, words: Mapping[str, int], done: int, behind: int) -> None:
+        """News from the node, which has carried out everything up to the number ``done``, and whose clock is so many
+        microseconds behind ours.
+        """
         if done >= self._written:
             for word, value in words.items():
-                self._words[int(word)] = value
+                self._words[int(word)] = max(value + behind, 1) if value and word in _MOMENTS else value
 
     def collect_metrics(self) -> Iterator[Metrics]:
         """The node logs them itself."""

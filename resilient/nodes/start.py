@@ -211,8 +211,9 @@ class _Node:
 
     def _leave_memory(self) -> None:
         if self._memory is None:
-            return
-        if self._is_durable:
+            if self._is_durable:  # there may be some of the time when this node had ranks
+                leftovers.remove_own(self._place, self._spec.paths)
+        elif self._is_durable:
             self._memory.remove()
         else:
             self._console.say(f"this node's part of the newest state is still in {self._memory.directory}")
@@ -259,8 +260,6 @@ class _Node:
         if status == self._found and (self._reopened or not status.finished):
             return None
         self._is_durable = status.finished
-        if status.finished and self._memory is None:
-            leftovers.remove_own(self._place, self._spec.paths)
         hint = " Another run.id begins a new run." if status.finished else ""
         self._console.say(f"run {self._spec.paths.run_id} has ended: {status.diagnosis}{hint}")
         return next((code for code in ExitCode if code == status.exit_code), ExitCode.REQUEUE)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from resilient.nodes.mirror import MirrorBoard, MirrorSlot
 from resilient.protocol.arena import Arena, Slot
+from resilient.protocol.board import now
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.world_view import World, WorldView, world_of
 from resilient.supervisor.memory import RunMemory
@@ -30,6 +31,7 @@ class WorldMemory(RunMemory):
         self.world = len(ranks)
         self._post_to = post
         self._nodes: dict[str, range] = {}
+        self._behind: dict[str, int] = {}
         self._view = WorldView.create(directory)
         self._known = World()
 
@@ -50,6 +52,7 @@ class WorldMemory(RunMemory):
     def attach(self, node: str, ranks: range, slots: int) -> None:
         """The node has these ranks from now on, with so many slots each, of which nothing is known yet."""
         self._nodes[node] = ranks
+        self._behind.pop(node, None)
 
         def post(message: Mapping[str, Any]) -> int:
             return self._post_to(node, message)
@@ -73,6 +76,9 @@ class WorldMemory(RunMemory):
     def take(self, node: str, message: Mapping[str, Any]) -> None:
         """News of a node's boards and slots."""
         ranks, done = self._nodes.get(node, range(0)), int(message["done"])
+        # The message was on its way for a while; of all of them, the fastest shows best how far the clocks are apart.
+        late = now() - int(message["at"])
+        behind = self._behind[node] = min(self._behind.get(node, late), late)
         for rank, headers in message["slots"].items():
             if int(rank) in ranks:
                 slots = cast("list[MirrorSlot]", self.arenas[int(rank)].slots)
@@ -81,7 +87,7 @@ class WorldMemory(RunMemory):
                         slots[int(index)].take(words, done)
         for rank, words in message["boards"].items():
             if int(rank) in ranks:
-                cast("MirrorBoard", self.boards[int(rank)]).take(words, done)
+                cast("MirrorBoard", self.boards[int(rank)]).take(words, done, behind)
 
     # --- what the ranks see of each other
 

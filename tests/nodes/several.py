@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -21,6 +23,7 @@ from resilient.snapshot.compare import first_difference
 from resilient.snapshot.copies import LocalCopy
 from resilient.snapshot.lying import whole_image
 from resilient.supervisor.journal import read_journal
+from resilient.supervisor.memory import RunMemory
 from tests.run.harness import RunCase, Workspace
 
 TIMEOUT = 200.0
@@ -142,6 +145,15 @@ class Nodes:
             except psutil.NoSuchProcess:
                 continue
         self.processes[name].wait(30)
+
+    def memory_of(self, name: str) -> Path:
+        """Where a node has its memory."""
+        with patch.dict(os.environ, {NODE: name}):
+            return RunMemory.place(self.paths, "")
+
+    def switch_off(self, name: str) -> None:
+        """The machine of a node that was killed will not be started again: its memory is gone."""
+        shutil.rmtree(self.memory_of(name), ignore_errors=True)  # a start of another run may have tidied it away
 
     def kill_supervisor(self, name: str) -> None:
         self.processes[name].kill()

@@ -62,7 +62,7 @@ class Wire:
             return
         news = self.up.popleft()
         for words in news["boards"].values():
-            self.mirror.take(words, news["done"])
+            self.mirror.take(words, news["done"], 0)
         for headers in news["slots"].values():
             self.mirrored.take(headers["0"], news["done"])
 
@@ -96,11 +96,20 @@ def test_only_what_has_changed_is_told(tmp_path: Path) -> None:
     wire.board.beat(WorkerPhase.STEP, 1)
     wire.tell()
     (news,) = wire.up
-    assert news["boards"] == {"3": {str(int(Word.STEP)): 1, str(int(Word.PHASE)): 1, str(int(Word.BEATS)): 1}}
+    changed = {Word.STEP: 1, Word.PHASE: 1, Word.BEATS: 1, Word.STEPPED: wire.board[Word.STEPPED]}
+    assert news["boards"] == {"3": {str(int(word)): value for word, value in changed.items()}}
     assert news["slots"] == {}
     wire.up.clear()
     wire.tell()
     assert not wire.up
+
+
+def test_a_moment_on_the_node_s_clock_is_one_on_ours(tmp_path: Path) -> None:
+    mirror = Wire(tmp_path).mirror
+    mirror.take({str(int(Word.READY)): 5_000_000, str(int(Word.DATA)): 5_000_000}, 0, 2_000_000)
+    assert mirror[Word.READY] == 7_000_000
+    assert mirror[Word.DATA] == 5_000_000, "no moment"
+    assert mirror[Word.STEPPED] == 0, "not yet"
 
 
 def test_a_released_slot_does_not_look_held_again(tmp_path: Path) -> None:

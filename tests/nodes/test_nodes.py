@@ -76,6 +76,7 @@ def test_a_node_that_does_not_come_back_is_replaced_by_a_spare(workspace: Worksp
     assert nodes.wait(*left) == [0, 0], nodes.output()
     assert "node lost" in nodes.classes(), nodes.output()
     nodes.assert_equal_to(one_node)
+    nodes.switch_off(lost)
 
 
 def test_the_leader_s_node_does_not_come_back_and_a_spare_takes_its_place(
@@ -89,6 +90,7 @@ def test_the_leader_s_node_does_not_come_back_and_a_spare_takes_its_place(
     assert nodes.wait(*left) == [0, 0], nodes.output()
     assert nodes.leader() == spare, "who has something in memory keeps its ranks"
     nodes.assert_equal_to(one_node)
+    nodes.switch_off(leader)
 
 
 def test_with_too_few_nodes_the_run_asks_for_a_requeue_and_goes_on_then(
@@ -113,3 +115,4 @@ def test_with_a_node_lost_for_good_the_run_goes_on_smaller(workspace: Workspace)
     assert launched[-1]["source"] == "local", "what all had in memory is lost with the node"
     assert max(nodes.losses(0)) == 60
     assert max(nodes.losses(1)) < 60
+    nodes.switch_off(lost)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from resilient.protocol.paths import RunPaths
+from resilient.protocol.tenancy import Tenant
 from tests.run.harness import SCRIPT, RunCase, Workspace
 
 _CONFIG = f"""
@@ -124,9 +125,10 @@ def make_workspace(directory: Path) -> Workspace:
 
 
 def shared_memory(workspace: Workspace) -> list[Path]:
-    """What the workspace's runs have in shared memory; other runs on this machine are none of our business."""
-    names = [RunPaths(path).memory_name for path in (workspace.directory / "runs").glob("*")]
-    return [path for path in (Path("/dev/shm") / name for name in names) if path.exists()]
+    """What the workspace's runs have in shared memory, on whichever node; other runs are none of our business."""
+    runs = workspace.directory / "runs"
+    found = {path: Tenant.read(path) for path in Path("/dev/shm").glob(f"resilient-{os.getuid()}-*")}
+    return [path for path, tenant in found.items() if tenant is not None and Path(tenant.root).parent == runs]
 
 
 @pytest.fixture
