@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 from tests.buckets import s3_server
+
+# Containers often have Python write no bytecode. Then each of the many processes that the tests start would compile all
+# that it imports of this package again, which is a fifth of all that a short run does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
