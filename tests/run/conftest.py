@@ -10,9 +10,13 @@ import pytest
 from resilient.protocol.tenancy import Tenant
 from tests.run.harness import SCRIPT, RunCase, Workspace
 
+# For scripts of one rank: what the default adds, torch's compiler, they do without; see `uncompiled.py`.
+PRELOAD = "[torch, torch.utils.data, numpy]"
+
 _CONFIG = f"""
 worker:
   script: {SCRIPT}
+  preload: {PRELOAD}
 snapshot:
   every_steps: 10
 train:
@@ -67,6 +71,7 @@ train:
 _CHECKED_CONFIG = f"""
 worker:
   script: {SCRIPT.with_name("train_checked.py")}
+  preload: {PRELOAD}
 snapshot:
   every_steps: 10
 retention:
@@ -85,6 +90,7 @@ _DIVERGING_CONFIG = """
 worker:
   script: {script}
   ranks: {ranks}
+  preload: {preload}
 snapshot:
   every_steps: 10
 divergence:
@@ -117,8 +123,8 @@ def make_workspace(directory: Path) -> Workspace:
     (directory / "conf" / "ranks.yaml").write_text(_RANKS_CONFIG)
     (directory / "conf" / "checked.yaml").write_text(_CHECKED_CONFIG)
     script = SCRIPT.with_name("train_diverging.py")
-    for name, ranks in (("diverging", 1), ("diverging_ranks", 2)):
-        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks)
+    for name, ranks, preload in (("diverging", 1, PRELOAD), ("diverging_ranks", 2, "[torch, torch._dynamo, numpy]")):
+        text = _DIVERGING_CONFIG.format(script=script, ranks=ranks, preload=preload)
         (directory / "conf" / f"{name}.yaml").write_text(text)
     (directory / "conf" / "spread.yaml").write_text(_SPREAD_CONFIG)
     return Workspace(directory)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from resilient.drill.faults import KillWorker, Preempt
-from tests.run.conftest import make_workspace
+from tests.run.conftest import PRELOAD, make_workspace
 from tests.run.harness import RunCase, Workspace
 from tests.run.train_accumulating import EVERY
 
 _CONFIG = f"""
 worker:
   script: {Path(__file__).with_name("train_accumulating.py")}
+  preload: {PRELOAD}
 snapshot:
   every_steps: 10
 train:

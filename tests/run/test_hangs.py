@@ -11,13 +11,14 @@ import psutil
 import pytest
 
 from resilient.drill.faults import KillWorker
-from tests.run.conftest import make_workspace
+from tests.run.conftest import PRELOAD, make_workspace
 from tests.run.harness import RunCase, Workspace
 
 SCRIPT = Path(__file__).with_name("train_hanging.py")
 _CONFIG = f"""
 worker:
   script: {SCRIPT}
+  preload: {PRELOAD}
 snapshot:
   every_steps: 10
 hang:

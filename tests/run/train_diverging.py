@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
+from uncompiled import put_the_compiler_off  # type: ignore[import-not-found]  # beside this script
 
 import resilient
 
@@ -76,6 +77,8 @@ def main() -> None:
     model: torch.nn.Module = torch.nn.Linear(8, 1)
     if ranks > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
+    else:
+        put_the_compiler_off()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     dataset = Poisoned(settings)
     sampler: DistributedSampler[Any] | None = DistributedSampler(dataset, ranks, rank, seed=5) if ranks > 1 else None

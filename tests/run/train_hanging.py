@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from uncompiled import put_the_compiler_off  # type: ignore[import-not-found]  # beside this script
 
 import resilient
 
@@ -84,6 +85,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 
 def main() -> None:
+    put_the_compiler_off()
     settings = resilient.config(Settings)
     number = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     ways = settings.ways.split(",")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from uncompiled import put_the_compiler_off  # type: ignore[import-not-found]  # beside this script
 
 import resilient
 
@@ -54,6 +55,7 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def main() -> None:
+    put_the_compiler_off()
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
