@@ -29,7 +29,6 @@ _SETTINGS = (
     "restarts.crash_loop=250",
     "restarts.first_wait=0.05",
     "restarts.max_wait=0.2",
-    "worker.preload=[torch,torch.utils.data,numpy]",  # starts are most of the time, and nothing is compiled
 )
 
 
