@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -30,6 +31,7 @@ class Settings:
     step_seconds: float = 0.01
     ballast_mb: int = 0  # dead weight in the model's buffers, which are copied at once
     owned_mb: int = 0  # and in what the optimizer owns, which is copied while the next step runs
+    sharded: bool = False  # the model is spread over the ranks, by FSDP2
     pids: str = ""
 
 
@@ -58,6 +60,17 @@ def weight(megabytes: int) -> torch.Tensor:
     return torch.arange(megabytes << 18, dtype=torch.float32)
 
 
+def _spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Over all ranks, which begin with the same weights."""
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0)
+    for layer in model.children():
+        if isinstance(layer, torch.nn.Linear):
+            fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
@@ -77,7 +90,7 @@ def main() -> None:
     dataset = Noisy(settings.samples, settings.pids)
     if ranks > 1:
         dist.init_process_group("gloo")
-        model = DistributedDataParallel(model)
+        model = _spread(model) if settings.sharded else DistributedDataParallel(model)
         sampler = DistributedSampler(dataset, seed=5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
