@@ -33,8 +33,8 @@ BUDGETS = (
     "restarts.crash_loop=250",
     "restarts.first_wait=0.05",
     "restarts.max_wait=0.2",
-    "worker.preload=[torch,torch.utils.data,numpy]",  # starts are most of the time, and nothing is compiled
 )
+_PRELOAD = "worker.preload=[torch,torch.utils.data,numpy]"  # starts are most of the time, and nothing is compiled
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Campaigns:
         if planned.remote:
             (workspace.directory / "remote").mkdir()
             settings += [f"remote.url={workspace.directory / 'remote'}", "remote.retention.last=2"]
-        case = workspace.run("chaos", *settings, *BUDGETS, steps=STEPS, ranks=planned.ranks)
+        case = workspace.run("chaos", *settings, *BUDGETS, _PRELOAD, steps=STEPS, ranks=planned.ranks)
         scheduler = Scheduler(case, planned)
         try:
             found = self._judge(workspace, case, reference, scheduler)

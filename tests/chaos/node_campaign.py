@@ -39,7 +39,9 @@ class NodeCampaigns:
         at_interrupt()
         reference = self._reference(planned)
         workspace = make_workspace(self.directory / f"seed-{seed}")
+        preload = ["torch", "torch._dynamo", *["torch.distributed.fsdp"] * planned.sharded, "torch.utils.data", "numpy"]
         wanted = [f"train.steps={STEPS}", f"train.sharded={planned.sharded}", *planned.settings, *BUDGETS]
+        wanted.append(f"worker.preload=[{','.join(preload)}]")  # each rank would import it in each round
         nodes = Nodes(workspace, "chaos", wanted, conf="small", per_node=PER_NODE)
         scheduler = NodeScheduler(nodes, planned)
         try:

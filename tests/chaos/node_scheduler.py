@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 from resilient.snapshot.commit import TEMPORARY
@@ -16,6 +17,7 @@ from tests.nodes.several import Nodes
 _LONGEST = 300.0  # seconds for all of a campaign
 _PATIENCE = 5  # steps after a fault, after which what recovering begins with will not come any more
 _WAIT = 15.0  # seconds for what is to be hit to be there
+_LOOK_SECONDS = 0.1
 _POLL = 0.02
 
 
@@ -31,6 +33,7 @@ class NodeScheduler:
         self._due: dict[str, float] = {}  # nodes that have ended, and when they are started again
         self._ended: set[str] = set()  # with exit code 0
         self._starts = 0
+        self._furthest, self._looked = 0, -math.inf
         nodes.start()
 
     def run(self) -> None:
@@ -115,8 +118,11 @@ class NodeScheduler:
         return self._step() - self._fault_step > _PATIENCE
 
     def _step(self) -> int:
-        """The furthest that a rank has reported."""
-        return max((entry.metrics.step for entry in self.nodes.entries()), default=0)
+        """The furthest that a rank has reported, as of a moment ago: all that was ever reported is read for it."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._furthest = max((entry.metrics.step for entry in self.nodes.entries()), default=0)
+            self._looked = time.monotonic()
+        return self._furthest
 
     def _inject(self, planned: PlannedOnNodes) -> None:
         """Do it as soon as there is something to do it to."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -62,6 +61,8 @@ def weight(megabytes: int) -> torch.Tensor:
 
 def _spread(model: torch.nn.Module) -> torch.nn.Module:
     """Over all ranks, which begin with the same weights."""
+    from torch.distributed.fsdp import fully_shard  # it takes a second, and most campaigns need none
+
     for parameter in model.parameters():
         dist.broadcast(parameter.data, 0)
     for layer in model.children():
