@@ -363,7 +363,11 @@ class _Node:
                 others=leading,
             )
             if peers is not None:
-                peers.follow(supervisor.lineage_holds, lambda: CountedTerms.read(spec.paths.snapshots))
+                peers.follow(
+                    supervisor.lineage_holds,
+                    lambda: CountedTerms.read(spec.paths.snapshots),
+                    supervisor.collect_metrics,
+                )
             try:
                 code = supervisor.run()
             except Fenced as fenced:
