@@ -135,6 +135,7 @@ class _Node:
         paths.create()
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
         stack.callback(lock.release)
+        paths.clear_fresh()
         self._lock = lock.fileno()
         self._journal = start.open_journal(paths)
         stack.callback(self._journal.close)
