@@ -126,7 +126,7 @@ def test_a_preempted_run_loses_no_step_when_there_is_time_for_its_last_snapshot(
 
 
 def test_a_damaged_snapshot_is_passed_over() -> None:
-    outcome = simulate(replace(SMALL, corrupt=0.3), (NODE,))
+    outcome = simulate(replace(SMALL, corrupt=0.1, days=20, seed=1), (NODE,))
     assert outcome.incidents["bad snapshot"] >= 3
     _adds_up(outcome)
 
