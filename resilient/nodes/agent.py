@@ -31,7 +31,8 @@ from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.world_view import World, WorldView
+from resilient.protocol.world_sum import World
+from resilient.protocol.world_view import WorldView
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps

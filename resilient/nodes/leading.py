@@ -130,9 +130,7 @@ class Leading:
         self._hub.tick()
         world = self._memory.tell_world()
         if world is not None:
-            message = {"op": "world", "world": asdict(world)}
-            for name in self._memory.nodes:
-                self._hub.post(name, message)
+            self._hub.post_all({"op": "world", "world": asdict(world)}, self._memory.nodes)
         if self._peers is not None and (event := self._peers.turn(self._state().phase)) is not None:
             self._feed(event)
 

@@ -160,6 +160,14 @@ class Slot:
             self._follow()
         return SlotInfo.of(self.index, self._words)
 
+    def header(self) -> list[int]:
+        """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
+        if self._words[Word.MOVED]:
+            self._follow()
+        words: list[int] = self._words[: len(Word)].tolist()
+        words[Word.REACHED] = 0
+        return words
+
     def begin(self, step: int, size: int) -> None:
         """EMPTY or COMPLETE → WRITING, with room for an image of ``size`` bytes.
 
