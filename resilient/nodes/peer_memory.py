@@ -91,8 +91,11 @@ class PeerMemory:
         while self._own:
             self._here.hear(self._own.popleft())
         self._here.poll()
-        if phase in _TRAINING and self._memory.complete and self._clock() - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = self._clock()
+        now = self._clock()
+        if phase in _TRAINING and now - self._looked_at >= _LOOK_SECONDS and self._memory.complete:
+            self._looked_at = now
+            if self.replication.rests:
+                return self.replication.take()
             held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
             self.replication.poll(self._memory.newest_step(), held)
         return self.replication.take()

@@ -70,6 +70,9 @@ class Word(IntEnum):
     LENT = 10  # a `Loan`; said by the supervisor, and over when the slot is begun anew
 
 
+_WORDS = len(Word)
+
+
 @dataclass(frozen=True)
 class SlotInfo:
     """What a slot holds, read at one moment."""
@@ -164,7 +167,7 @@ class Slot:
         """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
         if self._words[Word.MOVED]:
             self._follow()
-        words: list[int] = self._words[: len(Word)].tolist()
+        words: list[int] = self._words[:_WORDS].tolist()
         words[Word.REACHED] = 0
         return words
 

@@ -44,13 +44,16 @@ class Copies:
 class OtherNodes(Protocol):
     """The other nodes of the run.
 
-    :ivar pace: seconds between two calls of :meth:`tick` at the most.
     :ivar address: under which this machine is known to the others.
     :ivar pids: helpers on this one that serve them.
     """
 
-    pace: float
     address: str
+
+    @property
+    def pace(self) -> float:
+        """Seconds until the next call of :meth:`tick`, at the most."""
+        ...
 
     @property
     def pids(self) -> Collection[int]: ...
