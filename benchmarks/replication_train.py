@@ -1,7 +1,7 @@
 """The training script of the replication benchmark: a rank of a group whose state is as large as is wanted.
 
-A step computes for a while on one thread, or waits as for a device that computes, and then changes all of the state, as an
-optimizer does.
+A step computes for a while on one thread, or waits as for a device that computes, and then changes all of the state, as
+an optimizer does.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m benchmarks.scale --ranks 256 --nodes 1000 --json scale.json
 
 The ranks are processes that only write their boards; the other nodes are connections that say what a node would say.
-The supervisor is the real one. And what two nodes that really train take. Definitions stand in ``benchmarks/README.md``.
+The supervisor is the real one. And what two nodes that really train take. Definitions stand in
+``benchmarks/README.md``.
 """
 
 from __future__ import annotations

@@ -154,6 +154,9 @@ class Leading:
         self._seen, self._said_at = seen, now
         return on.NodesSeen(seen, self._gathering)
 
+    def forgets(self, decision: do.FormGroup) -> bool:
+        return not self._memory.belongs_to(len(decision.nodes) * self._per_node)
+
     def form(self, decision: do.FormGroup) -> None:
         there = [node for node in decision.nodes if node == self._node or node in self._hub.members]
         if len(there) < len(decision.nodes):
@@ -285,8 +288,11 @@ class Leading:
         if self._peers is not None:
             self._peers.replication.abandon_restore()
 
+    def survey(self) -> bool:
+        return self._peers is None or self._peers.survey()
+
     def copies(self) -> Copies | None:
-        return None if self._peers is None or self._memory.complete else self._peers.copies()
+        return None if self._peers is None else self._peers.copies()
 
     def gone_back(self, step: int) -> None:
         if self._peers is not None:

@@ -356,10 +356,12 @@ class Replication:
             self._states[node] = NodeState(state.address, images, record)
             self._post(node, {"op": "peer_drop", "after": step})
 
-    def slots_of_world(self, world: int) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
-        """The last set that is whole, and which node can write which ranks' images of it to disk: each once, with the
-        set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is lost and the run ends: the
-        replicas of the lost node's ranks become durable in their place.
+    def newest_set(self) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
+        """The last set that is whole, of however many ranks, and which node can write which ranks' images of it to
+        disk: each once, with the set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is
+        lost and the run ends or goes on smaller: the replicas of the lost node's ranks become durable in their place.
         """
-        known = (found for found in self._known(world) if found.set)
-        return next(((found, ranks_of_images(found, self._states)) for found in known), None)
+        worlds = {len(state.record.roots) for state in self._states.values() if state.record is not None}
+        known = [found for world in worlds for found in self._known(world) if found.set]
+        found = max(known, key=lambda each: each.step, default=None)
+        return None if found is None else (found, ranks_of_images(found, self._states))

@@ -21,7 +21,7 @@ PostTo = Callable[[str, Mapping[str, Any]], int]
 class WorldMemory(RunMemory):
     """Boards and arenas of all ranks of the group that is formed; of those whose node is lost there are none.
 
-    :ivar world: how many ranks the group has.
+    :ivar world: how many ranks the group has, or had.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class WorldMemory(RunMemory):
     ) -> None:
         """:param ranks: those on the leader's own node."""
         super().__init__(directory, ranks, slots, identity, root)
-        self.world = len(ranks)
+        self.world = self.marked_world or len(ranks)  # until a group is formed, that of the one before
         self._post_to = post
         self._nodes: dict[str, range] = {}
         self._behind: dict[str, int] = {}

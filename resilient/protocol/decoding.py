@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import functools
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
+
+_HINTS: dict[Any, dict[str, Any]] = {}
+"""Of classes that were decoded: finding them out takes longer than all the rest, and some come many times a second."""
 
 
 class NotDecodable(ValueError):  # noqa: N818  named by condition, as all our errors
@@ -45,7 +47,7 @@ def _dataclass(kind: type[Any], value: Any, name: str) -> Any:
     if not isinstance(value, Mapping):
         raise NotDecodable(f"{name or kind.__name__}: {value!r} is no {kind.__name__}")
     kind = _variant(kind, value)
-    hints, found = _hints(kind), {}
+    hints, found = _HINTS.get(kind) or _HINTS.setdefault(kind, typing.get_type_hints(kind)), dict[str, Any]()
     for field in dataclasses.fields(kind):
         if not field.init:
             continue
@@ -54,11 +56,6 @@ def _dataclass(kind: type[Any], value: Any, name: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise NotDecodable(f"{name or kind.__name__}: {field.name} is missing")
     return kind(**found)
-
-
-@functools.cache  # finding them out takes longer than all the rest, and some messages come many times a second
-def _hints(kind: Hashable) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _variant(kind: type[Any], value: Mapping[str, Any]) -> type[Any]:

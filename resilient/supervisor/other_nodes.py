@@ -79,6 +79,12 @@ class OtherNodes(Protocol):
         """
         ...
 
+    def forgets(self, decision: do.FormGroup) -> bool:
+        """Whether what is in memory is of another number of ranks than these nodes have, and is lost when they form a
+        group.
+        """
+        ...
+
     def form(self, decision: do.FormGroup) -> None:
         """These nodes take part; give them their ranks."""
         ...
@@ -112,8 +118,12 @@ class OtherNodes(Protocol):
 
     def abandon_restore(self) -> None: ...
 
+    def survey(self) -> bool:
+        """Ask what they remember; whether that is known. To be called again until it is."""
+        ...
+
     def copies(self) -> Copies | None:
-        """The newest that all ranks' nodes and their partners have together, where a node is lost."""
+        """The newest that those have together who have answered, whoever is lost."""
         ...
 
     def gone_back(self, step: int) -> None:
@@ -154,6 +164,9 @@ class NobodyElse:
     def listing(self) -> on.NodesSeen | int | None:
         return self._ranks
 
+    def forgets(self, decision: do.FormGroup) -> bool:
+        raise AssertionError(f"a run of one node forms no group: {decision.nodes}")
+
     def form(self, decision: do.FormGroup) -> None:
         raise AssertionError(f"a run of one node forms no group: {decision.nodes}")
 
@@ -183,6 +196,9 @@ class NobodyElse:
 
     def abandon_restore(self) -> None:
         """Nothing is restored so."""
+
+    def survey(self) -> bool:
+        return True
 
     def copies(self) -> Copies | None:
         return None
