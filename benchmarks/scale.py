@@ -35,6 +35,7 @@ from resilient.protocol.terms import Terms
 from resilient.supervisor.journal import read_journal
 
 _STUB = Path(__file__).with_name("scale_stub.py")
+_PRELOAD = [f"resilient.protocol.{name}" for name in ("board", "environment", "plan")]  # as torch is, otherwise
 _PATIENCE = 120.0
 _BUDGET = ("restarts.intensity=200", "restarts.max_failures=200")  # so that nothing ends before all faults are made
 
@@ -43,7 +44,7 @@ _BUDGET = ("restarts.intensity=200", "restarts.max_failures=200")  # so that not
 def supervised(folder: Path, *overrides: str, step_seconds: float) -> Iterator[tuple[psutil.Process, RunPaths, str]]:
     """A run of the stub, its supervisor, and the path of its configuration; ended afterwards."""
     conf = folder / "scale.yaml"
-    worker = {"script": str(_STUB), "args": [str(step_seconds)], "preload": []}
+    worker = {"script": str(_STUB), "args": [str(step_seconds)], "preload": _PRELOAD}
     body = {"worker": worker, "run": {"dir": str(folder / "runs")}, "snapshot": {"auto": False}}
     conf.write_text(json.dumps(body))
     command = [sys.executable, "-m", "resilient", "train", f"conf={conf}", *overrides]

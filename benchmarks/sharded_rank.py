@@ -76,7 +76,7 @@ class Rank:
                 yield (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
     def _digests(self) -> list[str]:
-        return [digest(memoryview(tensor.contiguous().view(-1).numpy()).cast("B")) for tensor in self._tensors()]
+        return [digest(tensor.contiguous().view(-1).view(torch.uint8).numpy().data) for tensor in self._tensors()]
 
     def _forget(self) -> None:
         for tensor in self._tensors():
