@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.examples import Example, in_evaluation_after, in_peace, killed, on_two_ranks, preempted, somewhere
+from tests.integrations.examples import (
+    Example,
+    in_evaluation_after,
+    in_peace,
+    killed,
+    on_two_ranks,
+    preempted,
+    somewhere,
+)
 from tests.run.conftest import make_workspace
 from tests.run.harness import Workspace
 
