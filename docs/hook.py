@@ -10,8 +10,8 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))  # mkdocs takes it away again once this file is imported
 
-from generate import commands, configuration, exit_codes, failures, formats, interface, states  # noqa: E402
-from generate.inclusion import included  # noqa: E402
+from generate import commands, configuration, exit_codes, failures, formats, interface, states
+from generate.inclusion import included
 
 _PAGES = {
     "reference/configuration.md": configuration.page,

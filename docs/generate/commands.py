@@ -10,9 +10,13 @@ import sys
 from collections.abc import Iterator
 from unittest import mock
 
+from generate.markup import fenced, front_matter
 from resilient import cli
 
-from generate.markup import fenced, front_matter
+_INTRODUCTION = """
+All commands take `key=value` and options in any order, and `--json`, where it is listed, prints JSON with stable keys.
+What a command leaves with is in [Exit codes](exit-codes.md).
+"""
 
 _LISTINGS = {
     "drill": ("The faults", ["drill", "--list"]),
@@ -26,8 +30,7 @@ def page() -> str:
     parser = cli._parser()
     parts = [
         front_matter("Command line", "Every command and its options."),
-        "All commands take `key=value` and options in any order, and `--json` where it is listed prints JSON with stable keys. "
-        "What a command leaves with is in [Exit codes](exit-codes.md).\n",
+        _INTRODUCTION,
         "| command | what |\n|---|---|",
         *[f"| [`{name}`](#{name}) | {text} |" for name, text, _ in commands(parser)],
         "",

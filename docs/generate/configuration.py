@@ -15,25 +15,25 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from generate.docstrings import Docstring
+from generate.markup import code, fenced, front_matter, table
 from resilient.config import _PER_LAUNCH, Config, builtin_directory, load
 from resilient.errors import ConfigurationError
 
-from generate.docstrings import Docstring
-from generate.markup import code, fenced, front_matter, table
-
 _INTRODUCTION = """
-`conf=` takes a built-in name, a name in `./conf`, or a path to a YAML file. What the file does not say keeps its default.
-Any key can be changed on the command line, in [Hydra's grammar](https://hydra.cc/docs/advanced/override_grammar/basic):
+`conf=` takes a built-in name, a name in `./conf`, or a path to a YAML file. What the file does not say keeps its
+default. Any key can be changed on the command line, in [Hydra's
+grammar](https://hydra.cc/docs/advanced/override_grammar/basic):
 
 ```console
 $ resilient train conf=demo train.lr=1e-3 snapshot.every_steps=50    # change values
-$ resilient train conf=demo +train.dropout2=0.2 --cfg job            # add a key of your script's; print the whole and stop
+$ resilient train conf=demo +train.mine=0.2 --cfg job                # add a key of your script's; print it all and stop
 $ resilient train conf=demo --multirun train.lr=1e-3,1e-4            # one run for each value
 ```
 
-An unknown key, a value of the wrong type and a combination that cannot work are refused before anything starts, with exit
-code 78 and the nearest key that exists. A run keeps the configuration it was started with in `config.yaml`; another one is
-refused (79) unless `run.allow_drift=true`, except for the keys marked *may change*.
+An unknown key, a value of the wrong type and a combination that cannot work are refused before anything starts, with
+exit code 78 and the nearest key that exists. A run keeps the configuration it was started with in `config.yaml`;
+another one is refused (79) unless `run.allow_drift=true`, except for the keys marked *may change*.
 """
 
 _EXTREMES = (-1, -(10**12), 10**12, 0, 65535.5)
@@ -59,10 +59,6 @@ class Key:
     bounds: str = ""
     may_change: bool = False
 
-    @property
-    def anchor(self) -> str:
-        return self.path
-
 
 def page() -> str:
     parts = [front_matter("Configuration", "Every key of the configuration, from the schema."), _INTRODUCTION]
@@ -76,7 +72,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def keys() -> Iterator[Key]:
+def all_keys() -> Iterator[Key]:
     """All keys, those of sections that are chosen by name once, with ``NAME`` in its place."""
     for item in dataclasses.fields(Config):
         kind = typing.get_type_hints(Config)[item.name]
@@ -151,7 +147,8 @@ def _entry(key: Key) -> str:
     facts += [key.bounds] if key.bounds else []
     facts += ["*may change*"] if key.may_change else []
     text = key.text[:1].upper() + key.text[1:]
-    return f'#### `{key.path}` {{ #{key.anchor} .key }}\n\n<div class="facts" markdown>{" · ".join(facts)}</div>\n\n{text}\n'
+    about = f'<div class="facts" markdown>{" · ".join(facts)}</div>'
+    return f"#### `{key.path}` {{ #{key.path} .key }}\n\n{about}\n\n{text}\n"
 
 
 def _type(kind: Any) -> str:

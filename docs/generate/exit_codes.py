@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from generate.docstrings import Docstring
+from generate.markup import code, front_matter, table
 from resilient import errors
 from resilient.errors import ExitCode, ResilientError
 from resilient.policy.failure_class import FailureClass
 from resilient.policy.treatments import TREATMENTS
 
-from generate.docstrings import Docstring
-from generate.markup import code, front_matter, table
-
 _INTRODUCTION = """
-The exit code of `resilient train` says how the run ended; the line before it on the terminal says what to do next, with the
-names of this run. A batch file needs two of them: **0**, the run is finished, and **75**, start the same command again.
-Everything else wants a person.
+The exit code of `resilient train` says how the run ended; the line before it on the terminal says what to do next,
+with the names of this run. A batch file needs two of them: **0**, the run is finished, and **75**, start the same
+command again. Everything else wants a person.
 
 ```bash
 resilient train conf=mine
@@ -24,8 +23,14 @@ if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
 ```
 
-A worker's own exit 0 is not taken for "finished" unless the run said so: `run.steps` ran to its end, or `run.finish()` was
-called. For scripts that do not attach, `worker.finished_by=exit_code` (set in `conf=script`) says that 0 is enough.
+A worker's own exit 0 is not taken for "finished" unless the run said so: `run.steps` ran to its end, or
+`run.finish()` was called. For scripts that do not attach, `worker.finished_by=exit_code` (set in `conf=script`) says
+that 0 is enough.
+"""
+
+_ERRORS = """
+All errors that are raised on purpose are of `resilient.errors.ResilientError`, and carry the exit code with which a
+process ends that does not catch them.
 """
 
 _NEXT: Mapping[ExitCode, str] = {
@@ -36,8 +41,8 @@ _NEXT: Mapping[ExitCode, str] = {
     "See [what bit-exact means](../concepts/bit-exact.md).",
     ExitCode.UNREADABLE: "Check the path; the message names the file.",
     ExitCode.NO_ENTRY_POINT: "Check `worker.script` or `worker.module`, from the directory in which you start.",
-    ExitCode.NO_SNAPSHOT: "`resilient snapshots verify run=…` says what is damaged. It never starts over silently: choose "
-    "another `run.id` to do that.",
+    ExitCode.NO_SNAPSHOT: "`resilient snapshots verify run=…` says what is damaged. It never starts over silently: "
+    "choose another `run.id` to do that.",
     ExitCode.NOT_FOUND: "Check the name, and `dir=`.",
     ExitCode.NOT_RUNNING: "Start the run, or go to the machine it is on.",
     ExitCode.INTERNAL: "Report it, with the lines above. The same command again resumes.",
@@ -52,8 +57,8 @@ _NEXT: Mapping[ExitCode, str] = {
     ExitCode.BUDGET_SPENT: "Look at the incidents: the machine may be bad. Raise the limits under "
     "[restarts](configuration.md#restarts) only if each failure is understood.",
     ExitCode.HUNG: "Look at the stacks in the incident; raise `hang.min_seconds` if it was only slow.",
-    ExitCode.DIVERGED: "Look at the evidence. `resilient rollback` takes it further back, with another learning rate or "
-    "without some data.",
+    ExitCode.DIVERGED: "Look at the evidence. `resilient rollback` takes it further back, with another learning rate "
+    "or without some data.",
     ExitCode.REMOTE_UNAVAILABLE: "Check endpoint and credentials, then the same command again.",
     ExitCode.UNTRUSTED_NODE: "Start it on another machine; `run.trust_node=true` overrides.",
     ExitCode.SCHEDULER: "The message says what SLURM said; nothing was submitted unless it says otherwise.",
@@ -76,18 +81,15 @@ def page() -> str:
         "Each [class of failures](failures.md) that is given up has its code:\n",
         table(("code", "classes of failures"), _ends()),
         "\n## Errors of the Python API { #errors }\n",
-        "All errors that are raised on purpose are of `resilient.errors.ResilientError`, and carry the exit code with which "
-        "a process ends that does not catch them.\n",
+        _ERRORS,
         table(("error", "code", "when"), _errors()),
     ]
     return "\n".join(parts) + "\n"
 
 
 def _rows() -> str:
-    return table(
-        ("code", "meaning", "what next"),
-        [(f'<span id="{member.value}">**{member.value}**</span>', member.description, _NEXT[member]) for member in ExitCode],
-    )
+    rows = [(f'<span id="{code.value}">**{code.value}**</span>', code.description, _NEXT[code]) for code in ExitCode]
+    return table(("code", "meaning", "what next"), rows)
 
 
 def _ends() -> Iterator[tuple[str, str]]:

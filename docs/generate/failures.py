@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from generate.markup import code, fenced, front_matter, table
 from resilient.errors import ExitCode
 from resilient.policy.failure_class import FailureClass
 from resilient.policy.failure_table import BY_TYPE, BY_TYPE_ALONE, EXCEPTION, KERNEL, LOG, ROWS, Row
@@ -12,32 +13,31 @@ from resilient.policy.failures import _CRASH_SIGNALS
 from resilient.policy.restart_settings import RestartSettings
 from resilient.policy.treatments import CRASH_LOOP_EXITS, TREATMENTS, Treatment
 
-from generate.markup import code, fenced, front_matter, table
-
 _INTRODUCTION = """
-Every failure gets one of these names. Evidence is looked at in this order: what the supervisor itself saw (a hang, a node that
-is gone), the exception that ended the script, the signal it died of, the end of its log. The kernel's log and the memory
-cgroup are asked whether what was seen is only a consequence: a SIGKILL by the out-of-memory killer is "host out of memory".
-Of several ranks the **root** is named. A rank whose collective fails because another rank died is an *echo*, and never the
-name of an incident unless no other rank failed before.
+Every failure gets one of these names. Evidence is looked at in this order: what the supervisor itself saw (a hang, a
+node that is gone), the exception that ended the script, the signal it died of, the end of its log. The kernel's log
+and the memory cgroup are asked whether what was seen is only a consequence: a SIGKILL by the out-of-memory killer is
+"host out of memory". Of several ranks the **root** is named. A rank whose collective fails because another rank died
+is an *echo*, and never the name of an incident unless no other rank failed before.
 
 What is done depends on the name, and on the history: a failure counts until the run has made a new step
-([`restarts.success_steps`](configuration.md#restarts.success_steps)). [Failures and restarts](../concepts/failures.md) explains
-how the budgets work together.
+([`restarts.success_steps`](configuration.md#restarts.success_steps)). [Failures and
+restarts](../concepts/failures.md) explains how the budgets work together.
 """
 
 _SEEN: dict[FailureClass, str] = {
-    FailureClass.KILLED: "a signal that is no crash, such as SIGKILL, with nothing in the kernel's log or cgroup to explain it",
+    FailureClass.KILLED: "a signal that is no crash, such as SIGKILL, and that neither kernel nor cgroup explains",
     FailureClass.CRASH: "death by " + ", ".join(sorted(signal.name for signal in _CRASH_SIGNALS)),
     FailureClass.APPLICATION: "any other exception, or an exit code that means nothing else",
     FailureClass.HANG: "a step, a start-up, a phase or a restore over its [limit](configuration.md#hang)",
     FailureClass.UNFINISHED: "exit 0 before the run said that it is finished",
     FailureClass.PREEMPTION: "SIGTERM to a worker that was not asked to leave",
-    FailureClass.DECLARED: "an exit code that [`worker.exit_codes`](configuration.md#worker.exit_codes) gives a meaning",
+    FailureClass.DECLARED: "an exit code that [`worker.exit_codes`](configuration.md#worker.exit_codes) says `stop` of",
     FailureClass.SUPERVISOR_LOST: "a run that is started again, and whose last supervisor did not close it",
     FailureClass.NODE_LOST: "a node's supervisor that has been silent for "
     "[`group.silent_seconds`](configuration.md#group.silent_seconds), or whose connection is gone",
     FailureClass.HOST_OOM: "SIGKILL, or a DataLoader worker that died, while the kernel killed for lack of memory",
+    FailureClass.NETWORK: "a collective that fails though no other rank has failed before: an [echo](#echo) of nothing",
     FailureClass.BAD_SNAPSHOT: "a snapshot that does not verify",
 }
 
@@ -87,7 +87,8 @@ def _section(failure_class: FailureClass) -> str:
     if types:
         parts.append(f"**Exceptions**: {', '.join(map(code, types))}.\n")
     parts.append(f"**Done**: {cure.remedy}. Given up {given_up(cure)}{_because(cure)}")
-    parts.append(f"with exit code [{cure.exit_code.value}](exit-codes.md#{cure.exit_code.value}); in a crash loop with {loop.value}.")
+    exit_code = f"[{cure.exit_code.value}](exit-codes.md#{cure.exit_code.value})"
+    parts.append(f"with exit code {exit_code}; in a crash loop with {loop.value}.")
     if cure.least_wait:
         parts.append(f"Before a relaunch there are at least {cure.least_wait:g} s.")
     parts.append(f"\n**What to do when it ends the run**: {_as_code(cure.advice)}\n")
@@ -99,7 +100,11 @@ def _section(failure_class: FailureClass) -> str:
 
 
 def _because(cure: Treatment) -> str:
-    return f" ({cure.why})," if cure.failures is not None else f", such as `max_failures={RestartSettings().max_failures}`,"
+    return (
+        f" ({cure.why}),"
+        if cure.failures is not None
+        else f", such as `max_failures={RestartSettings().max_failures}`,"
+    )
 
 
 def _patterns(rows: Iterable[Row]) -> str:

@@ -7,6 +7,8 @@ import json
 import re
 from enum import IntEnum
 
+from generate.docstrings import Docstring, inline
+from generate.markup import code, fenced, table
 from resilient.policy.decisions import LaunchRound
 from resilient.policy.events import Tier, WorkerProgressed
 from resilient.protocol import board, names, slot
@@ -16,9 +18,6 @@ from resilient.snapshot.image import ITEM_SIZE, PAGE, STATE, Layout, TensorSpec
 from resilient.snapshot.manifest import VERSION, VERSION_SHARED, ImageFile, Manifest
 from resilient.snapshot.shards import Part, Whole
 from resilient.supervisor.journal import plain
-
-from generate.docstrings import Docstring, inline
-from generate.markup import code, fenced, table
 
 _WORD = re.compile(r"^    (?P<name>[A-Z_]+) = (?P<number>\d+)(?:  # (?P<comment>.*))?$")
 _COMMENT = re.compile(r"^    # (?P<comment>.*)$")
@@ -45,8 +44,8 @@ def _image() -> str:
     layout = Layout.plan([TensorSpec("model.weight", "F32", (8, 8)), TensorSpec("model.bias", "F32", (8,))], 100)
     header = json.loads(layout.header[8:])
     return fenced(json.dumps(header, indent=1), "json") + (
-        f"\n\nHeader and data each fill whole pages of {PAGE} bytes. `{STATE}` is the last tensor and takes up what is left of "
-        f"the last page. Types: {', '.join(map(code, ITEM_SIZE))}.\n"
+        f"\n\nHeader and data each fill whole pages of {PAGE} bytes. `{STATE}` is the last tensor and takes up "
+        f"what is left of the last page. Types: {', '.join(map(code, ITEM_SIZE))}.\n"
     )
 
 
@@ -54,7 +53,10 @@ def _tags() -> str:
     rows = [
         (code('{"$float": "nan"}'), "a float that JSON cannot write"),
         (code('{"$tuple": […]}'), "a tuple; likewise `$set` and `$frozenset`"),
-        (code('{"$dict": [[key, value], …]}'), "a dictionary whose keys are not all text; likewise `$ordered`, `$counter`"),
+        (
+            code('{"$dict": [[key, value], …]}'),
+            "a dictionary whose keys are not all text; likewise `$ordered`, `$counter`",
+        ),
         (code('{"$bytes": "…"}'), "bytes, in base 64"),
         (code('{"$complex": ["1.0", "0.0"]}'), "a complex number"),
         (code('{"$pickle": "…"}'), "with `snapshot.allow_pickle=true` alone, anything else"),
@@ -96,7 +98,8 @@ def _fields(kind: type) -> str:
 def _journal() -> str:
     entries = [("event", WorkerProgressed(0, 51)), ("decision", LaunchRound(4, 51, Tier.MEMORY))]
     lines = [
-        {"time": 1.8e9, "at": 12.5, "kind": kind, "name": type(item).__name__, "data": plain(item)} for kind, item in entries
+        {"time": 1.8e9, "at": 12.5, "kind": kind, "name": type(item).__name__, "data": plain(item)}
+        for kind, item in entries
     ]
     return "\n".join(json.dumps(line) for line in lines)
 
@@ -123,6 +126,6 @@ def _names() -> str:
         (code(names.log_piece(names.log_name(0), 1)), "an older piece of that log"),
     ]
     return table(("name", "what"), rows) + (
-        f"\n\nChunks that have a checksum of their own: {CHUNK >> 20} MiB. Manifests are of version {VERSION}, or {VERSION_SHARED} "
-        "where files lack what another one has.\n"
+        f"\n\nChunks that have a checksum of their own: {CHUNK >> 20} MiB. Manifests are of version {VERSION}, or "
+        f"{VERSION_SHARED} where files lack what another one has.\n"
     )

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import resilient
+from generate.docstrings import Docstring
+from generate.markup import code, fenced, front_matter, table
 from resilient.convert.opening import load
 from resilient.worker.attach import attach, config
 from resilient.worker.outer_loop import Epochs, OuterLoop
 from resilient.worker.run import Run
 
-from generate.docstrings import Docstring
-from generate.markup import code, fenced, front_matter, table
-
 _INTRODUCTION = """
-What a training script uses. Importing `resilient` does not import torch; the first use of `attach` does. All of it works
-without a supervisor too (`python train.py`): then there are disk snapshots and resume, but nobody to relaunch the script.
+What a training script uses. Importing `resilient` does not import torch; the first use of `attach` does. All of it
+works without a supervisor too (`python train.py`): then there are disk snapshots and resume, but nobody to relaunch
+the script.
 """
 
 _OF_THE_HOST = frozenset({"resume", "goes_on", "begin_step", "end_step", "leaves_unfinished"})
@@ -28,8 +28,8 @@ _OF_THE_HOST = frozenset({"resume", "goes_on", "begin_step", "end_step", "leaves
 
 def page() -> str:
     parts = [front_matter("Python interface", "The functions and classes that a training script uses."), _INTRODUCTION]
-    for item in (attach, config, load):  # `resilient.config` is the module of that name, wherever that has been imported
-        parts.append(_function(f"resilient.{item.__name__}", item))
+    # not by their public names: `resilient.config` is the module, wherever that has been imported
+    parts += [_function(f"resilient.{item.__name__}", item) for item in (attach, config, load)]
     parts.append(_class("resilient.Run", Run, "As returned by `attach`.", without=_OF_THE_HOST))
     parts.append(_class("OuterLoop", OuterLoop, "As returned by `run.outer_loop`."))
     parts.append(_class("OuterLoop.epochs", Epochs, ""))
@@ -37,8 +37,8 @@ def page() -> str:
         "## Settings without a supervisor { #settings }\n\n"
         "`SnapshotSettings`, `RetentionSettings` and `FingerprintSettings` of `resilient` are what the sections "
         "[snapshot](configuration.md#snapshot), [retention](configuration.md#retention) and "
-        "[fingerprint](configuration.md#fingerprint) of the configuration are made of, with the same keys. `attach` takes "
-        "them for a script that is started by itself.\n"
+        "[fingerprint](configuration.md#fingerprint) of the configuration are made of, with the same keys. `attach` "
+        "takes them for a script that is started by itself.\n"
     )
     parts.append("## Integrations { #integrations }\n\nSee [other people's loops](../guides/integrations.md).\n")
     for module, name in (
@@ -59,11 +59,9 @@ def _unimported(module: str, name: str) -> str:
     found = next(node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == name)
     if not isinstance(found, (ast.FunctionDef, ast.ClassDef)):
         raise TypeError(f"{module}.{name} is neither a function nor a class")
-    documented = Docstring.parse(inspect.cleandoc(ast.get_docstring(found) or ""))
-    made = found
-    if isinstance(found, ast.ClassDef):
-        made = next(node for node in found.body if getattr(node, "name", "") == "__init__")
-    assert isinstance(made, ast.FunctionDef)
+    documented = Docstring.parse(ast.get_docstring(found) or "")
+    functions = [node for node in found.body if isinstance(node, ast.FunctionDef)]
+    made = found if isinstance(found, ast.FunctionDef) else next(node for node in functions if node.name == "__init__")
     written = ast.unparse(made.args).removeprefix("self").removeprefix(", ")
     shown = module.removesuffix("_writer")
     parts = [f"### resilient.{shown}.{name} {{ #{shown}.{name} }}\n", fenced(f"{name}({written})", "python"), ""]

@@ -25,5 +25,10 @@ def fenced(text: str, language: str = "text") -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def front_matter(title: str, description: str) -> str:
-    return f"---\ntitle: {title}\ndescription: {description}\n---\n\n# {title}\n"
+def front_matter(title: str, description: str, *, hide: str = "") -> str:
+    """How a page begins.
+
+    :param hide: what the theme is to leave out, such as ``toc``.
+    """
+    hidden = f"hide: [{hide}]\n" if hide else ""
+    return f"---\ntitle: {title}\ndescription: {description}\n{hidden}---\n\n# {title}\n"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
+from generate.docstrings import Docstring
+from generate.markup import code, front_matter, table
 from resilient.policy import decisions, events, machine
 from resilient.policy.machine import TABLE
 from resilient.policy.state import Phase
-
-from generate.docstrings import Docstring
-from generate.markup import code, front_matter, table
 
 _WIDTH, _HEIGHT = 980, 690
 _HALF_WIDTH, _HALF_HEIGHT = 56, 18
@@ -78,7 +77,7 @@ _LABELS: Mapping[tuple[str, str], tuple[int, int, str]] = {
     ("waiting", "choosing"): (300, 122, "middle"),
     ("replaying", "choosing"): (190, 206, "start"),
     (_UP, "stopping"): (438, 418, "start"),
-    ("starting", "running"): (424, 306, "end"),
+    ("starting", "running"): (438, 306, "start"),
     ("running", "dumping"): (540, 346, "start"),
     ("stopping", "flushing"): (470, 512, "start"),
     ("flushing", "ended"): (498, 618, "start"),
@@ -87,10 +86,21 @@ _LAST = frozenset({"flushing", "ended"})
 
 
 def page() -> str:
-    said = [front_matter("Life of a run", "The state machine that decides about a run, from its own table."), _INTRODUCTION]
-    said += [f'<div class="diagram">{drawing()}</div>\n', _LEGEND, "## What the phases are for { #phases }\n", _theory()]
+    said = [
+        front_matter("Life of a run", "The state machine that decides about a run, from its own table.", hide="toc"),
+        _INTRODUCTION,
+    ]
+    said += [
+        f'<div class="diagram">{drawing()}</div>\n',
+        _LEGEND,
+        "## What the phases are for { #phases }\n",
+        _theory(),
+    ]
     said += ["\n## Every edge { #edges }\n", table(("from", "to", "on"), _edges()), ""]
-    said += ["\n## Events { #events }\n", "What the supervisor tells the decision core. They are in the journal as they are.\n"]
+    said += [
+        "\n## Events { #events }\n",
+        "What the supervisor tells the decision core. They are in the journal as they are.\n",
+    ]
     said += [table(("event", "when"), _described(events, events.Event)), ""]
     said += ["\n## Decisions { #decisions }\n", "What it wants done. These are in the journal, too.\n"]
     said += [table(("decision", "what"), _described(decisions, decisions.Decision)), ""]
@@ -98,14 +108,14 @@ def page() -> str:
 
 
 _INTRODUCTION = """
-All decisions about a run are taken by one pure function, `decide(state, event, now)`, over one table. The supervisor feeds
-events in and carries out what comes back; both are written to the [journal](formats.md#journal), so `resilient replay` can
-take every decision again. This picture and the tables below are drawn from that table.
+All decisions about a run are taken by one pure function, `decide(state, event, now)`, over one table. The supervisor
+feeds events in and carries out what comes back; both are written to the [journal](formats.md#journal), so `resilient
+replay` can take every decision again. This picture and the tables below are drawn from that table.
 """
 
 _LEGEND = """
-Edges from the border are those of every phase inside it. Lighter ones lead to the end. The events of each edge are under the
-pointer, and in [the table below](#edges).
+Edges from the border are those of every phase inside it. Lighter ones lead to the end. The events of each edge are
+under the pointer, and in [the table below](#edges).
 """
 
 
@@ -136,15 +146,17 @@ def drawing() -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="State diagram of a run">',
         "<defs>",
         *(
-            f'<marker id="arrow-{kind}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-            f'<path class="{kind}" d="M0,0 L8,4 L0,8 z"/></marker>'
+            f'<marker id="arrow-{kind}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+            f'orient="auto"><path class="{kind}" d="M0,0 L8,4 L0,8 z"/></marker>'
             for kind in ("head", "last-head")
         ),
         "</defs>",
     ]
     for name, (_, (x, y, width, height)) in _GROUPS.items():
         parts.append(f'<rect class="group" x="{x}" y="{y}" width="{width}" height="{height}" rx="10"/>')
-        parts.append(f'<text class="group-name" x="{x + width - 10}" y="{y + height - 10}" text-anchor="end">{name}</text>')
+        parts.append(
+            f'<text class="group-name" x="{x + width - 10}" y="{y + height - 10}" text-anchor="end">{name}</text>'
+        )
     drawn = lifted()
     parts += [_edge(*ends, names) for ends, names in drawn.items()]
     parts += [_phase(name, x, y) for name, (x, y) in _PLACES.items()]
@@ -175,7 +187,8 @@ def _middle(name: str) -> tuple[float, float]:
 
 
 def _phase(name: str, x: int, y: int) -> str:
-    box = f'<rect x="{x - _HALF_WIDTH}" y="{y - _HALF_HEIGHT}" width="{2 * _HALF_WIDTH}" height="{2 * _HALF_HEIGHT}" rx="8"/>'
+    corner, size = (x - _HALF_WIDTH, y - _HALF_HEIGHT), (2 * _HALF_WIDTH, 2 * _HALF_HEIGHT)
+    box = f'<rect x="{corner[0]}" y="{corner[1]}" width="{size[0]}" height="{size[1]}" rx="8"/>'
     kind = "phase last" if name in _LAST else "phase"
     return f'<g class="{kind}">{box}<text x="{x}" y="{y + 5}" text-anchor="middle">{name}</text></g>'
 
