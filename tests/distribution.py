@@ -7,13 +7,13 @@ and others would only wait for it. What takes longest begins first: the many sho
 from __future__ import annotations
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # it brings no types
 
 _CLUSTER = "tests/slurm/"
 _LONGEST = (_CLUSTER, "tests/chaos/", "tests/integrations/", "tests/nodes/", "tests/run/", "tests/convert/")
 
 
-class LongestFirst(LoadFileScheduling):
+class LongestFirst(LoadFileScheduling):  # type: ignore[misc]
     """Files, in the order in which they are collected: see :func:`arrange`."""
 
     def __init__(self, config: pytest.Config) -> None:

@@ -149,8 +149,10 @@ def main(arguments: list[str]) -> int:
     die_with_parent(int(arguments[2]))  # while importing, nobody here would notice that the supervisor is gone
     connection = wire.own_end(arguments)
     # Collecting garbage takes an eighth of the time of an import that makes next to none. As the documentation of
-    # `gc.freeze` has it: none before it, so that what the workers share has no holes that they would fill.
-    gc.disable()
+    # `gc.freeze` has it: none before it, so that what the workers share has no holes that they would fill. By the
+    # threshold, for what is imported may itself have said whether garbage is collected.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
     # Whatever a worker would import after the fork costs every relaunch its time, our own side of it first of all.
     # With nothing to preload, workers start cold: the script does something that has to come before the imports.
     preload = [*arguments[4:], "resilient.worker.attach"] if arguments[4:] else []
@@ -159,11 +161,13 @@ def main(arguments: list[str]) -> int:
     if arguments[3]:
         use_scratch(arguments[3])
     gc.freeze()  # what is imported now stays shared between all workers; a collection would copy its pages
-    gc.enable()
+    if gc.get_threshold()[0] == 0:
+        gc.set_threshold(*thresholds)
     outlive_parent()  # from here on we notice, and have workers to take along
     spec = Forkserver(connection).serve()
     if spec is None:
-        sys.stdout.flush()
+        with suppress(OSError):  # a full disk
+            sys.stdout.flush()
         os._exit(0)  # taking torch apart again takes half a second, for which the end of the run would wait
     return run_script(spec)
 
