@@ -1,4 +1,6 @@
-"""What every script of the goodput benchmark is told. No torch here: a script says that it is there before it imports it."""
+"""What every script of the goodput benchmark is told. No torch here: a script says that it is there before it imports
+that.
+"""
 
 from __future__ import annotations
 

@@ -202,4 +202,3 @@ class Run:
     def _failed(self, what: str) -> LaunchFailedError:
         words = (self._options.folder / "output.log").read_text(errors="replace")[-800:]
         return LaunchFailedError(f"{self._contestant.name} {what}: {words}")
-

@@ -1,8 +1,8 @@
 """The goodput benchmark's script under ``resilient train``, ``torchrun`` and ``ft_launcher``.
 
-Under resilient the loop is what its users write. Under the others it is the careful version of what theirs do: every so
-many steps ``torch.save`` of everything, put in place by a rename, the last few kept; the newest loaded at the start, and
-the data taken up where it was. ``ft_launcher``'s rank monitor is told of each step as well.
+Under resilient the loop is what its users write. Under the others it is the careful version of what theirs do: every
+so many steps ``torch.save`` of everything, put in place by a rename, the last few kept; the newest loaded at the start,
+and the data taken up where it was. ``ft_launcher``'s rank monitor is told of each step as well.
 """
 
 from __future__ import annotations

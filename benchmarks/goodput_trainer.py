@@ -52,13 +52,13 @@ def main() -> None:
             return self.last
 
     class Record(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             log.stage("restore")
 
-        def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **given: Any) -> None:
-            spike.apply(state.global_step + 1, given["optimizer"])
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            spike.apply(state.global_step + 1, kwargs["optimizer"])
 
-        def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             log.step(state.global_step, trainer.last.item())
 
     arguments = TrainingArguments(
@@ -75,12 +75,11 @@ def main() -> None:
         disable_tqdm=True,
         seed=options.seed,
     )
-    trainer = Recorded(
-        Losing(), arguments, train_dataset=Named(), optimizers=(training.optimizer, training.scheduler)
-    )
+    trainer = Recorded(Losing(), arguments, train_dataset=Named(), optimizers=(training.optimizer, training.scheduler))
     trainer.add_callback(Record())
     options.checkpoints.mkdir(exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(options.checkpoints)))
+    newest = get_last_checkpoint(str(options.checkpoints))  # type: ignore[no-untyped-call]  # of transformers
+    trainer.train(resume_from_checkpoint=newest)
     finish(training.model, options)
 
 
