@@ -24,7 +24,7 @@ from benchmarks.goodput_contestants import CONTESTANTS, RESILIENT, Contestant, r
 from benchmarks.goodput_options import Options
 from benchmarks.goodput_report import Figures, as_json, report, rows
 from benchmarks.goodput_run import Run
-from benchmarks.goodput_trace import LEAST_STEPS, Fault, spike_of, trace
+from benchmarks.goodput_trace import LEAST_STEPS, Fault, Kind, spike_of, trace
 from benchmarks.recovery_launch import LaunchFailedError
 from benchmarks.recovery_report import machine
 
@@ -41,7 +41,7 @@ class Benchmark:
     def measure(self) -> None:
         """All rounds; whose turn it is first rotates."""
         for number in range(self._options.rounds):
-            faults = trace(self._options.seed + number, self._options.steps)
+            faults = self._trace(number)
             turn = number % len(self._contestants)
             for contestant in (*self._contestants[turn:], *self._contestants[:turn]):
                 peaceful = self._run(contestant, number, [])
@@ -75,6 +75,9 @@ class Benchmark:
         )
         return outcome
 
+    def _trace(self, number: int) -> list[Fault]:
+        return trace(self._options.seed + number, self._options.steps, self._options.without)
+
     def _told(self, name: str, number: int, faults: Sequence[Fault]) -> Options:
         return Options(
             under=name,
@@ -88,7 +91,7 @@ class Benchmark:
 
     def _compare(self, peaceful: Outcome, faulted: Outcome, number: int) -> None:
         """Of ours, what can be compared with an uninterrupted run, and with its own report."""
-        faults = trace(self._options.seed + number, self._options.steps)
+        faults = self._trace(number)
         paths = [run_paths(self._told(RESILIENT, number, given)) for given in ([], faults)]
         self.figures.problems += same_end((peaceful, paths[0]), (faulted, paths[1]), self._options.steps)
         ledger = Ledger.of(paths[1], faulted)
@@ -157,12 +160,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="silence after which the benchmark knows that nobody else will help; no start may be as silent as that "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        choices=[kind.value for kind in Kind],
+        default=[],
+        help="kinds of faults to leave out, such as the spike, of which nobody else takes notice",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the model, the data and the first trace")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's place for temporary files)")
     options = parser.parse_args(arguments)
     if min(options.rounds, options.save_every) < 1 or options.keep < 2 or options.steps < LEAST_STEPS:
         parser.error(f"--rounds and --save-every must be at least 1, --keep 2 and --steps {LEAST_STEPS}")
+    if len(set(options.without)) == len(Kind):
+        parser.error("--without: no fault is left")
     if options.notice_seconds <= options.hang_seconds:
         parser.error("--notice-seconds must be more than --hang-seconds, or the operator is faster than who watches")
     return options

@@ -2,7 +2,7 @@
 
 The operator's rules are the same for all, and know nothing of the trace:
 
-* nothing was recorded for so many seconds: SIGKILL to the training process;
+* the training process is there, and nothing was recorded for so many seconds: SIGKILL to it;
 * a third process in a row has begun, and the two before it made no step: the newest checkpoint is removed;
 * the launcher has ended before the last step: its command is started again.
 """
@@ -178,9 +178,8 @@ class Run:
                 self._note("started it again")
         elif self._starts > _DEAD_STARTS:
             self._note(self._checkpoints.remove())
-        elif lines and time.time() - max(lines[-1].time, self._quiet_since) > self._notice:
-            with suppress(ProcessLookupError):
-                os.kill(lines[-1].pid, signal.SIGKILL)
+        elif lines and time.time() - max(lines[-1].time, self._quiet_since) > self._notice and _is_up(lines[-1].pid):
+            os.kill(lines[-1].pid, signal.SIGKILL)
             self._note("killed the training process")
 
     def _note(self, what: str) -> None:
@@ -202,3 +201,10 @@ class Run:
     def _failed(self, what: str) -> LaunchFailedError:
         words = (self._options.folder / "output.log").read_text(errors="replace")[-800:]
         return LaunchFailedError(f"{self._contestant.name} {what}: {words}")
+
+
+def _is_up(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -50,16 +50,20 @@ _PLAN: Sequence[tuple[Kind, float]] = (
 _STEP_SECONDS = 0.02  # delays are spread over about one step
 
 
-def trace(seed: int, steps: int) -> list[Fault]:
-    """The faults of a run of so many steps, in the order in which they come."""
+def trace(seed: int, steps: int, without: Collection[str] = ()) -> list[Fault]:
+    """The faults of a run of so many steps, in the order in which they come.
+
+    :param without: kinds that are left out; the others come when they would have come anyway.
+    """
     if steps < LEAST_STEPS:
         raise ValueError(f"a trace needs at least {LEAST_STEPS} steps, not {steps}")
     dice = random.Random(seed)
     window = max(1, steps // 20)
-    return [
+    faults = [
         Fault(kind, int(steps * share) + dice.randrange(window), dice.uniform(0.0, _STEP_SECONDS))
         for kind, share in _PLAN
     ]
+    return [fault for fault in faults if fault.kind.value not in without]
 
 
 def spike_of(faults: Sequence[Fault]) -> int:

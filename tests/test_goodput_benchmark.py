@@ -45,6 +45,7 @@ def test_all_get_the_same_faults_apart_from_each_other(steps: int) -> None:
         after = min(place for place in places if place > spike)
         assert after > spike + SPIKE_STEPS + 30  # what takes a run back waits for so long
     assert trace(0, steps) != trace(1, steps)
+    assert trace(0, 600, without=["spike"]) == [fault for fault in trace(0, 600) if fault.kind is not Kind.SPIKE]
     assert spike_of([]) == 0
 
 
