@@ -50,9 +50,23 @@ def resilient_loop(training: Training, spike: Spike, log: StepLog, options: Opti
     return run.finished
 
 
+def _nothing() -> None:
+    """Nobody is told of steps."""
+
+
 def plain_loop(
-    training: Training, spike: Spike, log: StepLog, options: Options, beat: Callable[[], None] = lambda: None
+    training: Training,
+    spike: Spike,
+    log: StepLog,
+    options: Options,
+    *,
+    connect: Callable[[], None] = _nothing,
+    beat: Callable[[], None] = _nothing,
 ) -> bool:
+    """:param connect: called when the state is there. The monitor of ft_launcher 0.4.1 takes no heartbeat any more once
+    a process has ended between its connection and its first one, as it does with a checkpoint that cannot be loaded.
+    :param beat: called after each step.
+    """
     from torch.utils.data import DataLoader, Subset  # noqa: PLC0415  see `main`
 
     from benchmarks.goodput_job import BATCH  # noqa: PLC0415  see `main`
@@ -61,6 +75,7 @@ def plain_loop(
     saved = sorted(options.checkpoints.glob("step-*.pt"))
     step = _load(saved[-1], training) if saved else 0
     log.stage("restore")
+    connect()
     samples = training.samples
     left = Subset(samples.dataset, samples.indices[step * BATCH :])  # by number, so that skipping costs nothing
     for x, y in DataLoader(left, batch_size=BATCH, drop_last=True):
@@ -79,8 +94,8 @@ def ft_launcher_loop(training: Training, spike: Spike, log: StepLog, options: Op
     from nvidia_resiliency_ext import fault_tolerance  # noqa: PLC0415  there is only this contestant's environment
 
     monitor = fault_tolerance.RankMonitorClient()
-    monitor.init_workload_monitoring()
-    return plain_loop(training, spike, log, options, monitor.send_heartbeat)
+    connect, beat = monitor.init_workload_monitoring, monitor.send_heartbeat
+    return plain_loop(training, spike, log, options, connect=connect, beat=beat)
 
 
 def _save(options: Options, training: Training, step: int) -> None:
