@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from benchmarks.goodput_account import Intervention, Outcome, final_losses, productive
 from benchmarks.goodput_checks import Ledger, of_outcome, same_job
 from benchmarks.goodput_contestants import Checkpoints
-from benchmarks.goodput_report import Figures, report, rows
+from benchmarks.goodput_report import Figures, as_json, report, rows
 from benchmarks.goodput_trace import LEAST_STEPS, SPIKE_STEPS, Kind, spike_of, trace
 from benchmarks.recovery_log import Line
 
@@ -23,7 +24,7 @@ def outcome(**changes: Any) -> Outcome:
         "step_seconds": 0.02,
         "recorded": 600,
         "interventions": (),
-        "received": (),
+        "received": (Kind.KILL,),
         "val_loss": 2.0,
         "left_behind": (),
         "lines": (),
@@ -101,6 +102,8 @@ def test_the_table_has_medians_goodput_and_ratios_to_ours() -> None:
     assert "92.0  4.2× [ 13 %]" in row
     assert "32.0  1.5× [ 38 %]" in row
     assert "torchrun, round 1: the operator killed the training process after 10.0 s" in lines
+    kept = json.loads(json.dumps(as_json(figures)))["faulted"]["torchrun"][0]
+    assert kept["interventions"] == [{"what": "killed the training process", "waited": 10.0}]
 
 
 def test_the_newest_checkpoint_is_cut_and_removed_whatever_its_form(tmp_path: Path) -> None:
