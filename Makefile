@@ -56,6 +56,7 @@ docs: setup
 benchmarks: setup
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.goodput
 	$(BIN)/python -m benchmarks.snapshot
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.divergence_runs

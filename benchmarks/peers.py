@@ -85,6 +85,9 @@ PEERS = {
             ("nvidia-resiliency-ext==0.4.1", "numpy"),
             "from nvidia_resiliency_ext.fault_tolerance import RankMonitorClient",
         ),
+        # In environments of their own, for each imports what it finds of the other's optional dependencies.
+        Peer("lightning", ("lightning==2.6.6", "numpy"), "from lightning.pytorch.callbacks import ModelCheckpoint"),
+        Peer("transformers", ("transformers[torch]==5.24.0", "numpy"), "from transformers import Trainer"),
     )
 }
 

@@ -28,7 +28,7 @@ from resilient.supervisor.memory import RunMemory
 
 ROOT = Path(__file__).resolve().parent.parent
 _SCRIPT = ROOT / "benchmarks" / "recovery_train.py"
-_TOKEN = "RECOVERY_BENCHMARK_LAUNCH"  # noqa: S105  no secret: it is in the environment of all that a launch starts, by which it is found
+TOKEN = "RECOVERY_BENCHMARK_LAUNCH"  # noqa: S105  no secret: it is in the environment of all that a launch starts, by which it is found
 _RUN = "recovery"
 
 
@@ -150,7 +150,7 @@ class Launch:
             self._process = subprocess.Popen(
                 contestant.command(folder, workload.ranks, workload.arguments(contestant.under, folder, steps)),
                 cwd=folder,
-                env=environment(workload.threads) | {_TOKEN: self._token},
+                env=environment(workload.threads) | {TOKEN: self._token},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -208,7 +208,7 @@ class Launch:
                 self._process.kill()
                 self._process.wait()
         deadline = time.monotonic() + 10.0  # DataLoader workers look for their parent every 5 s
-        while (left := self._processes()) and time.monotonic() < deadline:
+        while (left := processes_of(self._token)) and time.monotonic() < deadline:
             time.sleep(0.1)
         for process in left:
             with suppress(psutil.NoSuchProcess):
@@ -222,7 +222,7 @@ class Launch:
     def memory(self) -> int:
         """Bytes held by all processes of this launch; what they share is counted once (PSS)."""
         held = 0
-        for process in self._processes():
+        for process in processes_of(self._token):
             with suppress(psutil.NoSuchProcess):
                 held += process.memory_full_info().pss
         return held
@@ -231,19 +231,20 @@ class Launch:
         """What resilient's supervisor wrote down; empty under the others."""
         return list(read_journals(self._paths))
 
-    def _processes(self) -> list[psutil.Process]:
-        """All processes of this launch, in whatever session and under whatever parent."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(_TOKEN) == self._token and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
     def _words(self) -> str:
         return self._output.read_text(errors="replace")[-800:]
+
+
+def processes_of(token: str) -> list[psutil.Process]:
+    """All processes of a launch, in whatever session and under whatever parent."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -71,10 +71,14 @@ class CorruptRestore(Fault):
         victim, workers = target.worker(self.rank), [target.worker(rank) for rank in target.ranks()]
         with _stopped(workers):
             _wait_for_drain(target)
-            what = CorruptSnapshot(at=self.place).inject(target)
+            what = self.damage(target)
             _void_memory(target)
             os.kill(victim, signal.SIGKILL)
         return f"{what}, memory lost, SIGKILL to rank {self.rank}"
+
+    def damage(self, target: Target) -> str:
+        """What is done to the newest snapshot, in words."""
+        return CorruptSnapshot(at=self.place).inject(target)
 
 
 def _ask_for_snapshot(target: Target) -> None:

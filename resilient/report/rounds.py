@@ -181,8 +181,8 @@ class _Walker:
         self._launched = False
 
     def read(self, line: Line) -> None:
-        if (phase := _phase(line)) is not None:
-            self._enter(phase, line.at)
+        if line.phase is not None:
+            self._enter(line.phase, line.at)
         handler = getattr(self, f"_{line.name}", None) if line.name in _READ else None
         if handler is not None:
             handler(line)
@@ -207,10 +207,10 @@ class _Walker:
         self.stretches.append(Stretch(at, phase))
 
     def _RunOpened(self, line: Line) -> None:  # noqa: N802  the entry's name
-        self.pending = bool((line.data.get("lineage") or {}).get("pending"))
+        self.pending = line.pending
 
     def _SaveLineage(self, line: Line) -> None:  # noqa: N802
-        self.pending = bool((line.data.get("lineage") or {}).get("pending"))
+        self.pending = line.pending
         if self.pending and self._round is not None:
             self._round.rolled_back = True
 
@@ -265,13 +265,6 @@ _READ = frozenset(
         "WorkerExited",
     }
 )
-
-
-def _phase(line: Line) -> str | None:
-    after = line.body.get("after")
-    change = after.get("phase") if isinstance(after, Mapping) else None
-    found = change.get("=") if isinstance(change, Mapping) else None
-    return str(found) if found is not None else None
 
 
 def _count(found: Any) -> int:

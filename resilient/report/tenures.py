@@ -18,11 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from resilient.supervisor.journal import read_journal
-from resilient.supervisor.time_notes import BEGAN, ENDED
+from resilient.supervisor.time_notes import BEGAN, ENDED, SPENT
 
 SECOND = 1_000_000
 _JUMP = 50_000  # microseconds by which the wall clock may drift before it is looked at more closely
 _DECIDING = frozenset({"LaunchRound", "RecordIncident", "EndRun"})
+_TELLING = frozenset(
+    {"LaunchRound", "RecordIncident", "WorkerExited", "Persisted", "Uploaded"}
+    | {"worker exited", "own checkpoint", SPENT}
+)
+"""Entries of which all is read. What the others have besides is let go: a long run's journal is large, and Python's
+collector would go through all that is kept again and again.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,15 @@ class Line:
     """One entry of a journal.
 
     :param at: when it was written.
+    :param phase: that the run is in from then on; None where it stays as it is.
+    :param pending: whether the run is to be taken back, of an entry that has the lineage.
+    :param body: all that it has besides, if its name is one of those of which all is read.
     """
 
     at: int
     name: str
+    phase: str | None
+    pending: bool
     body: Mapping[str, Any]
 
     @property
@@ -127,8 +139,25 @@ def _add(tenure: Tenure, name: str, wall: float, at: float, entry: Mapping[str, 
     if not tenure.shifts or abs(shift - tenure.shifts[-1]) > _JUMP:
         tenure.walls.append(round(wall * SECOND))
         tenure.shifts.append(shift)
-    tenure.lines.append(Line(moment, name, entry))
+    tenure.lines.append(Line(moment, name, _phase(entry), _pending(entry), _body(name, entry)))
     tenure.ended = moment
+
+
+def _phase(entry: Mapping[str, Any]) -> str | None:
+    after = entry.get("after")
+    change = after.get("phase") if isinstance(after, dict) else None
+    found = change.get("=") if isinstance(change, dict) else None
+    return str(found) if found is not None else None
+
+
+def _pending(entry: Mapping[str, Any]) -> bool:
+    data = entry.get("data")
+    lineage = data.get("lineage") if isinstance(data, dict) else None
+    return isinstance(lineage, dict) and bool(lineage.get("pending"))
+
+
+def _body(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: value for key, value in entry.items() if key != "after"} if name in _TELLING else {}
 
 
 def _number(found: Any) -> float | None:

@@ -46,7 +46,7 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for line in stream:
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode())  # of bytes it would look for the encoding each time
             except (ValueError, RecursionError):
                 continue
             if isinstance(entry, dict):

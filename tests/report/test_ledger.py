@@ -89,6 +89,15 @@ def test_what_a_rollback_discards_is_its_own_even_if_it_was_done_again_before() 
     assert lost(ledger, 1)["lost_steps"] == 2.0
 
 
+def test_of_a_journal_only_what_is_read_is_kept() -> None:
+    history = started().add(3, "MetricsJudged", data={"metrics": [1.0] * 100}, after={"phase": {"=": "running"}})
+    (tenure,) = split_tenures("node1", history.entries)
+    launched = next(line for line in tenure.lines if line.name == "LaunchRound")
+    assert launched.data["round"] == 0
+    judged = tenure.lines[-1]
+    assert (judged.name, judged.phase, judged.body) == ("MetricsJudged", "running", {})
+
+
 def test_a_hang_costs_from_the_last_step_on() -> None:
     history = started().trains(3, steps(1, 5, 3), 0)
     history.phase(12, "dumping").add(12.5, "KillWorkers", "decision", data={"reason": "hang"}).phase(12.5, "clearing")
