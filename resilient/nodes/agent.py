@@ -138,6 +138,7 @@ class Agent:
         }
         if peers is not None:
             peers.send = channel.send
+            peers.before_lend = self._collect_metrics
             peers.use(memory)
             self._handlers = {**self._handlers, **dict.fromkeys(peers.operations, peers.hear)}
         else:
@@ -413,6 +414,7 @@ class Agent:
         return slots
 
     def _persist_part(self, message: Message) -> None:
+        self._collect_metrics()  # what is durable will not be reported again
         self._drain.persist_part(
             int(message["step"]), self._slots(message), message["details"], str(message["staging"])
         )

@@ -73,11 +73,15 @@ class PeerMemory:
     def connections(self) -> Mapping[Any, Callable[[], None]]:
         return {self._here.connection: self._here.receive}
 
-    def follow(self, holds: Callable[[int, int], bool], terms: Callable[[], Terms]) -> None:
+    def follow(
+        self, holds: Callable[[int, int], bool], terms: Callable[[], Terms], collect_metrics: Callable[[], None]
+    ) -> None:
         """Sets count when they are on the run's lineage, and no later leader has gone on from an earlier step.
 
         :param holds: whether a step of a round is on the lineage.
+        :param collect_metrics: writes down what this node's ranks have reported.
         """
+        self._here.before_lend = collect_metrics
 
         def counts(record: Settled) -> bool:
             with suppress(OSError):

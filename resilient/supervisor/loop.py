@@ -161,6 +161,10 @@ class Supervisor:
         """Whether what that round did up to ``step`` is on the lineage."""
         return self._persistence.lineage.holds(step, round_number)
 
+    def collect_metrics(self) -> None:
+        """Write down what the ranks of this node have reported."""
+        self._boards.collect_metrics(self._state.round)
+
     def run(self) -> ExitCode:
         """Supervise until the run ends on this node."""
         try:
@@ -265,7 +269,7 @@ class Supervisor:
 
     def _divergence_at(self, step: int) -> Mapping[str, Any]:
         """What the manifest of a snapshot of ``step`` is to say of divergence."""
-        self._boards.collect_metrics(self._state.round)  # those of the step are on the board before it is held
+        self.collect_metrics()  # those of the step are on the board before it is held
         return self._diverging.told_at(step)
 
     def _launch_failed(self, report: Failed) -> None:
@@ -294,7 +298,7 @@ class Supervisor:
     def _poll(self) -> None:
         if self._state.phase is Phase.NEW:
             self._open()
-        self._boards.collect_metrics(self._state.round)
+        self.collect_metrics()
         self._diverging.judge(self._state)
         self._heed_scheduler()
         self._witness.watch()
