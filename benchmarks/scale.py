@@ -125,7 +125,8 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
     """A leader with so many other nodes, of which one is lost, again and again."""
     losses, told_first, told_last, planned = options.faults, [], [], []
     wanted = [f"nodes={nodes + 1 - losses}:{nodes + 1}", "group.address=127.0.0.1", *_BUDGET]
-    wanted.append("peer.enabled=false")  # the members here have no memory that anything could be copied to
+    # The members have no memory that anything could be copied to, and are one process that has as much to do as all.
+    wanted += ["peer.enabled=false", "group.silent_seconds=60"]
     with supervised(folder, "worker.ranks=1", *wanted, step_seconds=options.step_seconds) as run:
         supervisor, paths, conf = run
         wait_for(

@@ -88,6 +88,7 @@ class Leading:
         self._state: Callable[[], RunState] = RunState
         self._ranks: dict[str, tuple[int, ...]] = {}  # as they were dealt out last
         self._members: tuple[str, ...] = (node,)  # the group, in the order of ranks
+        self._places: dict[int, tuple[int, int]] = {}  # of each rank's node in the group, and its first rank
         self._formed = False
         self._unconfirmed: set[str] = set()
         self._gathering: float | None = None
@@ -178,6 +179,7 @@ class Leading:
         changed = dealt != {name: ranks for name, ranks in self._ranks.items() if name in dealt}
         self._ranks.update(dealt)
         self._members, self._formed = tuple(dealt), True
+        self._places = {rank: (at, ranks[0]) for at, ranks in enumerate(dealt.values()) for rank in ranks}
         self._memory.world = world
         if changed:
             ranks_of = {name: list(ranks) for name, ranks in dealt.items()}
@@ -190,8 +192,7 @@ class Leading:
         return {name: self._ranks[name] for name in self._members}
 
     def place(self, rank: int) -> Place:
-        at = self._members.index(next(name for name in self._members if rank in self._ranks[name]))
-        first = self._ranks[self._members[at]][0]
+        at, first = self._places[rank]
         return Place(rank - first, self._per_node, at, len(self._members))
 
     def _joined(self, name: str, hello: Mapping[str, Any]) -> str:
@@ -244,8 +245,9 @@ class Leading:
         self._memory.remove_strangers()
         self._memory.mark_world(self._memory.world)
         begun = {"round": launch.round, "step": launch.step, "world": self._memory.world}
+        by_rank = {spec.rank: spec for spec in specs}
         for name, ranks in self._memory.nodes.items():
-            theirs = [spec.to_json() for spec in specs if spec.rank in ranks]
+            theirs = [by_rank[rank].to_json() for rank in ranks if rank in by_rank]
             self._hub.post(name, {"op": "launch", **begun, "specs": theirs})
             self._hub.members[name].channel.flush()
 

@@ -143,8 +143,9 @@ class WorldMemory(RunMemory):
                 board.renewed(number)
 
     def write_plan(self, plan: RoundPlan) -> Path:
+        message = {"op": "plan", "plan": plan.to_json()}
         for node in self._nodes:
-            self._post_to(node, {"op": "plan", "plan": plan.to_json()})
+            self._post_to(node, message)
         return super().write_plan(plan)
 
     # --- where some ranks are missing, there is no image of all

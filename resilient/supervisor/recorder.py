@@ -79,10 +79,12 @@ def differences(old: RunState, new: RunState) -> dict[str, Any]:
 
 
 def _change(was: Any, now: Any) -> dict[str, Any]:
-    """``patch(plain(was), plain(now))``; of a mapping of very many ranks, only what has changed is made plain."""
+    """``patch(plain(was), plain(now))``; of very many ranks, only what has changed is made plain."""
     if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys() and was:
         changed = {key: (was[key], item) for key, item in now.items() if item is not was[key] and item != was[key]}
         return {"of": {str(key): _change(*pair) for key, pair in changed.items()}}
+    if isinstance(was, frozenset) and isinstance(now, frozenset) and len(was) >= 4 and now < was:
+        return {"less": plain(was - now)}
     if isinstance(was, tuple) and isinstance(now, tuple) and len(now) > len(was) >= 4 and now[: len(was)] == was:
         return {"drop": 0, "add": plain(now[len(was) :])}
     return patch(plain(was), plain(now))
@@ -90,7 +92,7 @@ def _change(was: Any, now: Any) -> dict[str, Any]:
 
 def patch(old: Any, new: Any) -> dict[str, Any]:
     """How to make ``new`` of ``old``, both plain: ``{"=": value}``; of mappings ``{"of": {key: patch}}``; of a list
-    that begins as the old one did, or as its end did, ``{"drop": count, "add": items}``.
+    that begins as the old one did, or as its end did, ``{"drop": count, "add": items}``; of a set, ``{"less": items}``.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys() and old:
         return {"of": {key: patch(old[key], new[key]) for key in new if old[key] != new[key]}}
@@ -111,4 +113,6 @@ def patched(old: Any, change: Mapping[str, Any]) -> Any:
         return change["="]
     if "of" in change:
         return {**old, **{key: patched(old[key], inner) for key, inner in change["of"].items()}}
+    if "less" in change:
+        return [item for item in old if item not in change["less"]]
     return [*old[change["drop"] :], *change["add"]]

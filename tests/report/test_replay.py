@@ -63,7 +63,7 @@ from resilient.protocol.decoding import NotDecodable, decode
 from resilient.report.replay import Change, Line, Replay, read_lines, replay
 from resilient.report.replay_table import as_json, render
 from resilient.supervisor.journal import Journal, plain
-from resilient.supervisor.recorder import Recorder, patch, patched
+from resilient.supervisor.recorder import Recorder, differences, patch, patched
 from tests.policy.test_machine_properties import Shell
 
 KILLED = Failure(FailureClass.KILLED, "SIGKILL")
@@ -386,6 +386,15 @@ def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
         list(read_lines(tmp_path / "none"))
     assert list(read_lines(Path("/dev/null"))) == []
     assert replay([Line(1, {"kind": "note", "name": "x"})]).judged == ()
+
+
+def test_of_very_many_ranks_only_what_has_changed_is_written_down() -> None:
+    old = RunState(live=frozenset(range(300)), steps=dict.fromkeys(range(300), 7))
+    new = dataclasses.replace(old, live=old.live - {4, 9}, steps={**old.steps, 3: 8})
+    changes = differences(old, new)
+    assert frozenset(patched(plain(old.live), changes["live"])) == new.live
+    assert patched(plain(old.steps), changes["steps"]) == plain(new.steps)
+    assert len(json.dumps(changes)) < 100
 
 
 # --- what is shown
