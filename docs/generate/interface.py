@@ -125,7 +125,7 @@ def signature(name: str, item: Any) -> str:
 
 def _parameter(parameter: inspect.Parameter) -> str:
     """As it stands in the source."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = "*" * ((parameter.kind is parameter.VAR_POSITIONAL) + 2 * (parameter.kind is parameter.VAR_KEYWORD))
     annotated = parameter.annotation is not parameter.empty
     said = f"{stars}{parameter.name}{f': {parameter.annotation}' if annotated else ''}"
     if parameter.default is parameter.empty:
