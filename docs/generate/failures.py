@@ -80,7 +80,7 @@ def given_up(cure: Treatment) -> str:
 def _section(failure_class: FailureClass) -> str:
     cure = TREATMENTS[failure_class]
     loop = CRASH_LOOP_EXITS.get(failure_class, ExitCode.CRASH_LOOP)
-    parts = [f"## {failure_class.value.capitalize()} {{ #{anchor(failure_class)} }}\n"]
+    parts = [f"## {failure_class.value[0].upper()}{failure_class.value[1:]} {{ #{anchor(failure_class)} }}\n"]
     if failure_class in _SEEN:
         parts.append(f"**Seen as** {_SEEN[failure_class]}.\n")
     types = sorted(name for names, found in (*BY_TYPE_ALONE, *BY_TYPE) if found is failure_class for name in names)

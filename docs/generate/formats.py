@@ -8,7 +8,7 @@ import re
 from enum import IntEnum
 
 from generate.docstrings import Docstring, inline
-from generate.markup import code, fenced, table
+from generate.markup import code, fenced, json_block, table
 from resilient.policy.decisions import LaunchRound
 from resilient.policy.events import Tier, WorkerProgressed
 from resilient.protocol import board, names, slot
@@ -28,7 +28,7 @@ def pieces() -> dict[str, str]:
     return {
         "image": _image(),
         "state": _tags(),
-        "manifest": fenced(_manifest(), "json"),
+        "manifest": json_block(json.loads(_manifest())),
         "manifest-fields": _fields(Manifest),
         "manifest-files": _fields(ImageFile),
         "journal": fenced(_journal(), "json"),
@@ -43,7 +43,7 @@ def pieces() -> dict[str, str]:
 def _image() -> str:
     layout = Layout.plan([TensorSpec("model.weight", "F32", (8, 8)), TensorSpec("model.bias", "F32", (8,))], 100)
     header = json.loads(layout.header[8:])
-    return fenced(json.dumps(header, indent=1), "json") + (
+    return json_block(header) + (
         f"\n\nHeader and data each fill whole pages of {PAGE} bytes. `{STATE}` is the last tensor and takes up "
         f"what is left of the last page. Types: {', '.join(map(code, ITEM_SIZE))}.\n"
     )

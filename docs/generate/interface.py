@@ -116,8 +116,18 @@ def signature(name: str, item: Any) -> str:
             written.append("*")
             starred = True
         starred |= parameter.kind is parameter.VAR_POSITIONAL
-        written.append(str(parameter).replace("'", ""))
+        written.append(_parameter(parameter))
     line = f"{name}({', '.join(written)})"
     if len(line) > 100:
         line = f"{name}(\n    " + ",\n    ".join(written) + ",\n)"
     return fenced(line, "python")
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """As it stands in the source."""
+    stars = "*" * ((parameter.kind is parameter.VAR_POSITIONAL) + 2 * (parameter.kind is parameter.VAR_KEYWORD))
+    annotated = parameter.annotation is not parameter.empty
+    said = f"{stars}{parameter.name}{f': {parameter.annotation}' if annotated else ''}"
+    if parameter.default is parameter.empty:
+        return said
+    return f"{said} = {parameter.default!r}" if annotated else f"{said}={parameter.default!r}"

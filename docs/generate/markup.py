@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -25,10 +27,17 @@ def fenced(text: str, language: str = "text") -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 
 
+def json_block(tree: Any) -> str:
+    """JSON to be read: what is short stands on one line."""
+    text = json.dumps(tree, indent=2)
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+    return fenced(text, "json")
+
+
 def front_matter(title: str, description: str, *, hide: str = "") -> str:
     """How a page begins.
 
     :param hide: what the theme is to leave out, such as ``toc``.
     """
     hidden = f"hide: [{hide}]\n" if hide else ""
-    return f"---\ntitle: {title}\ndescription: {description}\n{hidden}---\n\n# {title}\n"
+    return f"---\ntitle: {json.dumps(title)}\ndescription: {json.dumps(description)}\n{hidden}---\n\n# {title}\n"
