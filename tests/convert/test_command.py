@@ -146,6 +146,7 @@ def test_a_branch_becomes_the_whole(tmp_path: Path) -> None:
         (("state.pt", "state.pt"), 73, "is there already"),
         (("state.pt", "somewhere"), 2, "--to"),
         (("state.pt", "x", "--to", "zip"), 2, "use one of"),
+        (("state.pt", "x", "--to", "zero"), 2, "can only be read"),
         (("state.pt", "x.pt", "--from", "zip"), 2, "use one of"),
         (("state.pt", "x.pt", "--only", "modle"), 2, "did you mean model?"),
         (("state.pt", "x.pt", "--dtype", "int3"), 2, "use one of bf16"),
