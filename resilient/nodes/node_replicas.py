@@ -41,6 +41,8 @@ class NodeReplicas:
     :param directory: of the node's memory.
     :param spill: where slots lie for which there is no room in memory.
     :ivar send: takes the answers to the leader.
+    :ivar before_lend: called before images are lent. What ranks have reported up to then has to be written down: when
+        this node is lost, the run goes on behind that step, and nobody reports it again.
     """
 
     def __init__(self, directory: Path, replicas: Replicas, spill: Path | None = None) -> None:
@@ -48,6 +50,7 @@ class NodeReplicas:
         self._files = ReplicaFiles(directory)
         self._spill = spill
         self.send: Callable[[Message], None] = lambda _message: None
+        self.before_lend: Callable[[], None] = lambda: None
         self._memory: RunMemory | None = None
         self._token = ""
         self._asked: list[Message] = []  # what the helper is doing, the oldest first
@@ -155,6 +158,7 @@ class NodeReplicas:
         self._ask(message, lambda: self._replicas.serve(self._token))
 
     def _lend(self, message: Message) -> None:
+        self.before_lend()
         arenas, begun = self._arenas(), {}
         for rank, arena in arenas.items():
             slot = arena.find(int(message["step"]))

@@ -135,6 +135,7 @@ class _Node:
         paths.create()
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(start.kill_strays_of(paths)))
         stack.callback(lock.release)
+        paths.clear_fresh()
         self._lock = lock.fileno()
         self._journal = start.open_journal(paths)
         stack.callback(self._journal.close)
@@ -363,7 +364,11 @@ class _Node:
                 others=leading,
             )
             if peers is not None:
-                peers.follow(supervisor.lineage_holds, lambda: CountedTerms.read(spec.paths.snapshots))
+                peers.follow(
+                    supervisor.lineage_holds,
+                    lambda: CountedTerms.read(spec.paths.snapshots),
+                    supervisor.collect_metrics,
+                )
             try:
                 code = supervisor.run()
             except Fenced as fenced:

@@ -76,6 +76,7 @@ def stop_on_incurable(but: Mapping[FailureClass, int] | None = None) -> StopRule
             if failed.failure.failure_class is failure_class
             and (cure.after_progress or not failed.progressed)
             and (not cure.same_step or failed.step == last.step)
+            and (not cure.same_rank or failed.rank == last.rank)
         ]
         if len(counted) < cure.failures:
             return None
@@ -115,6 +116,8 @@ def stop_on_crash_loop(rounds: int) -> StopRule:
         last = tail[-1]
         if last.failure.failure_class in NOBODYS_FAULT:
             return None  # that it comes at the same step says nothing about the program
+        if treatment(last.failure.failure_class).same_rank and len({failed.rank for failed in tail}) > 1:
+            return None
         return Verdict(
             CRASH_LOOP_EXITS.get(last.failure.failure_class, ExitCode.CRASH_LOOP),
             f"{last.failure.headline}: {rounds} times in a row after step {last.step}",

@@ -22,6 +22,8 @@ class Treatment:
         general budgets hold.
     :param after_progress: the failure of the round that did move forward counts as well.
     :param same_step: only failures at the step of the last one count.
+    :param same_rank: only failures of the rank of the last one count: where there are many machines, two in a row that
+        are bad say nothing about a third one.
     :param exit_code: how the run ends when it is given up for this.
     :param why: what the number of failures proves.
     :param advice: what a person does next.
@@ -32,6 +34,7 @@ class Treatment:
     failures: int | None = None
     after_progress: bool = True
     same_step: bool = False
+    same_rank: bool = False
     exit_code: ExitCode = ExitCode.BUDGET_SPENT
     why: str = "a relaunch does not cure this"
     advice: str = f"The machine may be bad: start again elsewhere, or raise the limits under restarts. {_RESUMES}"
@@ -50,6 +53,7 @@ TREATMENTS: Mapping[FailureClass, Treatment] = {
     FailureClass.HARDWARE: Treatment(
         remedy="relaunch; this node should be left out",
         failures=3,
+        same_rank=True,
         why="the hardware is at fault",
         advice=f"Take this node out of service (nvidia-smi -q, dmesg) and start elsewhere. {_RESUMES}",
     ),

@@ -73,6 +73,11 @@ class RunPaths:
         return self.root / "lineage.json"
 
     @property
+    def step_times(self) -> Path:
+        """When the steps of an unmodified script were reached."""
+        return self.root / "steps.json"
+
+    @property
     def rollback_request(self) -> Path:
         """What ``resilient rollback`` wants of the supervisor."""
         return self.root / "rollback-request.json"
@@ -189,6 +194,13 @@ class RunPaths:
         was killed has left there is its successor's to overwrite.
         """
         return path.with_name(f".{path.name}.{node_name()}")
+
+    def clear_fresh(self) -> None:
+        """Remove what an earlier supervisor of this node was killed over before it had replaced anything; for whoever
+        has the node's lock. Where another node leads now, nobody would overwrite it.
+        """
+        for path in (self.config, self.status, self.lineage, self.distrusted, self.step_times):
+            self.fresh(path).unlink(missing_ok=True)
 
     def create(self) -> None:
         """Create the directories of the run.

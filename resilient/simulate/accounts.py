@@ -52,7 +52,10 @@ class Accounts:
         for bucket, every, seconds in (
             (Bucket.STALL, steps.costs.memory_steps, steps.costs.stall),
             (Bucket.DURABLE, steps.durable_steps, steps.costs.training),
+            (Bucket.COPYING, steps.costs.peer_steps, steps.costs.copying),
         ):
+            if not every:
+                continue
             current = min(left, seconds) if count and count % every == 0 else 0.0
             self.ledger.spend(bucket, (max(count - 1, 0) // every) * seconds + current, self.cause)
             left -= current

@@ -75,7 +75,7 @@ class Simulation:
             do.AskWorkers: lambda _: self._asked(),
             do.SignalWorkers: lambda _: None,
             do.FlushMemory: self._flush,
-            do.DiscardMemory: lambda _: self._held.lose(Tier.LOCAL),
+            do.DiscardMemory: lambda _: self._held.forget(),
             do.RecordIncident: self._record,
             do.EndRun: self._end,
             do.SaveLineage: lambda _: None,
@@ -162,7 +162,7 @@ class Simulation:
             self._make_whole()
             return
         held = self._held
-        self._feed(on.SnapshotsListed(held.memory, held.local, held.rejected, held.remote))
+        self._feed(on.SnapshotsListed(held.memory, held.local, held.rejected, held.remote, peer_step=held.peer))
 
     def _restore(self, decision: do.RestoreSnapshot) -> None:
         self._turn(Bucket.RESTORE)
@@ -173,7 +173,7 @@ class Simulation:
 
     def _restored(self, decision: do.RestoreSnapshot) -> None:
         self._agenda.cancel("late restore")
-        if self._damaged.random() < self._plan.corrupt:
+        if decision.tier is not Tier.PEER and self._damaged.random() < self._plan.corrupt:
             self._held.reject(decision.step, decision.tier)
             self._feed(on.SnapshotRejected(decision.step, decision.tier, "a shard does not have its checksum"))
             return
@@ -252,7 +252,7 @@ class Simulation:
         if self._struck is None and (self._round is not None or self._state.phase is Phase.STARTING):
             self._strike(arrival)
         self._held.lose(kind.survives)
-        self._accounts.losses += kind.survives is not Tier.MEMORY
+        self._accounts.losses += kind.survives is not Tier.MEMORY and self._held.peer is None
         if self._state.phase is Phase.RESTORING and kind.survives is not Tier.MEMORY:
             self._break_restore()
 
@@ -364,7 +364,7 @@ class Simulation:
         self._agenda.clear_all_but(*_OF_THE_WORLD)
         if decision.exit_code is ExitCode.REQUEUE:
             self._turn(Bucket.PREEMPTED)
-            self._held.lose(Tier.REMOTE)
+            self._held.lose_all()
             wait = self._queue.expovariate(1 / self._plan.requeue_seconds) if self._plan.requeue_seconds else 0.0
             self._agenda.put("requeue", self._now + wait, self._open_again)
             return

@@ -88,11 +88,15 @@ class Arrival:
 def arrivals(kinds: Sequence[Kind], per_second: float, groups: int, seed: str) -> Iterator[Arrival]:
     """Failures as they come, for ever: a Poisson process, the same for the same seed whatever is done about them.
 
+    They hit one group after the other. In a cluster no machine fails twice in a row, and what is held against one, the
+    core holds against a rank, of which there are far fewer here than machines there.
+
     :param per_second: of all kinds and the whole cluster.
     """
     draw = random.Random(seed)  # noqa: S311  dice, and no secret
-    shares, now = [kind.share for kind in kinds], 0.0
+    shares, now, group = [kind.share for kind in kinds], 0.0, draw.randrange(groups)
     while per_second > 0 and sum(shares) > 0:
         now += draw.expovariate(per_second)
         (kind,) = draw.choices(kinds, shares)
-        yield Arrival(now, kind, draw.randrange(groups))
+        yield Arrival(now, kind, group)
+        group = (group + 1) % groups

@@ -15,6 +15,7 @@ class Held:
     """What could be resumed from.
 
     :ivar memory: the step of the newest image that all groups hold.
+    :ivar peer: of the newest that they all hold and that is in the memory of other nodes as well.
     :ivar local: steps on the local disks, newest first.
     :ivar remote: likewise in the remote tier.
     :ivar rejected: how many were found to be damaged.
@@ -22,6 +23,7 @@ class Held:
     """
 
     memory: int | None = None
+    peer: int | None = None
     local: tuple[int, ...] = ()
     remote: tuple[int, ...] = ()
     rejected: int = 0
@@ -31,6 +33,8 @@ class Held:
         """A round has come to its end, and these are its snapshots."""
         image, disk, uploaded = steps.in_memory(now), steps.on_disk(now), steps.uploaded(now)
         self.memory = self.memory if image is None else image
+        copied = steps.at_peers(now)
+        self.peer = self.peer if copied is None else copied
         every, far = steps.durable_steps, steps.durable_steps * steps.remote_every
         self.local = _newest(disk, every, steps.base, self.local)
         self.remote = _newest(uploaded, far, steps.base, self.remote)
@@ -44,6 +48,15 @@ class Held:
             self.memory = None
         if survives is Tier.REMOTE:
             self.local = ()
+
+    def forget(self) -> None:
+        """What is in memory, wherever, is of no use."""
+        self.memory = self.peer = None
+
+    def lose_all(self) -> None:
+        """All nodes are gone, and what they had."""
+        self.forget()
+        self.local = ()
 
     def reject(self, step: int, tier: Tier) -> None:
         """It was damaged, and is set aside."""

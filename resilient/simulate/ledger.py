@@ -12,6 +12,7 @@ class Bucket(str, Enum):
     TRAINING = "training"
     STALL = "snapshot stall"
     DURABLE = "making durable"
+    COPYING = "copying to other nodes"
     LOST = "lost steps"
     DETECTION = "detection"
     CLEARING = "clearing"
@@ -24,7 +25,7 @@ class Bucket(str, Enum):
     ENDED = "after the end"
 
 
-_NOBODYS_FAULT = frozenset({Bucket.TRAINING, Bucket.STALL, Bucket.DURABLE, Bucket.ENDED})
+_NOBODYS_FAULT = frozenset({Bucket.TRAINING, Bucket.STALL, Bucket.DURABLE, Bucket.COPYING, Bucket.ENDED})
 
 
 class Ledger:

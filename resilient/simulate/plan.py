@@ -35,10 +35,13 @@ class Plan:
     :param local_gbs: GB/s to and from the disk of each node.
     :param remote_gbs: GB/s to and from the remote tier, of the whole cluster together.
     :param remote_node_gbs: the most that one node reaches.
+    :param peer_gbs: GB/s at which each node sends its part of a memory snapshot to another node; 0 for no peer memory.
+        Two nodes that have a part between them never fail at once here.
+    :param peer_share: of the time, may be spent on that, and it happens no more than once a second; as ``peer.share``.
     :param overhead: what memory snapshots may cost, as a fraction of the step time.
     :param durable_seconds: between two snapshots that are made durable; 0 for the interval that the run would choose.
     :param remote_every: one in so many durable snapshots is copied to the remote tier.
-    :param slowdown: part of its speed that training loses while a snapshot is written.
+    :param slowdown: part of its speed that training loses while a snapshot is written, or copied to another node.
     :param blocking: training stands still until a snapshot is in the remote tier, as with a plain save.
     :param corrupt: part of the durable snapshots that turn out to be damaged when they are read.
     :param every_step: decide about every single step, in place of many uneventful ones at once; for the same result.
@@ -69,6 +72,8 @@ class Plan:
     local_gbs: float = 2.0
     remote_gbs: float = 100.0
     remote_node_gbs: float = 5.0
+    peer_gbs: float = 0.0
+    peer_share: float = 0.1
     overhead: float = 0.01
     durable_seconds: float = 0.0
     remote_every: int = 1
@@ -83,13 +88,15 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("gpus", "gpus_per_node", "groups", "days", "step_seconds", "parameters", "bytes_per_parameter"):
             self._require(name, more_than_zero=True)
-        for name in ("device_gbs", "local_gbs", "remote_gbs", "remote_node_gbs", "overhead", "remote_every"):
+        for name in ("overhead", "peer_share"):
+            self._require(name, more_than_zero=True)
+        for name in ("device_gbs", "local_gbs", "remote_gbs", "remote_node_gbs", "remote_every"):
             self._require(name, more_than_zero=True)
         for name in ("steps", "failures_per_gpu_hour", "bug_step", "preemptions_per_day", "requeue_seconds", "spares"):
             self._require(name)
         for name in ("swap_seconds", "repair_seconds", "launch_seconds", "clear_seconds", "list_seconds"):
             self._require(name)
-        for name in ("durable_seconds", "grace_seconds"):
+        for name in ("durable_seconds", "grace_seconds", "peer_gbs"):
             self._require(name)
         if not 0 <= self.slowdown < 1:
             raise ConfigurationError(f"slowdown must be at least 0 and below 1, not {self.slowdown}")

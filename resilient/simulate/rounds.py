@@ -39,7 +39,8 @@ class Round:
     def overhead(self, snapshots_after: int) -> float:
         """Seconds that the snapshots of the first so many steps cost."""
         memory, durable = snapshots_after // self.costs.memory_steps, snapshots_after // self.durable_steps
-        return memory * self.costs.stall + durable * self.costs.training
+        copied = snapshots_after // self.costs.peer_steps if self.costs.peer_steps else 0
+        return memory * self.costs.stall + durable * self.costs.training + copied * self.costs.copying
 
     def complete_at(self, count: int) -> float:
         """When step ``count`` of the round is complete; its own snapshot comes after that."""
@@ -62,6 +63,12 @@ class Round:
     def in_memory(self, now: float) -> int | None:
         """The step of the newest image that is complete in memory; None before the first one of this round."""
         return self._newest(now, self.costs.stall, self.costs.memory_steps)
+
+    def at_peers(self, now: float) -> int | None:
+        """Of the newest image that is in the memory of other nodes too."""
+        if not self.costs.peer_steps:
+            return None
+        return self._newest(now, self.costs.stall + self.costs.peer, self.costs.peer_steps)
 
     def on_disk(self, now: float) -> int | None:
         """Of the newest snapshot on the local disks."""

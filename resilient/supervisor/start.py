@@ -168,6 +168,7 @@ def _supervise(
         strays: list[int] = []
         lock = RunLock(paths.lock, hostname(), end_remains=lambda: strays.extend(kill_strays_of(paths)))
         stack.callback(lock.release)
+        paths.clear_fresh()
         journal = open_journal(paths)
         stack.callback(journal.close)
         place = RunMemory.place(paths, spec.snapshot.memory_dir)

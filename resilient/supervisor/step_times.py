@@ -8,10 +8,11 @@ It is known to within the steps between two looks at the board, and never too hi
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
+
+from resilient.protocol.paths import RunPaths
 
 _MOST = 2048
 _SAVE_SECONDS = 60.0
@@ -51,7 +52,7 @@ class StepTimes:
 
     def save(self) -> None:
         """Write the file; a full disk costs only the record."""
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        fresh = RunPaths.fresh(self._path)
         with suppress(OSError):
             fresh.write_text(json.dumps(list(zip(self._times, self._steps, strict=True))))
             fresh.replace(self._path)

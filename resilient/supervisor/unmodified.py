@@ -44,7 +44,7 @@ class UnmodifiedScript:
         self._clock = clock
         self._patterns = LinePatterns(spec.worker.metrics, spec.worker.step_pattern)
         self._own = OwnCheckpoints(spec.worker.checkpoint_globs, spec.directory, say, clock)
-        self._times = StepTimes(spec.paths.root / "steps.json")
+        self._times = StepTimes(spec.paths.step_times)
         self._lines: PrintedLines | None = None
         self._last: dict[str, tuple[int, float]] = {}
         self._start = self._printed = 0

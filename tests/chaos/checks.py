@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from resilient.errors import ResilientError
-from resilient.protocol.metrics_log import read_metrics
+from resilient.protocol.metrics_log import Entry as MetricsEntry
 from resilient.protocol.names import snapshot_step
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.remote_settings import RemoteSettings
@@ -20,12 +20,39 @@ from resilient.snapshot.compare import first_difference
 from resilient.snapshot.lying import whole_image
 from resilient.snapshot.remote import RemoteTier, current
 from resilient.supervisor.status import Status
-from tests.chaos.plan import STEPS, Plan
+from tests.chaos.plan import STEPS
 from tests.chaos.scheduler import ChaosWorkspace, History
-from tests.run.harness import RunCase
 
 Entry = dict[str, Any]
 _SHARED = Path("/dev/shm")
+
+
+class Case(Protocol):
+    """A run, on one node or several."""
+
+    run_id: str
+
+    @property
+    def paths(self) -> RunPaths: ...
+    def entries(self) -> list[MetricsEntry]: ...
+    def losses(self, rank: int) -> dict[int, float]: ...
+    def conflicting_losses(self) -> dict[tuple[int, int], set[float]]: ...
+    def image(self, step: int, rank: int) -> bytes: ...
+
+
+class Tried(Protocol):
+    """What of a plan the checks must know; see :class:`~tests.chaos.plan.Plan`."""
+
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def remote(self) -> bool: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def memory_every_steps(self) -> int: ...
 
 
 @dataclass
@@ -37,9 +64,9 @@ class Evidence:
     """
 
     workspace: ChaosWorkspace
-    case: RunCase
-    reference: RunCase
-    plan: Plan
+    case: Case
+    reference: Case
+    plan: Tried
     history: History
     journal: list[Entry]
 
@@ -111,8 +138,9 @@ def leftovers(evidence: Evidence) -> Iterator[str]:
     for path in paths.root.iterdir():
         if path.name.startswith(".") or path.name == "memory":
             yield f"{path.name} is left in the run directory"
-    if paths.lock.read_bytes():
-        yield "the lock is not given back"
+    for lock in paths.locks():
+        if lock.read_bytes():
+            yield f"{lock.name} is not given back"
     if paths.latest.resolve().name != paths.snapshot(STEPS).name:
         yield f"latest is {paths.latest.resolve().name}"
 
@@ -210,7 +238,7 @@ def commits(evidence: Evidence) -> Iterator[str]:
 def launches(evidence: Evidence) -> Iterator[str]:
     """Each round resumed from the newest of what was durable, or was in memory, when it was launched."""
     history, plan = evidence.history, evidence.plan
-    metrics = list(read_metrics(evidence.paths.metrics))
+    metrics = evidence.case.entries()
     corrupt = {entry["data"]["step"] for entry in evidence.journal if entry["name"] == "Rejected"}
     durable: dict[int, float] = {}
     for entry in evidence.journal:

@@ -21,10 +21,10 @@ from tests.run.harness import RunCase, Running, Workspace
 _PATIENCE = 5  # steps after a fault, after which what recovering begins with will not come any more
 _LONGEST = 180.0  # seconds for all of a campaign
 _POLL = 0.002
-_STATES = {On.LAUNCH: "starting", On.RESTORE: "restoring", On.FLUSH: "flushing", On.END: "finished"}
-_RECOVERING = {On.LAUNCH, On.RESTORE}  # what may come of the fault before
+STATES = {On.LAUNCH: "starting", On.RESTORE: "restoring", On.FLUSH: "flushing", On.END: "finished"}
+RECOVERING = {On.LAUNCH, On.RESTORE}  # what may come of the fault before
 _BY_OUR_HAND = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # the last two before it listens to signals
-_AGAIN = {ExitCode.REQUEUE, ExitCode.TERMINATED, *_BY_OUR_HAND}
+AGAIN = {ExitCode.REQUEUE, ExitCode.TERMINATED, *_BY_OUR_HAND}
 
 
 class CampaignFailed(AssertionError):  # noqa: N818  named by condition
@@ -102,7 +102,7 @@ class Scheduler:
         self._note(f"exit {code}")
         if code == 0:
             return False
-        if code not in _AGAIN:
+        if code not in AGAIN:
             raise CampaignFailed(f"exit {code}")
         self._running = self._start()
         return True
@@ -114,7 +114,7 @@ class Scheduler:
             if since is not None:
                 time.sleep(max(0.0, since + moment.delay - time.monotonic()))
                 return True
-            if moment.on in _RECOVERING and self._has_gone_on():
+            if moment.on in RECOVERING and self._has_gone_on():
                 return False
             time.sleep(_POLL)
         return False
@@ -144,8 +144,8 @@ class Scheduler:
             with contextlib.suppress(OSError):
                 return any(path.name.startswith(TEMPORARY) for path in self.case.paths.snapshots.iterdir())
             return False
-        status = self._status(since_fault=moment.on in _RECOVERING)
-        return status is not None and status.state == _STATES[moment.on]
+        status = self._status(since_fault=moment.on in RECOVERING)
+        return status is not None and status.state == STATES[moment.on]
 
     def _status(self, *, since_fault: bool) -> Status | None:
         """What the supervisor that is up has said of itself, if it has said something yet."""

@@ -30,6 +30,7 @@ class Settings:
     step_seconds: float = 0.01
     ballast_mb: int = 0  # dead weight in the model's buffers, which are copied at once
     owned_mb: int = 0  # and in what the optimizer owns, which is copied while the next step runs
+    sharded: bool = False  # the model is spread over the ranks, by FSDP2
     pids: str = ""
 
 
@@ -58,6 +59,19 @@ def weight(megabytes: int) -> torch.Tensor:
     return torch.arange(megabytes << 18, dtype=torch.float32)
 
 
+def _spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Over all ranks, which begin with the same weights."""
+    from torch.distributed.fsdp import fully_shard  # it takes a second, and most campaigns need none
+
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0)
+    for layer in model.children():
+        if isinstance(layer, torch.nn.Linear):
+            fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
 def main() -> None:
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
@@ -77,7 +91,7 @@ def main() -> None:
     dataset = Noisy(settings.samples, settings.pids)
     if ranks > 1:
         dist.init_process_group("gloo")
-        model = DistributedDataParallel(model)
+        model = _spread(model) if settings.sharded else DistributedDataParallel(model)
         sampler = DistributedSampler(dataset, seed=5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,10 @@ class Nodes:
 
     def kill_node(self, name: str) -> None:
         """As if the machine had lost its power, but for what is in its memory."""
-        for process in self.everything_of(name):
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        while left := self.everything_of(name):  # one may have started another meanwhile
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.processes[name].wait(30)
 
     def memory_of(self, name: str) -> Path:
@@ -203,7 +203,7 @@ class Nodes:
         own = [entry.metrics for entry in self.entries() if entry.rank == rank and "loss" in entry.metrics.values]
         return {metrics.step: metrics.values["loss"] for metrics in sorted(own, key=lambda each: each.time)}
 
-    def conflicting(self) -> dict[tuple[int, int], set[float]]:
+    def conflicting_losses(self) -> dict[tuple[int, int], set[float]]:
         """Ranks and steps that were done more than once and did not give the same loss each time."""
         seen: dict[tuple[int, int], set[float]] = {}
         for entry in self.entries():
@@ -220,4 +220,4 @@ class Nodes:
             assert self.losses(rank) == reference.losses(rank), f"rank {rank}\n{self.output()}"
             assert len(self.losses(rank)) == steps, f"rank {rank}"
             assert first_difference(self.image(steps, rank), reference.image(steps, rank)) is None, f"rank {rank}"
-        assert not self.conflicting()
+        assert not self.conflicting_losses()

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from resilient.policy import events as on
 from resilient.protocol.arena import Loan
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.drain_answers import Persisted
-from tests.nodes.neighbours import Cluster, content
+from tests.nodes.neighbours import Cluster, Node, content
 
 TWO = {"a": [0, 1], "b": [2, 3]}
 THREE = {"a": [0], "b": [1], "c": [2]}
@@ -134,7 +135,7 @@ def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluste
     cluster.replicate(3)
     cluster.lose("a")
     cluster.open()
-    whole = cluster.leader.slots_of_world(4)
+    whole = cluster.leader.newest_set()
     assert whole is not None
     (found, where), node = whole, cluster.nodes["b"]
     assert found.step == 3
@@ -203,6 +204,19 @@ def test_a_step_that_one_rank_lacks_is_not_lent(cluster: Cluster) -> None:
     arenas = [arena for node in cluster.nodes.values() for arena in node.memory.arenas.values()]
     loans = {slot.info().lent for arena in arenas for slot in arena.slots}
     assert loans == {Loan.NONE}, "what was lent for it is not any more"
+
+
+def test_what_was_reported_is_written_down_before_the_run_could_go_on_behind_it_elsewhere(cluster: Cluster) -> None:
+    train(cluster, 1)
+    seen: list[set[Loan]] = []
+
+    def write_down(node: Node) -> None:
+        seen.append({slot.info().lent for arena in node.memory.arenas.values() for slot in arena.slots})
+
+    for node in cluster.nodes.values():
+        node.part.before_lend = partial(write_down, node)
+    cluster.replicate(1)
+    assert seen == [{Loan.NONE}, {Loan.NONE}], "once on each node, before anything is lent"
 
 
 def test_what_a_killed_supervisor_had_lent_is_free_and_what_it_had_copied_is_kept(cluster: Cluster) -> None:

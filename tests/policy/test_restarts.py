@@ -259,3 +259,13 @@ def test_a_budget_outside_the_history_is_refused_by_name(field: str, value: int)
 def test_waits_out_of_order_are_refused(first: float, longest: float) -> None:
     with pytest.raises(ConfigurationError, match=r"restarts\.first_wait"):
         RestartSettings(first_wait=first, max_wait=longest)
+
+
+def test_bad_hardware_counts_against_the_machine_that_has_it() -> None:
+    bad = Failure(FailureClass.HARDWARE, "Xid 79")
+    here, there = replace(stuck(bad), rank=0), replace(stuck(bad), rank=9)
+    rule = stop_rule(RestartSettings())
+    assert rule(history(here, there, here, there)) is None, "two of each"
+    assert code_of(rule(history(here, there, here, there, here))) is not None
+    unknown = stuck(bad)
+    assert code_of(rule(history(unknown, unknown, unknown))) is not None

@@ -108,3 +108,19 @@ def test_a_machine_may_stand_for_several_nodes_with_files_of_their_own(
     second = (paths.lock, paths.journal, paths.metrics, paths.memory_name, paths.fresh(paths.lineage))
     assert not set(first) & set(second)
     assert first[1].name == "n1.jsonl"
+
+
+def test_what_a_killed_supervisor_had_not_put_in_its_place_yet_is_removed_and_no_other_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = RunPaths.of(tmp_path, "a-run")
+    paths.create()
+    monkeypatch.setenv("RESILIENT_NODE", "b.a")
+    others = paths.fresh(paths.lineage)
+    others.touch()
+    monkeypatch.setenv("RESILIENT_NODE", "a")
+    paths.lineage.touch()
+    for path in (paths.config, paths.status, paths.lineage, paths.distrusted, paths.step_times):
+        paths.fresh(path).touch()
+    paths.clear_fresh()
+    assert {path for path in paths.root.iterdir() if path.is_file()} == {others, paths.lineage}

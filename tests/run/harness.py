@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from resilient.drill.faults import Target
-from resilient.protocol.metrics_log import read_metrics, series
+from resilient.protocol.metrics_log import Entry, read_metrics, series
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot.compare import first_difference
 from resilient.snapshot.copies import LocalCopy
@@ -109,13 +109,16 @@ class RunCase:
     def output(self) -> str:
         return (self.workspace.directory / f"{self.run_id}.out").read_text(errors="replace")
 
+    def entries(self) -> list[Entry]:
+        return list(read_metrics(self.paths.metrics))
+
     def losses(self, rank: int = 0) -> dict[int, float]:
         return series(self.paths.metrics, "loss", rank)
 
     def conflicting_losses(self) -> dict[tuple[int, int], set[float]]:
         """Ranks and steps that were done more than once and did not give the same loss each time."""
         seen: dict[tuple[int, int], set[float]] = {}
-        for entry in read_metrics(self.paths.metrics):
+        for entry in self.entries():
             seen.setdefault((entry.rank, entry.metrics.step), set()).add(entry.metrics.values["loss"])
         return {place: values for place, values in seen.items() if len(values) > 1}
 

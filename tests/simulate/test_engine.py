@@ -126,9 +126,23 @@ def test_a_preempted_run_loses_no_step_when_there_is_time_for_its_last_snapshot(
 
 
 def test_a_damaged_snapshot_is_passed_over() -> None:
-    outcome = simulate(replace(SMALL, corrupt=0.3), (NODE,))
+    outcome = simulate(replace(SMALL, corrupt=0.1, days=20, seed=1), (NODE,))
     assert outcome.incidents["bad snapshot"] >= 3
     _adds_up(outcome)
+
+
+def test_what_other_nodes_remember_makes_up_for_a_lost_node() -> None:
+    alone = simulate(replace(SMALL, durable_seconds=3600), (NODE,))
+    remembered = simulate(replace(SMALL, durable_seconds=3600, peer_gbs=5), (NODE,))
+    assert set(remembered.resumed) == {"nothing", "peer"}
+    assert remembered.buckets[Bucket.LOST] < 0.2 * alone.buckets[Bucket.LOST]
+    assert 0 < remembered.buckets[Bucket.COPYING] < remembered.plan.peer_share * remembered.buckets[Bucket.TRAINING]
+    assert alone.buckets.get(Bucket.COPYING, 0) == 0
+    preempted = simulate(replace(remembered.plan, failures_per_gpu_hour=0, preemptions_per_day=3), (NODE,))
+    assert "peer" not in preempted.resumed, "all machines are given back"
+    one_node = simulate(replace(remembered.plan, gpus=8), (NODE,))
+    assert "peer" not in one_node.resumed
+    _adds_up(remembered)
 
 
 def test_a_run_with_a_last_step_finishes() -> None:

@@ -31,6 +31,7 @@ PLANS = st.builds(
     repair_seconds=st.sampled_from([0.0, 600.0, 90000.0]),
     launch_seconds=st.sampled_from([0.0, 20.0, 400.0]),
     clear_seconds=st.sampled_from([0.0, 10.0]),
+    peer_gbs=st.sampled_from([0.0, 0.5, 10.0]),
     remote_gbs=st.sampled_from([0.5, 5.0, 100.0]),
     overhead=st.sampled_from([0.001, 0.5]),
     durable_seconds=st.sampled_from([0.0, 1.0, 600.0]),
