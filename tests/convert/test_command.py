@@ -172,6 +172,22 @@ def test_what_cannot_be_done_is_said_and_nothing_is_left(  # noqa: PLR0917  pyte
     assert Path("state.pt").read_bytes() == before
 
 
+def test_ctrl_c_ends_it_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(nasty(), "state.pt")
+    monkeypatch.setattr(Storage, "rename", interrupted)  # everything has been written
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "state.pt", "x.safetensors"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("resilient: interrupted")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
