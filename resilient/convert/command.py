@@ -54,20 +54,20 @@ def add_form_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Carry it out."""
-    from resilient.convert.request import Request, carry_out  # noqa: PLC0415  imports torch
-
-    request = Request(
-        Path(options.source),
-        Path(options.target),
-        to=options.to,
-        form=options.form,
-        only=options.only,
-        dtype=options.dtype,
-        shard_size=options.shard_size,
-        hf_config=options.hf_config,
-        allow_pickle=options.allow_pickle,
-    )
     with ended_by_signals():
+        from resilient.convert.request import Request, carry_out  # noqa: PLC0415  imports torch
+
+        request = Request(
+            Path(options.source),
+            Path(options.target),
+            to=options.to,
+            form=options.form,
+            only=options.only,
+            dtype=options.dtype,
+            shard_size=options.shard_size,
+            hf_config=options.hf_config,
+            allow_pickle=options.allow_pickle,
+        )
         done = carry_out(request, quiet=options.json)
     if options.json:
         print(json.dumps({"source": options.source, "path": options.target, **done.to_json()}, indent=1))
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Clean up on SIGTERM as on Ctrl-C."""
+    """Clean up on SIGTERM as on Ctrl-C, and say no more than that it has ended."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -90,5 +90,8 @@ def ended_by_signals() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except KeyboardInterrupt:
+        print("resilient: interrupted; nothing is left of what was being written", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

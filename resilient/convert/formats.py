@@ -43,6 +43,15 @@ def format_named(name: str) -> Format:
     return found
 
 
+def format_to_write(name: str) -> Format:
+    """:raises UsageError: there is none of that name, or it can only be read."""
+    found = next((each for each in FORMATS if each.name == name), None)
+    if found is None or found.target is None:
+        problem = f"there is no format {name}" if found is None else f"{found.words} can only be read"
+        raise UsageError(problem, f"use one of {_writable()}")
+    return found
+
+
 def detect(path: Path) -> Format:
     """The format of a file or directory.
 
@@ -66,8 +75,11 @@ def format_for(path: Path) -> Format:
         return format_named("torch")
     if path.suffix == ".safetensors":
         return format_named("safetensors")
-    names = ", ".join(each.name for each in FORMATS if each.target is not None)
-    raise UsageError(f"which format is {path} to have?", f"say it with --to: {names}")
+    raise UsageError(f"which format is {path} to have?", f"say it with --to: {_writable()}")
+
+
+def _writable() -> str:
+    return ", ".join(each.name for each in FORMATS if each.target is not None)
 
 
 def _looks(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from resilient.convert.allocation import return_large_blocks
 from resilient.convert.checkpoint import Tree, Writing
 from resilient.convert.conversion import require_nothing_at, write
-from resilient.convert.formats import format_for, format_named
+from resilient.convert.formats import format_for, format_to_write
 from resilient.convert.opening import open_checkpoint
 from resilient.convert.progress import progress
 from resilient.convert.selection import dtype_named, selected, with_dtype
@@ -70,7 +70,7 @@ def carry_out(request: Request, *, quiet: bool = False) -> Done:
     :raises ResilientError: as reading and writing raise it; nothing is left at the target then.
     """
     return_large_blocks()
-    form = format_named(request.to) if request.to else format_for(request.target)
+    form = format_to_write(request.to) if request.to else format_for(request.target)
     dtype = dtype_named(request.dtype) if request.dtype else None
     shard_size = parse_size(request.shard_size) if request.shard_size else None
     require_nothing_at(request.target)

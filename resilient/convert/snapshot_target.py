@@ -103,15 +103,15 @@ def _pieces(layout: Layout, state: bytes, tensors: Mapping[str, LazyTensor]) -> 
 def _in_chunks(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
     """The same bytes in chunks of memory that is aligned to pages; each is valid until the next."""
     buffer, used = memoryview(mmap.mmap(-1, CHUNK)), 0
-    for piece in pieces:
-        rest = piece
+    for rest in pieces:
         while rest:
             count = min(len(rest), CHUNK - used)
             buffer[used : used + count] = rest[:count]
-            rest, used = rest[count:], used + count
+            rest, used = rest[count:], used + count  # noqa: PLW2901  what is left of it
             if used == CHUNK:
                 yield buffer
                 used = 0
+        rest = memoryview(b"")  # noqa: PLW2901  lets go of a tensor before the next one is read
     if used:
         yield buffer[:used]
 

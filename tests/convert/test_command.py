@@ -146,6 +146,7 @@ def test_a_branch_becomes_the_whole(tmp_path: Path) -> None:
         (("state.pt", "state.pt"), 73, "is there already"),
         (("state.pt", "somewhere"), 2, "--to"),
         (("state.pt", "x", "--to", "zip"), 2, "use one of"),
+        (("state.pt", "x", "--to", "zero"), 2, "can only be read"),
         (("state.pt", "x.pt", "--from", "zip"), 2, "use one of"),
         (("state.pt", "x.pt", "--only", "modle"), 2, "did you mean model?"),
         (("state.pt", "x.pt", "--dtype", "int3"), 2, "use one of bf16"),
@@ -169,6 +170,22 @@ def test_what_cannot_be_done_is_said_and_nothing_is_left(  # noqa: PLR0917  pyte
     assert said in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
     assert Path("state.pt").read_bytes() == before
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(nasty(), "state.pt")
+    monkeypatch.setattr(Storage, "rename", interrupted)  # everything has been written
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "state.pt", "x.safetensors"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("resilient: interrupted")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
