@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.campaign import BUDGETS, Result, at_interrupt, campaigns_of, make_workspace
@@ -64,6 +65,7 @@ class NodeCampaigns:
         try:
             scheduler.run()
             journal = _journals(nodes)
+            scheduler.history.memory_lost += _changes_of_leader(nodes)
         except (CampaignFailed, ValueError) as error:
             return [str(error)]
         evidence = Evidence(workspace, nodes, reference, scheduler.plan, scheduler.history, journal)
@@ -89,6 +91,18 @@ def _journals(nodes: Nodes) -> list[Entry]:
     """
     found = [entry for path in (nodes.paths.root / "journal").glob("*.jsonl") for entry in read_strictly(path)]
     return sorted(found, key=lambda entry: float(entry["time"]))
+
+
+def _changes_of_leader(nodes: Nodes) -> list[float]:
+    """When another node took the lead: it has other ranks then, and what is in memory is nothing that counts."""
+    files = (nodes.paths.root / "journal").glob("*.jsonl")
+    opened = sorted(
+        (float(entry["time"]), path.stem)
+        for path in files
+        for entry in read_strictly(path)
+        if entry["name"] == "RunOpened"
+    )
+    return [time for (_, before), (time, now) in pairwise(opened) if now != before]
 
 
 def _memory(nodes: Nodes) -> Iterator[str]:
