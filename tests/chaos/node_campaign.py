@@ -6,10 +6,13 @@ campaign that fails is kept, with the run's journals, logs and output.
 
 from __future__ import annotations
 
+import random
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +26,7 @@ from tests.chaos.scheduler import CampaignFailed, ChaosWorkspace
 from tests.nodes.several import Nodes
 from tests.run.harness import RunCase
 
+_PORTS = range(20000, 32000)
 _MODULE = "tests.chaos.node_campaign"
 
 
@@ -44,6 +48,8 @@ class NodeCampaigns:
         wanted = [f"train.steps={STEPS}", f"train.sharded={planned.sharded}", *planned.settings, *BUDGETS]
         wanted.append(f"worker.preload=[{','.join(preload)}]")  # each rank would import it in each round
         nodes = Nodes(workspace, "chaos", wanted, conf="small", per_node=PER_NODE)
+        if planned.fixed_ports:
+            nodes.own = {name: [f"group.address=127.0.0.1:{_free_port()}"] for name in nodes.names}
         scheduler = NodeScheduler(nodes, planned)
         try:
             found = self._judge(workspace, nodes, reference, scheduler)
@@ -82,6 +88,14 @@ class NodeCampaigns:
                 raise CampaignFailed(f"the clean run fails:\n{case.output()}")
             self._references[kind] = case
         return self._references[kind]
+
+
+def _free_port() -> int:
+    """One that the system gives to no connection by itself."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise CampaignFailed("no port is free")
 
 
 def _journals(nodes: Nodes) -> list[Entry]:
