@@ -56,12 +56,10 @@ class NodeCampaigns:
         finally:
             for process in workspace.processes():
                 process.kill()
-        if found:
-            for name in nodes.names:  # where to look when it has gone
-                memory = nodes.memory_of(name)
-                if memory.exists():
+            for name in nodes.names:
+                if (memory := nodes.memory_of(name)).exists():  # of a run that did not end; it may say why
                     shutil.move(memory, workspace.directory / f"memory-{name}")
-        elif not self.keep:
+        if not found and not self.keep:
             shutil.rmtree(workspace.directory)
         return Result(planned, scheduler.history, time.monotonic() - began, found, workspace.directory, _MODULE)
 
