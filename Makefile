@@ -10,13 +10,14 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints/c
 
 CAMPAIGNS = --count $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(KEEP_GOING),--keep-going)
 
-.PHONY: help setup demo test chaos chaos-nodes lint format benchmarks clean
+.PHONY: help setup demo test chaos chaos-nodes lint format docs benchmarks clean
 
 help:
 	@echo "make demo        train in peace, through kills, a preemption and a corrupt snapshot, and on damaged data, and compare"
 	@echo "make test        ruff, mypy and every test this machine can run; lists what was skipped and why"
 	@echo "make chaos N=100 so many campaigns of random faults; SEED=123 for the first seed, KEEP_GOING=1 to go on after a failure"
 	@echo "make chaos-nodes N=100  likewise, of runs on two nodes"
+	@echo "make docs        the documentation, in build/docs; warnings are errors"
 	@echo "make benchmarks  the figures of benchmarks/README.md"
 	@echo "make clean       remove the environment and all caches"
 
@@ -48,6 +49,9 @@ chaos-nodes: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 benchmarks: setup
 	$(BIN)/python -m benchmarks.peers

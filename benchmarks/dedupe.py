@@ -69,6 +69,20 @@ class Seconds:
     bytes: int = 0
 
 
+def hear(drain: Drain, kind: type[Kind]) -> Kind:
+    """Wait for the drain's answer of this kind.
+
+    :raises RuntimeError: it is another one.
+    """
+    while True:
+        select.select([drain.connection], [], [])
+        answer = drain.receive()
+        if isinstance(answer, kind):
+            return answer
+        if answer is not None:
+            raise RuntimeError(str(answer))
+
+
 class Bench:
     """Slots and a drain."""
 
@@ -93,7 +107,7 @@ class Bench:
             copying.join()
         began, busy = time.perf_counter(), self._processor()
         self.drain.persist(self.step, slots, self._details(deduplicate=deduplicate))
-        done = self._hear(Persisted)
+        done = hear(self.drain, Persisted)
         found.durable = min(found.durable, time.perf_counter() - began)
         found.processor = min(found.processor, self._processor() - busy)
         found.bytes = done.bytes
@@ -101,7 +115,7 @@ class Bench:
         into = {rank: arena.slots[1] for rank, arena in enumerate(self.arenas)}
         began = time.perf_counter()
         self.drain.restore(self.step, into, self.step)
-        self._hear(Restored)
+        hear(self.drain, Restored)
         found.load = min(found.load, time.perf_counter() - began)
         for rank, slot in into.items():
             if bytes(slot.image) != images[rank]:
@@ -127,15 +141,6 @@ class Bench:
         retention = asdict(RetentionSettings(last=1))
         known = {"run_id": "run", "round": 0, "parent": None, "versions": {}, "retention": retention}
         return {**known, "deduplicate": deduplicate}
-
-    def _hear(self, kind: type[Kind]) -> Kind:
-        while True:
-            select.select([self.drain.connection], [], [])
-            answer = self.drain.receive()
-            if isinstance(answer, kind):
-                return answer
-            if answer is not None:
-                raise RuntimeError(str(answer))
 
     def close(self) -> None:
         self.drain.close()

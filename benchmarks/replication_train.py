@@ -1,6 +1,7 @@
 """The training script of the replication benchmark: a rank of a group whose state is as large as is wanted.
 
-A step computes for a while on one thread and then changes all of the state, as an optimizer does.
+A step computes for a while on one thread, or waits as for a device that computes, and then changes all of the state, as
+an optimizer does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, required=True, help="of state")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--milliseconds", type=float, required=True, help="that a step computes at least")
+    parser.add_argument("--idle", action="store_true", help="wait instead of computing")
     parser.add_argument("--record", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -33,6 +35,8 @@ def main() -> None:
     for _ in run.steps(total=options.steps):
         began.append(time.perf_counter())
         until = began[-1] + options.milliseconds / 1000
+        if options.idle:
+            time.sleep(options.milliseconds / 1000)
         while time.perf_counter() < until:
             work = torch.tanh(work @ work)
         for parameter in model.parameters():

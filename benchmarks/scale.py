@@ -3,7 +3,8 @@
     python -m benchmarks.scale --ranks 256 --nodes 1000 --json scale.json
 
 The ranks are processes that only write their boards; the other nodes are connections that say what a node would say.
-The supervisor is the real one. Definitions stand in ``benchmarks/README.md``.
+The supervisor is the real one. And what two nodes that really train take. Definitions stand in
+``benchmarks/README.md``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import psutil
 
 from benchmarks.recovery_report import machine
 from benchmarks.scale_members import Members
+from benchmarks.scale_training import two_nodes
 from resilient.config import load
 from resilient.nodes.start import agreed_version
 from resilient.protocol.paths import RunPaths
@@ -33,14 +35,16 @@ from resilient.protocol.terms import Terms
 from resilient.supervisor.journal import read_journal
 
 _STUB = Path(__file__).with_name("scale_stub.py")
-_PATIENCE = 300.0
+_PRELOAD = [f"resilient.protocol.{name}" for name in ("board", "environment", "plan")]  # as torch is, otherwise
+_PATIENCE = 120.0
+_BUDGET = ("restarts.intensity=200", "restarts.max_failures=200")  # so that nothing ends before all faults are made
 
 
 @contextmanager
 def supervised(folder: Path, *overrides: str, step_seconds: float) -> Iterator[tuple[psutil.Process, RunPaths, str]]:
     """A run of the stub, its supervisor, and the path of its configuration; ended afterwards."""
     conf = folder / "scale.yaml"
-    worker = {"script": str(_STUB), "args": [str(step_seconds)], "preload": []}
+    worker = {"script": str(_STUB), "args": [str(step_seconds)], "preload": _PRELOAD}
     body = {"worker": worker, "run": {"dir": str(folder / "runs")}, "snapshot": {"auto": False}}
     conf.write_text(json.dumps(body))
     command = [sys.executable, "-m", "resilient", "train", f"conf={conf}", *overrides]
@@ -61,12 +65,22 @@ def entries(paths: RunPaths, name: str) -> list[dict[str, Any]]:
     return [entry for entry in read_journal(paths.journal) if entry["name"] == name]
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition: Callable[[], bool], what: str, supervisor: psutil.Process | None = None) -> None:
+    """:raises RuntimeError: it takes too long, or the supervisor that should bring it about has ended."""
     deadline = time.monotonic() + _PATIENCE
     while not condition():
+        if supervisor is not None and supervisor.status() == psutil.STATUS_ZOMBIE:
+            raise RuntimeError(f"{what}: never, for the supervisor has ended")
         if time.monotonic() > deadline:
             raise RuntimeError(f"{what}: not after {_PATIENCE:g} s")
         time.sleep(0.02)
+
+
+def spread(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    """Median and 90th percentile in milliseconds."""
+    ordered = sorted(seconds)
+    high = ordered[min(len(ordered) - 1, round(0.9 * (len(ordered) - 1)))]
+    return {f"{name}_ms": 1000 * statistics.median(ordered), f"{name}_p90_ms": 1000 * high}
 
 
 def cost(supervisor: psutil.Process, seconds: float, meanwhile: Callable[[float], None]) -> dict[str, float]:
@@ -78,88 +92,108 @@ def cost(supervisor: psutil.Process, seconds: float, meanwhile: Callable[[float]
     return {"core_percent": 100 * used / took, "rss_mib": supervisor.memory_info().rss / 2**20}
 
 
-def many_ranks(folder: Path, ranks: int, step_seconds: float, kills: int, seconds: float) -> dict[str, Any]:
+def many_ranks(folder: Path, ranks: int, options: argparse.Namespace) -> dict[str, Any]:
     """One node with so many ranks, of which one is killed, again and again."""
-    noticed, relaunched = [], []
-    with supervised(folder, f"worker.ranks={ranks}", "restarts.intensity=1000", step_seconds=step_seconds) as run:
+    noticed, planned, relaunched = [], [], []
+    with supervised(folder, f"worker.ranks={ranks}", *_BUDGET, step_seconds=options.step_seconds) as run:
         supervisor, paths, _ = run
-        wait_for(lambda: len(entries(paths, "worker launched")) == ranks, "all ranks are launched")
-        time.sleep(5.0)
-        found: dict[str, Any] = cost(supervisor, seconds, time.sleep)
-        for number in range(kills):
+        wait_for(lambda: len(entries(paths, "worker launched")) == ranks, "all ranks are launched", supervisor)
+        time.sleep(3 * options.step_seconds)
+        found: dict[str, Any] = cost(supervisor, options.seconds, time.sleep)
+        for number in range(options.faults):
             launched = entries(paths, "worker launched")
             victim = launched[-1 - number % ranks]
             struck = time.time()
             os.kill(int(victim["pid"]), signal.SIGKILL)
             count = len(launched) + ranks
-            wait_for(lambda: len(entries(paths, "worker launched")) == count, "all are there again")  # noqa: B023
-            exits = [entry for entry in entries(paths, "worker exited") if entry["time"] >= struck]
-            noticed.append(exits[0]["time"] - struck)
-            relaunched.append(entries(paths, "worker launched")[-1]["time"] - struck)
-            time.sleep(2.0)
-    return {**found, "noticed_s": statistics.median(noticed), "all_relaunched_s": statistics.median(relaunched)}
+            wait_for(lambda: len(entries(paths, "worker launched")) == count, "all are there again", supervisor)  # noqa: B023
+            later = [entry for entry in read_journal(paths.journal) if entry["time"] >= struck]
+            first = {entry["name"]: entry["time"] - struck for entry in reversed(later)}
+            noticed.append(first["worker exited"])
+            planned.append(first["LaunchRound"])
+            relaunched.append(later[-1]["time"] - struck)
+            time.sleep(2 * options.step_seconds)
+    return {
+        **found,
+        **spread("noticed", noticed),
+        **spread("planned", planned),
+        **spread("all_relaunched", relaunched),
+    }
 
 
-def many_nodes(folder: Path, nodes: int, step_seconds: float, losses: int, seconds: float) -> dict[str, Any]:
+def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[str, Any]:
     """A leader with so many other nodes, of which one is lost, again and again."""
-    told_first, told_last = [], []
-    wanted = [f"nodes={nodes + 1 - losses}:{nodes + 1}", "group.address=127.0.0.1", "restarts.max_failures=1000"]
+    losses, told_first, told_last, planned = options.faults, [], [], []
+    wanted = [f"nodes={nodes + 1 - losses}:{nodes + 1}", "group.address=127.0.0.1", *_BUDGET]
     wanted.append("peer.enabled=false")  # the members here have no memory that anything could be copied to
-    with supervised(folder, "worker.ranks=1", *wanted, step_seconds=step_seconds) as run:
+    with supervised(folder, "worker.ranks=1", *wanted, step_seconds=options.step_seconds) as run:
         supervisor, paths, conf = run
-        terms = paths.root / "nodes" / "terms"
-        wait_for(lambda: terms.is_dir() and Terms(terms).newest() is not None, "the leader leads")
-        term = Terms(terms).newest()
+        wait_for(
+            lambda: paths.terms.is_dir() and Terms(paths.terms).newest() is not None, "the leader leads", supervisor
+        )
+        term = Terms(paths.terms).newest()
         if term is None:
             raise RuntimeError("nobody leads")
         config = load(conf, ["worker.ranks=1", *wanted]).config
-        members = Members(term, agreed_version(config.worker, config.snapshot, config.train), step_seconds)
+        members = Members(term, agreed_version(config.worker, config.snapshot, config.train), options.step_seconds)
         began = time.monotonic()
         members.join(nodes)
         want = nodes - losses
         members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
         formed = time.monotonic() - began
-        members.serve(5.0)
-        found: dict[str, Any] = cost(supervisor, seconds, members.serve)
+        members.serve(3 * options.step_seconds)
+        found: dict[str, Any] = cost(supervisor, options.seconds, members.serve)
         for _ in range(losses):
             training = [member for member in members.members if member.training]
-            lost = training[len(training) // 2]
+            lost, struck = training[len(training) // 2], time.time()
             moment = members.lose(lost)
             others = [member for member in training if member is not lost]
             members.serve(_PATIENCE, lambda: all(m.killed_at > moment for m in others))  # noqa: B023
             told_first.append(min(member.killed_at for member in others) - moment)
             told_last.append(max(member.killed_at for member in others) - moment)
             members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
-            members.serve(2.0)
+            plans = [entry["time"] - struck for entry in entries(paths, "LaunchRound") if entry["time"] >= struck]
+            planned.append(plans[0])
+            members.serve(2 * options.step_seconds)
     return {
         **found,
         "joined_and_formed_s": formed,
-        "first_told_s": statistics.median(told_first),
-        "all_told_s": statistics.median(told_last),
+        **spread("first_told", told_first),
+        **spread("all_told", told_last),
+        **spread("planned", planned),
     }
+
+
+def training(folder: Path, milliseconds: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Two nodes that train with steps of so many milliseconds."""
+    return two_nodes(folder, milliseconds, options.seconds, wait_for)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 64, 256], help="on one node (default: 1 64 256)")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 256], help="on one node (default: 1 256)")
     parser.add_argument(
         "--nodes", type=int, nargs="*", default=[10, 1000], help="beside the leader's (default: 10 1000)"
     )
+    parser.add_argument(
+        "--training", type=int, nargs="*", default=[100], help="milliseconds of a step of two nodes (default: 100)"
+    )
     parser.add_argument("--step-seconds", type=float, default=1.0, help="of a step of a stub (default: %(default)s)")
-    parser.add_argument("--faults", type=int, default=3, help="in each run (default: %(default)s)")
+    parser.add_argument("--faults", type=int, default=5, help="in each run (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which the cost is measured")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     options = parser.parse_args(arguments)
-    body: dict[str, Any] = {"machine": machine(), "ranks": {}, "nodes": {}}
+    body: dict[str, Any] = {"machine": machine(), "training": {}, "ranks": {}, "nodes": {}}
     print("; ".join(f"{name}: {value}" for name, value in body["machine"].items()), flush=True)
     kinds: list[tuple[str, list[int], Callable[..., dict[str, Any]]]] = [
+        ("training", options.training, training),
         ("ranks", options.ranks, many_ranks),
         ("nodes", options.nodes, many_nodes),
     ]
     for kind, counts, measure in kinds:
         for count in counts:
             with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-                found = measure(Path(folder), count, options.step_seconds, options.faults, options.seconds)
+                found = measure(Path(folder), count, options)
             body[kind][str(count)] = found
             told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
             print(f"{count} {kind}: {told}", flush=True)

@@ -15,6 +15,8 @@ from resilient.protocol.board import Flag, Word, WorkerPhase, now
 from resilient.protocol.terms import Term
 from resilient.supervisor.journal import plain
 
+_BEAT_SECONDS = 0.25
+
 
 @dataclass
 class Member:
@@ -79,6 +81,7 @@ class Members:
     version: str
     step_seconds: float
     members: list[Member] = field(default_factory=list)
+    _beaten: float = 0.0
 
     def join(self, count: int) -> None:
         host, _, port = self.term.address.rpartition(":")
@@ -114,10 +117,17 @@ class Members:
                 stepped += 1
                 if member.training:
                     member.do_a_step()
-            for member in self.members:
-                member.channel.flush()
+            self._beat()
             if until() or time.monotonic() >= end:
                 return
+
+    def _beat(self) -> None:
+        """Now and then: show that all of them are there, and send what waits."""
+        if time.monotonic() - self._beaten > _BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            for member in self.members:
+                member.channel.flush()
+                member.channel.beat()
 
     def lose(self, member: Member) -> float:
         """Its node is gone; returns when."""

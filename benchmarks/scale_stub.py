@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from resilient.protocol.board import Board, Flag, Word, WorkerPhase
+from resilient.protocol.board import Board, Command, Flag, Word, WorkerPhase
 from resilient.protocol.environment import WorkerEnvironment
 from resilient.protocol.plan import RoundPlan
 
@@ -22,11 +22,12 @@ def main() -> None:
     board[Word.STEP] = board[Word.START_STEP] = plan.restore_step or 0
     board.raise_flag(Flag.ATTACHED)
     step = plan.restore_step or 0
-    while True:
+    while board[Word.COMMAND] != Command.LEAVE:
         step += 1
         board[Word.ENTERED] = step
         time.sleep(seconds)
         board.beat(WorkerPhase.STEP, step)
+    board.raise_flag(Flag.LEFT_EARLY)
 
 
 main()

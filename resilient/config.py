@@ -64,8 +64,10 @@ class Config:
     """The whole configuration; ``train`` belongs to the user's script and has whatever keys its configuration file
     gives it.
 
-    :param script: short for ``worker.script``; ``module`` and ``script_args`` for ``worker.module`` and
-        ``worker.args``. They are for the command line, and end up in ``worker``.
+    :param train: whatever the script reads with ``resilient.config(Settings)``.
+    :param script: short for ``worker.script``, for the command line; it ends up in ``worker``.
+    :param module: likewise for ``worker.module``.
+    :param script_args: likewise for ``worker.args``.
     :param nodes: how many machines train together, each of them with ``worker.ranks``; ``4:5`` for four, and a fifth
         that stands by for one that is lost.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +13,10 @@ import pytest
 
 import resilient
 from resilient.config import load
+from tests.docs.pages import DOCS, blocks, side
 
-DOCS = Path(__file__).parents[1] / "docs" / "migrate"
-PAGES = sorted(DOCS.glob("*.md"))
-
-
-def blocks(page: Path, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def side(diff: str, without: str) -> str:
-    """One side of a diff."""
-    lines = [line for line in diff.splitlines() if not line.startswith(without)]
-    assert all(line[:1] in {"", " ", "+", "-"} for line in lines), "every line has its sign"
-    return "\n".join(line[1:] for line in lines) + "\n"
+MIGRATE = DOCS / "migrate"
+PAGES = sorted(MIGRATE.glob("*.md"))
 
 
 def test_there_is_a_page_for_each() -> None:
@@ -36,7 +25,7 @@ def test_there_is_a_page_for_each() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_both_sides_are_python_and_what_is_ours_exists(page: Path) -> None:
-    (diff,) = blocks(page, "diff")
+    (diff,) = blocks(page.read_text(), "diff")
     compile(side(diff, "+"), page.name, "exec")
     after = ast.parse(side(diff, "-"))
     used = [node.attr for node in ast.walk(after) if isinstance(node, ast.Attribute) and _is_ours(node.value)]
@@ -57,16 +46,18 @@ def _is_ours(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "resilient"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page.read_text(), "yaml")], ids=lambda page: page.stem
+)
 def test_the_configuration_is_taken(page: Path, tmp_path: Path) -> None:
-    (text,) = blocks(page, "yaml")
+    (text,) = blocks(page.read_text(), "yaml")
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "train.py").touch()
     assert load(str(tmp_path / "mine.yaml"), []).config.worker.script == "train.py"
 
 
 def test_the_script_of_the_page_on_submitit_runs_to_its_end(tmp_path: Path) -> None:
-    (diff,) = blocks(DOCS / "from-submitit.md", "diff")
+    (diff,) = blocks((MIGRATE / "from-submitit.md").read_text(), "diff")
     (tmp_path / "train.py").write_text(side(diff, "-").replace("total=1000", "total=5"))
     done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

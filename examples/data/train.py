@@ -31,8 +31,7 @@ def loader(settings: Settings) -> StatefulDataLoader:
     rows = datasets.Dataset.from_dict({"x": x.tolist(), "y": (x.sum(1) > 0).long().tolist()}).with_format("torch")
     if settings.source == "torchdata":
         return StatefulDataLoader(rows, settings.batch_size, shuffle=True, num_workers=settings.workers)
-    # No buffer for shuffling: it would be filled anew after a resume, and its samples lost. And one worker at least: in
-    # this process the stream would begin each later epoch where it was resumed.
+    # No buffer for shuffling: its samples are in no state, and would be lost in a resume.
     stream = rows.to_iterable_dataset(num_shards=4).map(lambda row: {**row, "x": row["x"] * 2})
     return StatefulDataLoader(stream, settings.batch_size, num_workers=settings.workers)
 

@@ -4,6 +4,7 @@ gradients, a validation in the middle of an epoch, a plateau scheduler, means ov
 Only the lines that say `resilient` are not what any other Lightning script would have.
 """
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Classifier(L.LightningModule):
     def validation_step(self, batch, batch_idx):
         x, y = batch
         time.sleep(self.validation_seconds)
-        self.log("val_loss", nn.functional.cross_entropy(self.net(x), y))
+        self.log("val_loss", nn.functional.cross_entropy(self.net(x), y), sync_dist=True)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3)
@@ -84,6 +85,7 @@ def main() -> None:
     trainer = L.Trainer(
         max_epochs=settings.epochs,
         accelerator="cpu",
+        devices=int(os.environ.get("WORLD_SIZE", "1")),
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=0.5,
         logger=False,

@@ -9,7 +9,7 @@
 All that was prepared belongs to the state, with the scaler of mixed precision, the place in the accumulation of
 gradients, and what was given to ``register_for_checkpointing``. The loader is the prepared one: it goes on moving
 batches to the device and saying when an epoch ends, and begins where the run stands. Processes are the supervisor's,
-in the place of ``accelerate launch``; several of them have not been tried yet.
+in the place of ``accelerate launch``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from typing import Any
 import torch
 
 from resilient.errors import UsageError
+from resilient.integrations.expected import Known
 from resilient.integrations.in_place_of import InPlaceOf
 from resilient.worker.attach import attach as attach_objects
 from resilient.worker.data import positioned
 from resilient.worker.outer_loop import Epochs
 from resilient.worker.run import Run
+
+_KNOWN = Known("accelerate", "==1.15.*")
+_PREPARED = ("_models", "_optimizers", "_schedulers", "_custom_objects", "scaler", "step")
 
 
 def attach(accelerator: Any, data: Any, **others: Any) -> Run:
@@ -32,8 +36,9 @@ def attach(accelerator: Any, data: Any, **others: Any) -> Run:
 
     :param data: the prepared loader of the training data.
     :param others: further objects with state, and what else :func:`resilient.attach` takes.
-    :raises UsageError: the loader has no place that could be kept.
+    :raises UsageError: the loader has no place that could be kept, or Accelerate is put together otherwise.
     """
+    _KNOWN.require(accelerator, *_PREPARED)
     models, schedulers = accelerator._models, accelerator._schedulers
     return attach_objects(
         model=_one_or_all(models),
@@ -57,6 +62,7 @@ def own_loader(loader: Any) -> Any:
             f"the place in a {type(loader).__name__} cannot be kept",
             "prepare the DataLoader, with DataLoaderConfiguration(dispatch_batches=False)",
         )
+    _KNOWN.require(loader, "base_dataloader")
     return loader.base_dataloader
 
 

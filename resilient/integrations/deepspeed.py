@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from resilient.errors import StateError, UsageError
+from resilient.integrations.expected import Known
 
+_KNOWN = Known("deepspeed", "==0.19.*")
 _COUNTERS = ("micro_steps", "global_steps", "global_samples", "skipped_steps")
 _MASTERS = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition")
 _FLAGS = ("dynamic_loss_scale", "overflow")
@@ -24,11 +26,13 @@ def states(engine: Any) -> dict[str, Any]:
     With ZeRO-3 the copy of the state is made while training waits, and frozen parameters are left to the script.
 
     :param engine: that ``deepspeed.initialize`` has made, with an optimizer of torch's form, before its first step.
-    :raises UsageError: what it trains with has no state that can be taken by rank.
+    :raises UsageError: what it trains with has no state that can be taken by rank, or not under the names known here.
     """
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    _KNOWN.require(engine, *_COUNTERS)
     objects = {"scheduler": engine.lr_scheduler, "engine": EngineState(engine)}
     if stage == 3:
+        _KNOWN.require(optimizer, "checkpoint_event_prologue", "checkpoint_event_epilogue")
         return {**objects, "model": _Buffers(engine.module), "optimizer": _Partitioned(optimizer)}
     if isinstance(optimizer, torch.optim.Optimizer):
         return {**objects, "model": engine.module, "optimizer": optimizer}
@@ -37,6 +41,9 @@ def states(engine: Any) -> dict[str, Any]:
             f"the engine trains with a {type(optimizer).__name__} in ZeRO stage {stage}, whose state is not known",
             "use zero_optimization.stage 1, 2 or 3, with a torch optimizer",
         )
+    if not _masters(optimizer):  # which would be made anew from weights of fewer bits
+        _KNOWN.require(optimizer, _MASTERS[0])
+    _KNOWN.require(optimizer, "_link_all_hp_params")
     return {**objects, "model": engine.module, "optimizer": optimizer.optimizer}
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from resilient.errors import UsageError
+from resilient.integrations.expected import Known
 from resilient.integrations.in_place_of import InPlaceOf
-from resilient.integrations.lightning_state import TrainerState
+from resilient.integrations.lightning_state import NEEDED, TrainerState
 from resilient.integrations.scalars import scalars
 from resilient.worker.attach import attach
 from resilient.worker.outer_loop import OuterLoop
@@ -32,6 +33,7 @@ from resilient.worker.run import Run
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 _PACKAGE = next((name for name in _NAMES if name in sys.modules), _NAMES[0])
 _Callback: Any = importlib.import_module(_PACKAGE).Callback
+_KNOWN = Known(_PACKAGE.removesuffix(".pytorch").replace("_", "-"), "==2.6.*")
 _Leaving: Any = importlib.import_module(f"{_PACKAGE}.utilities.exceptions").SIGTERMException
 
 
@@ -65,11 +67,14 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
             raise UsageError("trainer.fit() was called a second time in one run", "make each fit a run of its own")
         if trainer.reload_dataloaders_every_n_epochs:
             raise UsageError("with reload_dataloaders_every_n_epochs there is no place in the data to resume at")
+        _KNOWN.require(trainer, "_signal_connector.register_signal_handlers")
         # Signals are the supervisor's business; Lightning would save, requeue and leave on its own account.
         trainer._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         fit = trainer.fit_loop
+        _KNOWN.require(fit, "_combined_loader.flattened", "_data_fetcher.fetched", "epoch_loop.advance")
+        _KNOWN.require(trainer, "save_checkpoint", "_logger_connector.metrics", *NEEDED)
         loaders = fit._combined_loader.flattened
         if len(loaders) != 1:
             raise UsageError(

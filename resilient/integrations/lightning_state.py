@@ -7,6 +7,20 @@ from typing import Any
 
 import torch
 
+_LOGGED = ("_logged_metrics", "_callback_metrics", "_progress_bar_metrics")
+_SUMS = ("value", "cumulated_batch_size")
+_RESTARTING = ("_restarting", "_loaded_from_state_dict", "_resuming_from_checkpoint")
+_LOOPS = ("fit_loop", "fit_loop.epoch_loop", "fit_loop.epoch_loop.val_loop")
+
+NEEDED = (
+    *(f"_logger_connector.{name}" for name in _LOGGED),
+    *(f"{loop}.{name}" for loop in _LOOPS for name in _RESTARTING),
+    *(f"fit_loop.epoch_progress.{name}.{count}" for name in ("current", "total") for count in ("ready", "processed")),
+    *(f"fit_loop.epoch_loop.{name}" for name in ("_results", "_batches_that_stepped", "batch_progress.reset_on_run")),
+    *(f"fit_loop.{name}" for name in ("state_dict", "load_state_dict", "on_iteration_done")),
+)
+"""What there must be of a trainer that is about to train."""
+
 
 class TrainerState:
     """An object with ``state_dict`` like any other. What was loaded is given back in two parts: what Lightning's hooks
@@ -88,7 +102,8 @@ class TrainerState:
         fit.epoch_loop._batches_that_stepped = stepped["_batches_that_stepped"]
         fit.on_iteration_done()
         for loop in (fit, fit.epoch_loop, fit.epoch_loop.val_loop):
-            loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
+            for name in _RESTARTING:
+                setattr(loop, name, False)
 
     def _callbacks(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         for callback in self._trainer.callbacks:
@@ -97,10 +112,6 @@ class TrainerState:
     def _results(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._trainer.fit_loop.epoch_loop._results
         return found
-
-
-_LOGGED = ("_logged_metrics", "_callback_metrics", "_progress_bar_metrics")
-_SUMS = ("value", "cumulated_batch_size")
 
 
 def _adds_up(metric: Any) -> bool:

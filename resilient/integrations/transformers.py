@@ -25,13 +25,24 @@ import torch
 
 from resilient.errors import StateError, UsageError
 from resilient.integrations.accelerate import own_loader, own_optimizer, take_from
+from resilient.integrations.expected import Known
 from resilient.integrations.scalars import scalars
-from resilient.integrations.transformers_state import TrainerState
+from resilient.integrations.transformers_state import COUNTED, TrainerState
 from resilient.worker.attach import attach
 from resilient.worker.outer_loop import OuterLoop
 from resilient.worker.run import Run
 
 _trainer_module: Any = importlib.import_module("transformers.trainer")
+_KNOWN = Known("transformers", "==5.24.*")
+_WRAPPED = (
+    *("_run_epoch", "get_batch_samples", "training_step", "_evaluate"),
+    *("_finalize_training", "_save_checkpoint", "_load_rng_state"),
+)
+_GIVEN = (
+    *("epoch", "epochs_trained", "num_update_steps_per_epoch"),
+    *("resume_from_checkpoint", "steps_trained_in_current_epoch"),
+)
+"""What ``_run_epoch`` is called with, of which some is changed."""
 _TrainerCallback: Any = importlib.import_module("transformers").TrainerCallback
 
 
@@ -50,8 +61,9 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
     run: Run
 
     def __init__(self, trainer: Any, **attached: Any) -> None:
-        if not hasattr(trainer, "_run_epoch"):
-            raise UsageError("this release of transformers has another training loop", "install transformers>=5")
+        _KNOWN.require(trainer, *_WRAPPED)
+        _KNOWN.require_arguments(trainer._run_epoch, _GIVEN)
+        _KNOWN.require(_trainer_module, "skip_first_batches")
         self._trainer = trainer
         self._attached = attached
         self._loop: OuterLoop | None = None
@@ -65,6 +77,7 @@ class Resilient(_TrainerCallback):  # type: ignore[misc]  # what it is from has 
         if self._loop is not None:
             raise UsageError("trainer.train() was called a second time in one run", "make each a run of its own")
         trainer = self._trainer
+        _KNOWN.require(trainer, *COUNTED)
         restored = TrainerState(trainer)
         loader = trainer.callback_handler.train_dataloader
         self.run = attach(

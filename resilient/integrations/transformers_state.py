@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_COUNTED = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos")
+COUNTED = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos")
 _STATE = (
     "epoch",
     "global_step",
@@ -30,7 +30,7 @@ class TrainerState:
         self._log += [json.dumps(entry, default=float) for entry in history[len(self._log) :]]
         return {
             "state": {name: getattr(trainer.state, name) for name in _STATE},
-            "counted": {name: getattr(trainer, name) for name in _COUNTED},
+            "counted": {name: getattr(trainer, name) for name in COUNTED},
             "log": "\n".join(self._log),
             "callbacks": [callback.state()["attributes"] for callback in self._exporting()],
         }

@@ -16,6 +16,7 @@ from typing import Any
 from resilient.errors import ExitCode, ResilientError
 from resilient.nodes.channel import Channel, ChannelClosed, Message
 from resilient.nodes.ending import end_workers
+from resilient.nodes.look_pace import LookPace
 from resilient.nodes.mirror import Shown
 from resilient.nodes.node_replicas import NodeReplicas
 from resilient.nodes.world_drain import told
@@ -31,7 +32,8 @@ from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.world_view import World, WorldView
+from resilient.protocol.world_sum import World
+from resilient.protocol.world_view import WorldView
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.dumping import StackDumps
@@ -47,7 +49,6 @@ from resilient.supervisor.time_notes import SPENT, spent
 from resilient.supervisor.unmodified import UnmodifiedScript
 from resilient.supervisor.witness import Witness
 
-_PACE_SECONDS = 0.004
 _POLL_SECONDS = 0.05
 
 
@@ -107,6 +108,7 @@ class Agent:
         self._dumps = StackDumps(spec.paths, console, clock)
         self._dump_state = RunState()
         self._shown = Shown()
+        self._pace = LookPace(clock)
         self._told_ranks: range | None = None  # those of which the leader expects news
         self._view: WorldView | None = None
         self._plan = ""
@@ -150,7 +152,7 @@ class Agent:
             if self._channel.has_kept:
                 self._on_leader()
             while self._outcome is None:
-                self._sources.handle(_PACE_SECONDS)
+                self._sources.handle(self._pace.seconds)
                 now = self._clock()
                 if now - polled >= _POLL_SECONDS:
                     polled = now
@@ -218,6 +220,7 @@ class Agent:
         if boards or slots:
             news = {"op": "news", "boards": boards, "slots": slots, "done": self._done, "at": moment()}
             self._channel.send(news)
+            self._pace.changed()
 
     def _lose_leader(self, why: str) -> None:
         """Another group may be going on without us by now: stop at once, and leave what is in memory as it is."""

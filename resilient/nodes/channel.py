@@ -8,10 +8,9 @@ as if the connection had been closed. Large data, such as images, does not go th
 from __future__ import annotations
 
 import json
-import selectors
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,11 @@ _LENGTH = struct.Struct("!I")
 _MOST_BYTES = 64 << 20  # of one message, and of what waits to be sent
 _PIECE = 1 << 18
 BEAT_SECONDS = 0.5
+
+
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """As it goes over the network, but for its length."""
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
 class ChannelClosed(ConnectionError):  # noqa: N818  named by condition, as all our errors
@@ -57,15 +61,18 @@ class Channel:
         return self._connection.fileno()
 
     @property
-    def interest(self) -> int:
-        """What the selector should wait for."""
-        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+    def is_behind(self) -> bool:
+        """Whether something waits for the network to take it."""
+        return bool(self._outgoing) and not self._failed
 
     def send(self, message: Message) -> None:
         """Have it sent, now or as soon as the network takes it. That the other side is gone is told by
         :meth:`receive`.
         """
-        body = json.dumps(message, separators=(",", ":")).encode()
+        self.send_encoded(encoded(message))
+
+    def send_encoded(self, body: bytes) -> None:
+        """Likewise, for one that many are told."""
         self._outgoing += _LENGTH.pack(len(body)) + body
         if len(self._outgoing) > _MOST_BYTES:
             self._failed = self._failed or "it takes no messages any more"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hmac
 import selectors
 import socket
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from resilient.nodes.channel import Channel, ChannelClosed, Message
+from resilient.nodes.channel import Channel, ChannelClosed, Message, encoded
 
 _STRANGERS = 256  # connections that have not said who they are
 _GREETING_SECONDS = 5.0
 _GREETING_BYTES = 1 << 14
 _OTHER_TERM = "it does not know the secret of this term"
+_LOOK_SECONDS = 0.2  # between two looks at whether a node is silent, or should hear of us
 _ABSENT_SECONDS = 1.0  # between two looks: then it was we who were not there
 
 
@@ -71,6 +73,8 @@ class Hub:
         self._silent_seconds = silent_seconds
         self._clock = clock
         self._members: dict[str, Member] = {}
+        self._looks: deque[tuple[float, Member]] = deque()  # each node once, whoever is to be looked at next first
+        self._behind: dict[str, Member] = {}  # those to whom not all could be sent at once
         self._strangers: list[tuple[Channel, float]] = []
         self._ticked = clock()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -105,32 +109,48 @@ class Hub:
     def post(self, name: str, message: Mapping[str, Any]) -> int:
         """Send it to the node, if that is there; returns the number that it will say when it has carried it out."""
         member = self._members.get(name)
-        if member is None:
-            return 0
+        return 0 if member is None else self._post(member, encoded(message))
+
+    def post_all(self, message: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+        """Send it to all nodes that are there, or to those of them with these names."""
+        body = encoded(message)
+        for name in list(self._members if names is None else names):
+            if (member := self._members.get(name)) is not None:
+                self._post(member, body)
+
+    def _post(self, member: Member, body: bytes) -> int:
+        """:param body: a message with at least one entry."""
         member.posted += 1
-        member.channel.send({**message, "#": member.posted})
+        member.channel.send_encoded(b'%s,"#":%d}' % (body[:-1], member.posted))
+        if member.channel.is_behind:
+            self._behind[member.name] = member
         return member.posted
 
-    def post_all(self, message: Mapping[str, Any]) -> None:
-        for name in list(self._members):
-            self.post(name, message)
-
     def tick(self) -> None:
-        """Call it often: sends what waits, and finds out who is silent."""
+        """Call it often: sends what waits, and finds out who is silent. Costs next to nothing where nothing is due."""
         now = self._clock()
-        absent = now - self._ticked > _ABSENT_SECONDS  # we were stopped, and the others' words wait to be read
-        self._ticked = now
-        for member in list(self._members.values()):
-            if absent:
+        if now - self._ticked > _ABSENT_SECONDS:  # we were stopped, and the others' words wait to be read
+            for member in self._members.values():
                 member.channel.excuse()
+        self._ticked = now
+        for name, member in list(self._behind.items()):
             member.channel.flush()
-            try:
-                member.channel.beat()
-            except ChannelClosed as closed:
-                self._lose(member, str(closed))
-        for channel, since in list(self._strangers):
-            if now - since > _GREETING_SECONDS:
-                self._forget(channel)
+            if not member.channel.is_behind:
+                del self._behind[name]
+        while self._looks and self._looks[0][0] <= now:
+            self._look(self._looks.popleft()[1], now)
+        while self._strangers and now - self._strangers[0][1] > _GREETING_SECONDS:
+            self._forget(self._strangers[0][0])
+
+    def _look(self, member: Member, now: float) -> None:
+        if self._members.get(member.name) is not member:
+            return
+        try:
+            member.channel.beat()
+        except ChannelClosed as closed:
+            self._lose(member, str(closed))
+        else:
+            self._looks.append((now + _LOOK_SECONDS, member))
 
     def dismiss(self, name: str, why: str) -> None:
         """Take a node for lost."""
@@ -144,8 +164,8 @@ class Hub:
         for member in self._members.values():
             member.channel.flush()
             member.channel.close()
-        self._members.clear()
-        self._strangers.clear()
+        for waiting in (self._members, self._strangers, self._looks, self._behind):
+            waiting.clear()
         self._selector.close()
         self._listener.close()
 
@@ -184,6 +204,7 @@ class Hub:
         member = Member(str(hello["node"]), channel, hello)
         channel.most = Channel.most_bytes
         self._members[member.name] = member
+        self._looks.append((self._clock() + _LOOK_SECONDS, member))
         self._selector.modify(channel, selectors.EVENT_READ, lambda: self._read(member))
         self.post(member.name, {"op": "welcome"})
         for message in rest:
@@ -219,5 +240,6 @@ class Hub:
     def _lose(self, member: Member, why: str) -> None:
         if self._members.get(member.name) is member:
             del self._members[member.name]
+            self._behind.pop(member.name, None)
             self._end(member.channel)
             self._handlers.lost(member.name, why)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from resilient.nodes.channel import Message
 from resilient.nodes.hub import Handlers, Hub
+from resilient.nodes.look_pace import LookPace
 from resilient.nodes.peer_memory import PeerMemory
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
@@ -25,10 +25,9 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.other_nodes import Copies, Place
 
-_PACE_SECONDS = 0.004
 _SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
 _DUMP_SECONDS = 1.0  # beyond the time that a node has for its stacks
-_LAST_WORDS_SECONDS = 2.0
+_LAST_WORDS_SECONDS, _PACE_SECONDS = 2.0, 0.004
 
 
 class Fenced(Exception):  # noqa: N818  named by condition, as all our errors
@@ -54,8 +53,6 @@ class Leading:
     :param per_node: ranks of each node.
     :param version: what all nodes must agree on, or they could not work together.
     """
-
-    pace = _PACE_SECONDS
 
     def __init__(
         self,
@@ -86,6 +83,7 @@ class Leading:
         self._journal = journal
         self._console = console
         self._clock = clock
+        self._pace = LookPace(clock)
         self._feed: Callable[[on.Event], None] = lambda _event: None
         self._state: Callable[[], RunState] = RunState
         self._ranks: dict[str, tuple[int, ...]] = {}  # as they were dealt out last
@@ -120,6 +118,10 @@ class Leading:
         return {self._hub: self._hub.handle, **(self._peers.connections() if self._peers is not None else {})}
 
     @property
+    def pace(self) -> float:
+        return self._pace.seconds
+
+    @property
     def pids(self) -> set[int]:
         """Helpers of ours."""
         return {self._peers.pid} if self._peers is not None else set()
@@ -130,9 +132,8 @@ class Leading:
         self._hub.tick()
         world = self._memory.tell_world()
         if world is not None:
-            message = {"op": "world", "world": asdict(world)}
-            for name in self._memory.nodes:
-                self._hub.post(name, message)
+            self._pace.changed()
+            self._hub.post_all({"op": "world", "world": vars(world)}, self._memory.nodes)
         if self._peers is not None and (event := self._peers.turn(self._state().phase)) is not None:
             self._feed(event)
 
@@ -152,6 +153,9 @@ class Leading:
             return None
         self._seen, self._said_at = seen, now
         return on.NodesSeen(seen, self._gathering)
+
+    def forgets(self, decision: do.FormGroup) -> bool:
+        return not self._memory.belongs_to(len(decision.nodes) * self._per_node)
 
     def form(self, decision: do.FormGroup) -> None:
         there = [node for node in decision.nodes if node == self._node or node in self._hub.members]
@@ -284,8 +288,11 @@ class Leading:
         if self._peers is not None:
             self._peers.replication.abandon_restore()
 
+    def survey(self) -> bool:
+        return self._peers is None or self._peers.survey()
+
     def copies(self) -> Copies | None:
-        return None if self._peers is None or self._memory.complete else self._peers.copies()
+        return None if self._peers is None else self._peers.copies()
 
     def gone_back(self, step: int) -> None:
         if self._peers is not None:

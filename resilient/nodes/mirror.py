@@ -81,14 +81,18 @@ class MirrorSlot:
         self.path = path
         self._post = post
         self._words: list[int] = [0] * (max(SlotWord) + 1)
+        self._info: SlotInfo | None = None  # asked for far more often than it changes
         self._written = 0
 
     def info(self) -> SlotInfo:
-        return SlotInfo.of(self.index, self._words)
+        if self._info is None:
+            self._info = SlotInfo.of(self.index, self._words)
+        return self._info
 
     def take(self, words: Sequence[int], done: int) -> None:
         """News from the node, see :meth:`MirrorBoard.take`."""
         if done >= self._written:
+            self._info = None
             for word, value in zip(SLOT_WORDS, words, strict=True):
                 self._words[word] = value
 
@@ -107,7 +111,7 @@ class MirrorSlot:
             self._tell("void")
 
     def _tell(self, what: str) -> None:
-        begun = self._words[SlotWord.BEGUN]
+        self._info, begun = None, self._words[SlotWord.BEGUN]
         self._written = self._post({"op": "slot", "rank": self.rank, "index": self.index, "do": what, "begun": begun})
 
     def keep_linked(self) -> None:
@@ -122,6 +126,7 @@ class Shown:
 
     def __init__(self) -> None:
         self._boards: dict[int, list[int]] = {}
+        self._headers: dict[tuple[int, int], list[int]] = {}  # as they were
         self._slots: dict[tuple[int, int], list[int]] = {}
 
     def forget(self, rank: int, index: int | None = None) -> None:
@@ -129,6 +134,7 @@ class Shown:
         if index is None:
             self._boards.pop(rank, None)
         else:
+            self._headers.pop((rank, index), None)
             self._slots.pop((rank, index), None)
 
     def news(
@@ -140,7 +146,11 @@ class Shown:
         headers: dict[str, dict[str, list[int]]] = {}
         for rank, each in slots.items():
             for slot in each:
-                words = header_of(slot.info())
+                header = slot.header()
+                if self._headers.get((rank, slot.index)) == header:
+                    continue
+                self._headers[rank, slot.index] = header
+                words = header_of(slot.info())  # which may have changed again, and is looked at again then
                 if self._slots.get((rank, slot.index)) != words:
                     self._slots[rank, slot.index] = words
                     headers.setdefault(str(rank), {})[str(slot.index)] = words

@@ -57,7 +57,7 @@ class PeerMemory:
         self._memory = memory
         self._own: deque[Message] = deque()  # for this node; it is told in the next turn, as the others are
         self._ranks: Mapping[str, Sequence[int]] = {}
-        self._asked = self._needed = False
+        self._asked = self._needed = self._surveyed = False
         self._clock = clock
         self._looked_at = self._opened_at = 0.0
         self.replication = Replication(settings, self._post, term=term, journal=journal, say=console.say, clock=clock)
@@ -95,8 +95,11 @@ class PeerMemory:
         while self._own:
             self._here.hear(self._own.popleft())
         self._here.poll()
-        if phase in _TRAINING and self._memory.complete and self._clock() - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = self._clock()
+        now = self._clock()
+        if phase in _TRAINING and now - self._looked_at >= _LOOK_SECONDS and self._memory.complete:
+            self._looked_at = now
+            if self.replication.rests:
+                return self.replication.take()
             held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
             self.replication.poll(self._memory.newest_step(), held)
         return self.replication.take()
@@ -107,15 +110,21 @@ class PeerMemory:
         :param ranks: of the group that is formed.
         """
         if not self._asked:
-            self._asked, self._opened_at = True, self._clock()
-            self.replication.end_round()
-            self._ranks = ranks
-            self.replication.open([self._node, *self._hub.members], self._token)
+            self._asked, self._ranks = True, ranks
+            self._ask()
             newest, copied = self._memory.newest_step(), self.replication.step
             # what all nodes have themselves is nearer, and nothing newer was copied: nobody has to wait
             self._needed = newest is None or copied is None or newest < copied
-        late = self._clock() - self._opened_at > _PATIENCE_SECONDS
-        return self.replication.heard_all or late or not self._needed
+        return self._have_answered or not self._needed
+
+    def _ask(self) -> None:
+        self._opened_at = self._clock()
+        self.replication.end_round()
+        self.replication.open([self._node, *self._hub.members], self._token)
+
+    @property
+    def _have_answered(self) -> bool:
+        return self.replication.heard_all or self._clock() - self._opened_at > _PATIENCE_SECONDS
 
     def step(self) -> int | None:
         """The newest step that could be put together."""
@@ -126,9 +135,19 @@ class PeerMemory:
     def restore(self, step: int) -> None:
         self.replication.restore(step, self._ranks)
 
+    def survey(self) -> bool:
+        """Whether it is known what the nodes have that are there now, also by a leader who never had a set made; asked
+        again and again until it is.
+        """
+        if not self._surveyed:
+            self._surveyed, self._asked = True, False
+            self._ask()
+        return self._have_answered
+
     def copies(self) -> Copies | None:
-        """The last set that is whole, whoever is lost, for the drains to read."""
-        found = self.replication.slots_of_world(self._memory.world)
+        """The last set that is whole, whoever is lost, for the drains to read, as far as the survey has shown."""
+        self._surveyed = False
+        found = self.replication.newest_set()
         if found is None:
             return None
         known, where = found

@@ -62,6 +62,7 @@ class Cadence:
     :param step: of the last complete set; None before the first.
     :param ended: when the last attempt ended.
     :param seconds: that the last complete set took.
+    :param busy: seconds for which it would have kept all processors of one of the nodes busy, the most of all.
     :param pause: seconds to wait after a failure; 0 after a success.
     """
 
@@ -70,6 +71,7 @@ class Cadence:
     began: float = 0.0
     ended: float = 0.0
     seconds: float = 0.0
+    busy: float = 0.0
     pause: float = 0.0
 
     def choose(self, newest: int | None, held: Collection[int], now: float) -> int | None:
@@ -84,8 +86,9 @@ class Cadence:
         fresh = [step for step in held if self._is_newer(step)]
         return max(fresh, default=newest)
 
-    def succeeded(self, step: int, began: float, now: float) -> Cadence:
-        return replace(self, step=step, began=began, ended=now, seconds=now - began, pause=0.0)
+    def succeeded(self, step: int, began: float, now: float, busy: float = 0.0) -> Cadence:
+        """:param busy: as above."""
+        return replace(self, step=step, began=began, ended=now, seconds=now - began, pause=0.0, busy=busy)
 
     def failed(self, now: float) -> Cadence:
         return replace(self, ended=now, pause=min(2 * self.pause, _LONGEST_PAUSE) or _FIRST_PAUSE)
@@ -95,17 +98,31 @@ class Cadence:
         later = self.step is not None and (step is None or self.step > step)
         return replace(self, step=None) if later else self
 
+    def rests(self, now: float) -> bool:
+        """Whether nothing can be due yet, whatever there is to copy."""
+        return now < self.ended + (self.pause if self.step is None or not self._by_share else self._idle)
+
+    @property
+    def _by_share(self) -> bool:
+        return not self.settings.every_steps and not self.settings.every_seconds
+
+    @property
+    def _idle(self) -> float:
+        """Seconds after the last attempt, where nothing says how often images are to be copied."""
+        settings = self.settings
+        by_time = self.seconds * (1 / settings.share - 1)
+        by_processors = self.busy / settings.cpu_share - self.seconds
+        return max(_SHORTEST_PAUSE, self.pause, by_time, by_processors)
+
     def _is_newer(self, step: int) -> bool:
         return self.step is None or step > self.step
 
     def _is_due(self, newest: int, now: float) -> bool:
-        if not self._is_newer(newest) or now < self.ended + self.pause:
+        if not self._is_newer(newest) or self.rests(now):
             return False
-        if self.step is None:
+        if self.step is None or self._by_share:
             return True
         settings = self.settings
-        if not settings.every_steps and not settings.every_seconds:
-            return now >= self.ended + max(_SHORTEST_PAUSE, self.seconds * (1 / settings.share - 1))
         by_steps = bool(settings.every_steps) and newest >= self.step + settings.every_steps
         return by_steps or (bool(settings.every_seconds) and now >= self.began + settings.every_seconds)
 

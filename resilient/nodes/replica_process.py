@@ -7,6 +7,7 @@ their workers run; it keeps no state but the address it listens at, and can be k
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -50,6 +51,7 @@ class Replicator:
         self._timeout = timeout
         self._cancelled = 0  # the last request that is
         self._fetcher: Fetcher | None = None
+        self._used = time.process_time()
 
     def cancel(self, request: int) -> None:
         """From another thread: end what is being copied for replicas, up to this request."""
@@ -102,7 +104,14 @@ class Replicator:
                 roots[str(source.rank)], size = got.root, size + got.size
         finally:
             self._fetcher = None
-        return {"set": request["set"], "roots": roots, "bytes": size}
+        return {"set": request["set"], "roots": roots, "bytes": size, "busy": self._busy()}
+
+    def _busy(self) -> float:
+        """Since the last time this was asked: seconds for which the helper, what it gives to others among it, would
+        have kept all processors of the node busy.
+        """
+        before, self._used = self._used, time.process_time()
+        return round((self._used - before) / (os.cpu_count() or 1), 6)
 
     def _fetch(self, request: Mapping[str, Any]) -> wire.Message:
         """Bring the images of the node's own ranks into slots, while no worker is up. The supervisor completes them

@@ -29,6 +29,7 @@ _ENDED = "the round has ended"
 class Replicated:
     """A step's images are in the memory of other nodes as well.
 
+    :param busy: seconds for which that would have kept all processors of one of the nodes busy, the most of all.
     :param sets: how many have been made since this was written down last.
     """
 
@@ -36,6 +37,7 @@ class Replicated:
     set: str
     bytes: int
     seconds: float
+    busy: float = 0.0
     sets: int = 1
 
 
@@ -63,6 +65,7 @@ class _Attempt:
     begun: dict[str, dict[str, int]] = field(default_factory=dict)
     roots: dict[int, str] = field(default_factory=dict)
     bytes: int = 0
+    busy: float = 0.0
 
 
 @dataclass
@@ -177,6 +180,12 @@ class Replication:
             self._fail(_ENDED)
         self._ranks = {}
 
+    @property
+    def rests(self) -> bool:
+        """Whether :meth:`poll` would begin nothing, whatever there is to copy."""
+        under_way = self._attempt is not None or self._restore is not None
+        return not self._settings.enabled or under_way or self._cadence.rests(self._clock())
+
     def poll(self, newest: int | None, held: Collection[int] = ()) -> None:
         """Begin the next set, if one is due.
 
@@ -184,7 +193,7 @@ class Replication:
         :param held: complete steps that wait for the disk.
         """
         ready = len(self._ranks) > 1 and all(self._is_there(node) for node in self._ranks)
-        if not self._settings.enabled or not ready or self._attempt is not None or self._restore is not None:
+        if self.rests or not ready:
             return
         step = self._cadence.choose(newest, held, self._clock())
         if step is not None:
@@ -210,6 +219,7 @@ class Replication:
         elif attempt.move == "pull":
             attempt.roots.update({int(rank): root for rank, root in message["roots"].items()})
             attempt.bytes += int(message["bytes"])
+            attempt.busy = max(attempt.busy, float(message["busy"]))
         attempt.waiting.discard(node)
         if not attempt.waiting:
             {"lend": self._pull, "pull": self._keep, "keep": self._settle}[attempt.move](attempt)
@@ -237,12 +247,12 @@ class Replication:
     def _settle(self, attempt: _Attempt) -> None:
         self._attempt, now = None, self._clock()
         record = Settled(attempt.name, attempt.step, self._term, attempt.round, attempt.roots)
-        self._cadence = self._cadence.succeeded(attempt.step, attempt.began, now)
+        self._cadence = self._cadence.succeeded(attempt.step, attempt.began, now, attempt.busy)
         self._warned = ""
         self._unwritten += 1
         if now - self._written_at >= _WRITTEN_SECONDS:
             seconds = round(now - attempt.began, 6)
-            done = Replicated(attempt.step, attempt.name, attempt.bytes, seconds, self._unwritten)
+            done = Replicated(attempt.step, attempt.name, attempt.bytes, seconds, attempt.busy, self._unwritten)
             self._journal.record("note", done, now)
             self._written_at, self._unwritten = now, 0
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, dict.fromkeys(attempt.roots, 0), self._named())
@@ -346,10 +356,12 @@ class Replication:
             self._states[node] = NodeState(state.address, images, record)
             self._post(node, {"op": "peer_drop", "after": step})
 
-    def slots_of_world(self, world: int) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
-        """The last set that is whole, and which node can write which ranks' images of it to disk: each once, with the
-        set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is lost and the run ends: the
-        replicas of the lost node's ranks become durable in their place.
+    def newest_set(self) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
+        """The last set that is whole, of however many ranks, and which node can write which ranks' images of it to
+        disk: each once, with the set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is
+        lost and the run ends or goes on smaller: the replicas of the lost node's ranks become durable in their place.
         """
-        known = (found for found in self._known(world) if found.set)
-        return next(((found, ranks_of_images(found, self._states)) for found in known), None)
+        worlds = {len(state.record.roots) for state in self._states.values() if state.record is not None}
+        known = [found for world in worlds for found in self._known(world) if found.set]
+        found = max(known, key=lambda each: each.step, default=None)
+        return None if found is None else (found, ranks_of_images(found, self._states))

@@ -10,7 +10,8 @@ from resilient.nodes.mirror import MirrorBoard, MirrorSlot
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import now
 from resilient.protocol.plan import RoundPlan
-from resilient.protocol.world_view import World, WorldView, world_of
+from resilient.protocol.world_sum import Part, World, WorldSum
+from resilient.protocol.world_view import WorldView
 from resilient.supervisor.memory import RunMemory
 
 PostTo = Callable[[str, Mapping[str, Any]], int]
@@ -20,7 +21,7 @@ PostTo = Callable[[str, Mapping[str, Any]], int]
 class WorldMemory(RunMemory):
     """Boards and arenas of all ranks of the group that is formed; of those whose node is lost there are none.
 
-    :ivar world: how many ranks the group has.
+    :ivar world: how many ranks the group has, or had.
     """
 
     def __init__(
@@ -28,12 +29,16 @@ class WorldMemory(RunMemory):
     ) -> None:
         """:param ranks: those on the leader's own node."""
         super().__init__(directory, ranks, slots, identity, root)
-        self.world = len(ranks)
+        self.world = self.marked_world or len(ranks)  # until a group is formed, that of the one before
         self._post_to = post
         self._nodes: dict[str, range] = {}
         self._behind: dict[str, int] = {}
+        self._node_of: dict[int, str] = {}
         self._view = WorldView.create(directory)
         self._known = World()
+        self._sum = WorldSum()
+        self._seen: dict[int, list[list[int]]] = {}  # of each of our own ranks, by which a change is seen
+        self._changed: set[int] = set()  # ranks on other nodes that are to be summed up anew
 
     @property
     def nodes(self) -> Mapping[str, range]:
@@ -42,7 +47,7 @@ class WorldMemory(RunMemory):
 
     def node_of(self, rank: int) -> str | None:
         """The node that has the rank; None for our own, and for one that is lost."""
-        return next((node for node, ranks in self._nodes.items() if rank in ranks), None)
+        return self._node_of.get(rank)
 
     @property
     def complete(self) -> bool:
@@ -55,9 +60,12 @@ class WorldMemory(RunMemory):
         self._behind.pop(node, None)
 
         def post(message: Mapping[str, Any]) -> int:
+            self._changed.add(int(message["rank"]))
             return self._post_to(node, message)
 
         for rank in ranks:
+            self._node_of[rank] = node
+            self._changed.add(rank)
             self.boards[rank] = MirrorBoard(rank, post)
             paths = (self.directory / f"rank-{rank:05d}.slot-{index}" for index in range(slots))
             mirrors = [MirrorSlot(rank, index, path, post) for index, path in enumerate(paths)]
@@ -67,7 +75,9 @@ class WorldMemory(RunMemory):
     def detach(self, node: str) -> None:
         """The node is lost, and what it had."""
         for rank in self._nodes.pop(node, range(0)):
-            del self.boards[rank], self.arenas[rank]
+            del self.boards[rank], self.arenas[rank], self._node_of[rank]
+            self._sum.remove(rank)
+            self._changed.discard(rank)
 
     def _sort(self) -> None:
         self.boards = dict(sorted(self.boards.items()))
@@ -88,6 +98,7 @@ class WorldMemory(RunMemory):
         for rank, words in message["boards"].items():
             if int(rank) in ranks:
                 cast("MirrorBoard", self.boards[int(rank)]).take(words, done, behind)
+        self._changed.update(rank for rank in map(int, (*message["slots"], *message["boards"])) if rank in ranks)
 
     # --- what the ranks see of each other
 
@@ -95,13 +106,27 @@ class WorldMemory(RunMemory):
         """Let the workers of this node know what has changed; returns it, for those of the others."""
         if not self._nodes or not self.complete:
             return None
-        infos = ([slot.info() for slot in arena.slots] for arena in self.arenas.values())
-        world = world_of(list(self.boards.values()), infos)
+        changed, self._changed = self._changed | self._changed_here(), set()
+        if not changed:
+            return None
+        for rank in changed:
+            self._sum.put(rank, Part.of(self.boards[rank], (slot.info() for slot in self.arenas[rank].slots)))
+        world = self._sum.world()
         if world == self._known:
             return None
         self._known = world
         self._view.write(world)
         return world
+
+    def _changed_here(self) -> set[int]:
+        """Ranks of this node whose board or slots are not as they were. What a worker writes, nobody tells us of."""
+        found = set()
+        for rank in self._ranks:
+            seen = [self.boards[rank].worker_words(), *(slot.header() for slot in self.arenas[rank].slots)]
+            if seen != self._seen.get(rank):
+                self._seen[rank] = seen
+                found.add(rank)
+        return found
 
     # --- what is done on all nodes
 
@@ -111,6 +136,7 @@ class WorldMemory(RunMemory):
         self._view.write(self._known)
         for node, ranks in self._nodes.items():
             number = self._post_to(node, {"op": "renew_boards"})
+            self._changed.update(ranks)
             for rank in ranks:
                 board = cast("MirrorBoard", self.boards[rank])
                 board.renew()

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+_HINTS: dict[Any, dict[str, Any]] = {}
+"""Of classes that were decoded: finding them out takes longer than all the rest, and some come many times a second."""
+
 
 class NotDecodable(ValueError):  # noqa: N818  named by condition, as all our errors
     """A value is not what the type wants; the message names the field."""
@@ -44,7 +47,7 @@ def _dataclass(kind: type[Any], value: Any, name: str) -> Any:
     if not isinstance(value, Mapping):
         raise NotDecodable(f"{name or kind.__name__}: {value!r} is no {kind.__name__}")
     kind = _variant(kind, value)
-    hints, found = typing.get_type_hints(kind), {}
+    hints, found = _HINTS.get(kind) or _HINTS.setdefault(kind, typing.get_type_hints(kind)), dict[str, Any]()
     for field in dataclasses.fields(kind):
         if not field.init:
             continue

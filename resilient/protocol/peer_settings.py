@@ -27,6 +27,8 @@ class PeerSettings:
         allows; with both set, when either is due.
     :param share: of the time that may be spent on copying, at the most, where nothing else says how often; and not more
         than once a second.
+    :param cpu_share: of the time of a node's processors that copying may take, at the most, likewise: with few of them
+        and much to copy, training would be slower for it.
     :param bytes_per_second: that a node receives no faster than this, to leave the network to training; 0 for no limit.
     :param timeout_seconds: a node that neither sends nor receives anything for so long is not waited for any longer.
     """
@@ -36,6 +38,7 @@ class PeerSettings:
     every_seconds: float = 0.0
     every_steps: int = 0
     share: float = 0.1
+    cpu_share: float = 0.01
     bytes_per_second: float = 0.0
     timeout_seconds: float = 10.0
 
@@ -47,8 +50,9 @@ class PeerSettings:
             raise ConfigurationError(f"peer.copies must be at least 1, not {self.copies}", "or set peer.enabled=false")
         if self.every_steps < 0:
             raise ConfigurationError(f"peer.every_steps must be at least 0, not {self.every_steps}")
-        if not 0 < self.share <= 1:
-            raise ConfigurationError(f"peer.share must be above 0 and at most 1, not {self.share}")
+        for name in ("share", "cpu_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigurationError(f"peer.{name} must be above 0 and at most 1, not {getattr(self, name)}")
         if self.bytes_per_second != 0 and not _LEAST_RATE <= self.bytes_per_second < math.inf:
             raise ConfigurationError(
                 f"peer.bytes_per_second must be 0, for no limit, or at least {_LEAST_RATE:g}, "

@@ -70,6 +70,9 @@ class Word(IntEnum):
     LENT = 10  # a `Loan`; said by the supervisor, and over when the slot is begun anew
 
 
+_WORDS = len(Word)
+
+
 @dataclass(frozen=True)
 class SlotInfo:
     """What a slot holds, read at one moment."""
@@ -105,7 +108,7 @@ class SlotInfo:
             return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
         size, held, reached = words[Word.SIZE], bool(words[Word.HOLD]), words[Word.REACHED]
         lent = Loan(words[Word.LENT]) if words[Word.LENT] <= Loan.KEPT and state == SlotState.COMPLETE else Loan.NONE
-        begun = words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
+        begun = words[Word.BEGUN]
         return cls(index, SlotState(state), step, sequence, size, held, reached, begun, lent)
 
     @classmethod
@@ -147,6 +150,8 @@ class Slot:
         self._spill = spill
         self._lock = threading.Lock()  # between a capture and what prepares the slot in the background
         self._wanted = self._writing = self._grown = False
+        # as it was last: it is asked for far more often than it changes
+        self._seen: tuple[list[int], SlotInfo] = [], SlotInfo(index, SlotState.EMPTY, 0, 0, 0, held=False)
         self._populated: mmap.mmap | None = None  # the mapping whose page tables are filled
         self._descriptor = _open(path)
         if os.fstat(self._descriptor).st_size < HEADER:
@@ -158,7 +163,21 @@ class Slot:
     def info(self) -> SlotInfo:
         if self._words[Word.MOVED]:
             self._follow()
-        return SlotInfo.of(self.index, self._words)
+        words: list[int] = self._words[:_WORDS].tolist()
+        words[Word.BEGUN] = self._words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
+        known, info = self._seen
+        if words != known:
+            info = SlotInfo.of(self.index, words)
+            self._seen = words, info
+        return info
+
+    def header(self) -> list[int]:
+        """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
+        if self._words[Word.MOVED]:
+            self._follow()
+        words: list[int] = self._words[:_WORDS].tolist()
+        words[Word.REACHED] = 0
+        return words
 
     def begin(self, step: int, size: int) -> None:
         """EMPTY or COMPLETE → WRITING, with room for an image of ``size`` bytes.

@@ -30,10 +30,14 @@ class WandbMode(str, Enum):
 class WandbSettings:
     """Weights & Biases. Its credentials are found where its own tools find them, and are no settings.
 
-    :param project: empty for its own default, ``WANDB_PROJECT`` above all; likewise ``entity``.
+    :param enabled: show the run there.
+    :param project: empty for its own default, ``WANDB_PROJECT`` above all.
+    :param entity: whose project it is; likewise.
     :param mode: ``offline`` writes to the run directory alone, for ``wandb sync`` later. It is what is done, with a
         warning, where ``online`` does not succeed.
     :param name: shown there; the run's id where it is empty.
+    :param group: the group there that the run belongs to.
+    :param tags: given to it there.
     :param alerts: incidents and rollbacks are alerts.
     :param system_metrics: have it record what the machine does.
     """
@@ -53,6 +57,7 @@ class WandbSettings:
 class TensorboardSettings:
     """Event files.
 
+    :param enabled: write them.
     :param dir: for them; ``tensorboard`` in the run directory where it is empty.
     """
 
@@ -64,6 +69,7 @@ class TensorboardSettings:
 class JsonlSettings:
     """All details as JSON lines.
 
+    :param enabled: write them.
     :param path: of the file; ``trackers/details.jsonl`` in the run directory where it is empty.
     """
 

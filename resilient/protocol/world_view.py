@@ -13,73 +13,21 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from resilient.protocol.board import Board, Flag, Word
-from resilient.protocol.slot import SlotInfo
+from resilient.protocol.world_sum import DONE, World
 
 NAME = "world.view"
 _MAGIC = 0x31_44_4C_57_4C_53_45_52  # "RESLWLD1"
 _SIZE = 4096
 _PLACES = (64, 256)  # words
 _MOST = 64  # steps in each list
-_DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
-
-
-@dataclass(frozen=True)
-class World:
-    """All ranks together.
-
-    :param arrived: as on a board, where it is the same for all that are not done; else 0.
-    :param entered: the furthest step that some rank has begun.
-    :param step: that all have completed.
-    :param done: all have what they need to leave.
-    :param first: ENTERED, MEMORY_PLAN and DURABLE_PLAN of rank 0.
-    :param complete: steps of which all have a complete image.
-    :param writing: further ones of which each has one, or is writing it.
-    """
-
-    arrived: int = 0
-    entered: int = 0
-    step: int = 0
-    done: bool = False
-    first: tuple[int, int, int] = (0, 0, 0)
-    complete: tuple[int, ...] = ()
-    writing: tuple[int, ...] = ()
-
-
-def world_of(boards: Sequence[Board], slots: Iterable[Iterable[SlotInfo]]) -> World:
-    """The sum of all ranks.
-
-    :param boards: rank 0's is the first; read before ``slots`` is looked at.
-    """
-    first = boards[0]
-    entered = first[Word.ENTERED]  # before what was said of that step
-    busy = [board for board in boards if not is_done(board)]
-    arrived = {board[Word.ARRIVED] for board in busy}
-    step = min(board[Word.STEP] for board in boards)
-    furthest = max(board[Word.ENTERED] for board in boards)
-    infos = [list(each) for each in slots]
-    complete = [{info.step for info in each if info.complete} for each in infos]
-    coming = [{info.step for info in each if info.complete or info.writing} for each in infos]
-    common = set.intersection(*complete) if complete else set()
-    begun = set.intersection(*coming) if coming else set()
-    return World(
-        arrived.pop() if len(arrived) == 1 else 0,
-        furthest,
-        step,
-        not busy,
-        (entered, first[Word.MEMORY_PLAN], first[Word.DURABLE_PLAN]),
-        tuple(sorted(common)),
-        tuple(sorted(begun - common)),
-    )
 
 
 def is_done(board: Board | Everybody) -> bool:
     """Whether the rank has what it needs to leave."""
-    return any(map(board.has_flag, _DONE))
+    return any(map(board.has_flag, DONE))
 
 
 class WorldView:
@@ -159,7 +107,7 @@ class Everybody:
         return {Word.ARRIVED: world.arrived, Word.ENTERED: world.entered, Word.STEP: world.step}[word]
 
     def has_flag(self, flag: Flag) -> bool:
-        return flag in _DONE and self._view.read().done
+        return flag in DONE and self._view.read().done
 
     def steps(self) -> tuple[frozenset[int], frozenset[int]]:
         """The steps of which all have a complete image, and those of which all have one or are writing it."""

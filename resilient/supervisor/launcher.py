@@ -187,14 +187,13 @@ class Launcher:
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
         self._give_up_unborn()
-        for pid in self._pids():
-            worker = self._worker(pid)
-            if worker is None:
-                continue
-            tree = _tree(worker)
+        workers = [worker for pid in self._pids() if (worker := self._worker(pid)) is not None]
+        children = _children() if workers else {}
+        for worker in workers:
+            tree = _tree(worker, children)
             # The group first: no fork in it can get away in between, as it could from a list.
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+                os.killpg(worker.pid, signal.SIGKILL)
             for process in tree:
                 with suppress(psutil.Error):
                     process.kill()
@@ -233,9 +232,19 @@ class Launcher:
         self._scratch.remove()
 
 
-def _tree(root: psutil.Process) -> list[psutil.Process]:
+def _children() -> dict[int, list[psutil.Process]]:
+    """All processes by their parents; looked through once, however many workers there are."""
+    found: dict[int, list[psutil.Process]] = {}
+    with suppress(psutil.Error, OSError):  # /proc hides the processes of others, which psutil looks through
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                found.setdefault(process.ppid(), []).append(process)
+    return found
+
+
+def _tree(root: psutil.Process, children: Mapping[int, Sequence[psutil.Process]]) -> list[psutil.Process]:
     """It and its descendants. They are killed by number and start time, so that nobody else is."""
-    try:
-        return [root, *root.children(recursive=True)]
-    except (psutil.Error, OSError):  # it is gone; or /proc hides the processes of others, which psutil looks through
-        return [root]
+    found = [root]
+    for process in found:
+        found += [child for child in children.get(process.pid, ()) if child not in found]
+    return found

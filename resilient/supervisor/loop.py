@@ -106,6 +106,7 @@ class Supervisor:
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
         self._ending: do.EndRun | None = None
+        self._forming: do.FormGroup | None = None  # when what would be forgotten by that is durable
         if uploads is not None:
             self._remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
         self._persistence = Persistence(
@@ -118,7 +119,7 @@ class Supervisor:
             clock=clock,
             durations=lambda: self._state.durations,
             divergence=self._divergence_at,
-            copies=self._others.copies,
+            others=self._others,
         )
         self._diverging = Diverging(
             spec,
@@ -354,6 +355,8 @@ class Supervisor:
 
     def _answer_listing(self) -> None:
         """Say what could be resumed from, or wait: the remote tier, or other nodes, may still have to be heard of."""
+        if self._forming is not None and not self._formed(self._forming):
+            return
         ranks = self._others.listing()
         if isinstance(ranks, on.NodesSeen):
             self._feed(ranks)
@@ -362,8 +365,15 @@ class Supervisor:
             self._feed(replace(listed, ranks=known, peer_step=self._others.peer_step()))
 
     def _form_group(self, decision: do.FormGroup) -> None:
-        self._others.form(decision)
+        self._forming = decision
         self._answer_listing()
+
+    def _formed(self, decision: do.FormGroup) -> bool:
+        if self._others.forgets(decision) and not self._persistence.rescued(self._state.round):
+            return False
+        self._forming = None
+        self._others.form(decision)
+        return True
 
     def _restore_snapshot(self, decision: do.RestoreSnapshot) -> None:
         if decision.tier is on.Tier.PEER:

@@ -267,10 +267,15 @@ class RunMemory:
         """Whether what is in memory was taken with so many ranks in all, or nothing is known of that. To another number
         of ranks it means nothing.
         """
+        return self.marked_world in (None, world)
+
+    @property
+    def marked_world(self) -> int | None:
+        """With how many ranks in all what is in memory was taken, where that is known."""
         try:
-            return int((self.directory / _WORLD).read_text()) == world
+            return int((self.directory / _WORLD).read_text())
         except (OSError, ValueError):
-            return True
+            return None
 
     def mark_world(self, world: int) -> None:
         """A round of so many ranks begins, on all nodes together."""

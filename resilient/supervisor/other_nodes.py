@@ -44,13 +44,16 @@ class Copies:
 class OtherNodes(Protocol):
     """The other nodes of the run.
 
-    :ivar pace: seconds between two calls of :meth:`tick` at the most.
     :ivar address: under which this machine is known to the others.
     :ivar pids: helpers on this one that serve them.
     """
 
-    pace: float
     address: str
+
+    @property
+    def pace(self) -> float:
+        """Seconds until the next call of :meth:`tick`, at the most."""
+        ...
 
     @property
     def pids(self) -> Collection[int]: ...
@@ -73,6 +76,12 @@ class OtherNodes(Protocol):
     def listing(self) -> on.NodesSeen | int | None:
         """How many ranks there are, when all have a node and it is known what each has in memory; or who is there, if
         that has to be decided upon; None while neither is known.
+        """
+        ...
+
+    def forgets(self, decision: do.FormGroup) -> bool:
+        """Whether what is in memory is of another number of ranks than these nodes have, and is lost when they form a
+        group.
         """
         ...
 
@@ -109,8 +118,12 @@ class OtherNodes(Protocol):
 
     def abandon_restore(self) -> None: ...
 
+    def survey(self) -> bool:
+        """Ask what they remember; whether that is known. To be called again until it is."""
+        ...
+
     def copies(self) -> Copies | None:
-        """The newest that all ranks' nodes and their partners have together, where a node is lost."""
+        """The newest that those have together who have answered, whoever is lost."""
         ...
 
     def gone_back(self, step: int) -> None:
@@ -151,6 +164,9 @@ class NobodyElse:
     def listing(self) -> on.NodesSeen | int | None:
         return self._ranks
 
+    def forgets(self, decision: do.FormGroup) -> bool:
+        raise AssertionError(f"a run of one node forms no group: {decision.nodes}")
+
     def form(self, decision: do.FormGroup) -> None:
         raise AssertionError(f"a run of one node forms no group: {decision.nodes}")
 
@@ -180,6 +196,9 @@ class NobodyElse:
 
     def abandon_restore(self) -> None:
         """Nothing is restored so."""
+
+    def survey(self) -> bool:
+        return True
 
     def copies(self) -> Copies | None:
         return None

@@ -26,7 +26,7 @@ from resilient.supervisor.drain_answers import (
 )
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.memory import RunMemory
-from resilient.supervisor.other_nodes import Copies
+from resilient.supervisor.other_nodes import NobodyElse, OtherNodes
 from resilient.supervisor.remote import RemoteCopies
 from resilient.supervisor.spec import RunSpec
 
@@ -52,13 +52,13 @@ class Persistence:
         clock: Callable[[], float],
         durations: Callable[[], Mapping[str, float]] = dict,
         divergence: Callable[[int], Mapping[str, Any]] = lambda _step: {},
-        copies: Callable[[], Copies | None] = lambda: None,
+        others: OtherNodes | None = None,
     ) -> None:
         """Nothing is done yet.
 
         :param durations: says what the run's phases are known to take, to be written into each snapshot.
         :param divergence: says of a step what its manifest is to say of divergence.
-        :param copies: says what other nodes have of one that is lost.
+        :param others: have copies of what is lost with one of them.
         """
         self._spec = spec
         self._memory = memory
@@ -78,7 +78,9 @@ class Persistence:
         self._unsaved: str | None = None
         self._durations = durations
         self._divergence = divergence
-        self._copies = copies
+        self._others: OtherNodes = others or NobodyElse(len(memory.ranks))
+        self._surveying = False  # it is asked what the other nodes have
+        self._rescuing: int | None = None  # the step of which that is being made durable
 
     @property
     def memory_is_durable(self) -> bool:
@@ -236,16 +238,48 @@ class Persistence:
         self._hurry()
         self.persist_held(round_number)
         if newest is None:
+            self._rescue()
+
+    def rescued(self, round_number: int) -> bool:
+        """Make durable what is in memory, or what the nodes remember together, before it is forgotten; whether there is
+        nothing more to wait for. To be called again until then.
+
+        :param round_number: of the last round.
+        """
+        if self._rescuing is None and not self._surveying:
+            newest = self._newest_unsaved()
+            if newest is None:
+                self._rescue()
+            else:
+                self._rescuing = newest.step
+                self._memory.hold(newest.step)
+                self.persist_held(round_number)
+        if not self._has_rescued():
+            return False
+        self._rescuing = None
+        return True
+
+    def _rescue(self) -> None:
+        """Where a node is lost, and its memory with it, what others have of it becomes durable."""
+        self._surveying, self._rescuing = True, None
+
+    def _has_rescued(self) -> bool:
+        if self._surveying:
+            if not self._others.survey():
+                return False
+            self._surveying = False
             self._persist_copies()
+        return self._rescuing is None or not self._drain.pending(self._rescuing)
 
     def _persist_copies(self) -> None:
-        """Where a node is lost, and its memory with it, what others have of it becomes durable."""
-        copies = self._copies()
+        copies = self._others.copies()
         if copies is None or (self.durable is not None and copies.step <= self.durable):
             return
-        if not self._drain.pending(copies.step) and self.lineage.holds(copies.step, copies.round):
-            self._console.say(f"making step {copies.step} durable, partly from copies in other nodes' memory")
-            self._drain.persist(copies.step, copies.slots, self._details(copies.step, copies.round))
+        if self.lineage.holds(copies.step, copies.round):
+            self._rescuing = copies.step
+            if not self._drain.pending(copies.step):
+                self._console.say(f"making step {copies.step} durable, partly from copies in other nodes' memory")
+                self._drain.persist(copies.step, copies.slots, self._details(copies.step, copies.round))
 
     def _hurry(self) -> None:
         self._hurried = True
@@ -281,7 +315,7 @@ class Persistence:
 
     def flushed(self) -> on.FlushEnded | None:
         """The end of a flush that was asked for, once."""
-        unfinished = self._drain.busy
+        unfinished = self._flushing and (not self._has_rescued() or self._drain.busy)
         if not self._flushing or (unfinished and self._clock() < self._flush_by):
             return None
         uploaded, remote_problem = self._finish_remote()
@@ -292,9 +326,9 @@ class Persistence:
             self._drain.abandon()
         lost = self._newest_unsaved()
         late = lost is not None and (unfinished or self._skipped)
-        if lost is None:
+        if lost is None and self._rescuing in (None, self.durable):
             self._unsaved = None
-        elif late:
+        elif lost is not None and late:
             self._unsaved = f"there was no time to write step {lost.step}"
         else:
             self._unsaved = self._unsaved or "the memory snapshot was lost"

@@ -74,8 +74,18 @@ def differences(old: RunState, new: RunState) -> dict[str, Any]:
     for field in dataclasses.fields(RunState):
         was, now = getattr(old, field.name), getattr(new, field.name)
         if field.name != "settings" and was is not now and was != now:
-            found[field.name] = patch(plain(was), plain(now))
+            found[field.name] = _change(was, now)
     return found
+
+
+def _change(was: Any, now: Any) -> dict[str, Any]:
+    """``patch(plain(was), plain(now))``; of a mapping of very many ranks, only what has changed is made plain."""
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys() and was:
+        changed = {key: (was[key], item) for key, item in now.items() if item is not was[key] and item != was[key]}
+        return {"of": {str(key): _change(*pair) for key, pair in changed.items()}}
+    if isinstance(was, tuple) and isinstance(now, tuple) and len(now) > len(was) >= 4 and now[: len(was)] == was:
+        return {"drop": 0, "add": plain(now[len(was) :])}
+    return patch(plain(was), plain(now))
 
 
 def patch(old: Any, new: Any) -> dict[str, Any]:

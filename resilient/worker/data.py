@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from resilient.errors import UsageError
 from resilient.worker.loaders import LoaderData, NoData, StatefulData
 from resilient.worker.positions import Positioned, Stateful
+from resilient.worker.streams import require_exact
 
 
 def positioned(data: Any, seed: int) -> Positioned:
@@ -29,6 +30,7 @@ def positioned(data: Any, seed: int) -> Positioned:
     if data is None:
         return NoData()
     if isinstance(data, Stateful):
+        require_exact(data)
         return StatefulData(data)
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):

@@ -16,6 +16,7 @@ from resilient.worker.rng import jump
 from resilient.worker.samplers import Course, Ticket, course_of
 from resilient.worker.seeding import SeededDataset
 from resilient.worker.skips import ENDLESS, Place, SkipSet
+from resilient.worker.streams import send_back
 
 
 class LoaderData:
@@ -131,7 +132,7 @@ class StatefulData(_Counted):
                     yield batch
             if empty and not resumed:  # resumed at the end of an epoch, there is rightly nothing left of it
                 raise no_batch("check the dataset and its length")
-            self._epoch += 1
+            self._ended()
 
     def epoch(self, opened: Opened) -> Iterator[Any]:
         self._resumed = False
@@ -154,9 +155,13 @@ class StatefulData(_Counted):
         self._place = self._handed.popleft()  # None: it is where the loader stands
 
     def end(self) -> None:
-        self._epoch += 1
+        self._ended()
         self._handed.clear()
         self._place = None
+
+    def _ended(self) -> None:
+        self._epoch += 1
+        send_back(self._loader)
 
     def __len__(self) -> int:
         return len(self._loader)

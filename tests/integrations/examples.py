@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from resilient.drill.faults import KillWorker, Preempt
 from resilient.errors import ExitCode
@@ -12,6 +13,7 @@ from resilient.protocol.board import Word, WorkerPhase
 from resilient.protocol.metrics_log import read_metrics
 from resilient.snapshot import catalog
 from resilient.snapshot.compare import first_difference
+from tests.run.conftest import make_workspace
 from tests.run.harness import RunCase, Running, Workspace
 
 TIMINGS = ("_runtime", "_per_second")
@@ -26,12 +28,15 @@ class Example(RunCase):
         return self.conf
 
     def metrics(self) -> dict[tuple[int, str], set[float]]:
-        """All values of all metrics, by step and name; a step that was done again gives another only if it differs."""
+        """All values of all metrics, by step and name, where those of further ranks have theirs in it; a step that was
+        done again gives another value only if it differs.
+        """
         found: dict[tuple[int, str], set[float]] = {}
         for entry in read_metrics(self.paths.metrics):
             for name, value in entry.metrics.values.items():
                 if not name.endswith(TIMINGS):
-                    found.setdefault((entry.metrics.step, name), set()).add(value)
+                    where = f"{name} of rank {entry.rank}" if entry.rank else name
+                    found.setdefault((entry.metrics.step, where), set()).add(value)
         return found
 
     def last(self) -> int:
@@ -44,8 +49,9 @@ class Example(RunCase):
         wrong = {place: pair for place, pair in differing.items() if pair[0] != pair[1]}
         assert not wrong, wrong
         assert self.last() == whole.last()
-        found = first_difference(self.image(self.last()), whole.image(whole.last()), kept)
-        assert found is None, found
+        for rank in range(self.ranks):
+            found = first_difference(self.image(self.last(), rank), whole.image(whole.last(), rank), kept)
+            assert found is None, (rank, found)
 
 
 def make(workspace: Workspace, conf: str, run_id: str, *settings: str) -> Example:
@@ -83,6 +89,27 @@ def preempted(workspace: Workspace, whole: Example, *moments: Callable[[Running]
     assert case.incidents() == ["preemption"] * len(moments), case.output()
     assert [launch["source"] for launch in case.journal("LaunchRound")] == [None, *["local"] * len(moments)]
     return case
+
+
+def on_two_ranks(workspace: Workspace, tmp_path: Path, conf: str, *settings: str, kill: int, preempt: int) -> Example:
+    """A run on two ranks, of which one is killed after a step, and which is preempted after a later one, ends as the
+    same run in peace does. Returns that.
+    """
+    (tmp_path / "whole").mkdir()
+    given = (*settings, "worker.ranks=2")
+    whole = Example(make_workspace(tmp_path / "whole"), "whole", given, conf=conf, ranks=2)
+    assert whole.finish() == 0, whole.output()
+    case = Example(workspace, "struck", given, conf=conf, ranks=2)
+    running = case.start().wait_for_step(kill)
+    KillWorker(1).inject(running.target)
+    running.wait_for_step(preempt)
+    Preempt().inject(running.target)
+    assert running.wait() == ExitCode.REQUEUE, case.output()
+    assert case.finish() == 0, case.output()
+    assert case.incidents() == ["killed", "preemption"], case.output()
+    assert [launch["source"] for launch in case.journal("LaunchRound")] == [None, "memory", "local"]
+    case.assert_same_as(whole)
+    return whole
 
 
 def at_step(step: int) -> Callable[[Running], None]:

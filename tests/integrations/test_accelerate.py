@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.examples import at_step, in_peace, killed, preempted, somewhere
+from tests.integrations.examples import at_step, in_peace, killed, on_two_ranks, preempted, somewhere
 from tests.run.conftest import make_workspace
 from tests.run.harness import Workspace
 
@@ -25,3 +25,10 @@ def test_killed_and_preempted_between_two_optimizer_steps(workspace: Workspace, 
     case.assert_same_as(whole)
     # At the end of an epoch, or a few steps into the next.
     preempted(workspace, whole, at_step(75)).assert_same_as(whole)
+
+
+def test_on_two_ranks(workspace: Workspace, tmp_path: Path) -> None:
+    """An epoch has 13 batches of each rank."""
+    settings = ("snapshot.every_steps=20", "train.steps=60")
+    whole = on_two_ranks(workspace, tmp_path, "accelerate", *settings, kill=somewhere(4, 20, 1)[0], preempt=30)
+    assert whole.losses(0) != whole.losses(1)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.integrations.examples import Example, in_evaluation_after, in_peace, killed, preempted, somewhere
+from tests.integrations.examples import (
+    Example,
+    in_evaluation_after,
+    in_peace,
+    killed,
+    on_two_ranks,
+    preempted,
+    somewhere,
+)
 from tests.run.conftest import make_workspace
 from tests.run.harness import Workspace
 
@@ -36,3 +46,10 @@ def test_preempted_in_a_validation(workspace: Workspace, whole: Example) -> None
     case = preempted(workspace, slower, in_evaluation_after(20))
     assert "finished with" not in case.paths.log(0, 0).read_text(), "the script took it for the end"
     case.assert_same_as(whole)
+
+
+def test_on_two_ranks(workspace: Workspace, tmp_path: Path) -> None:
+    """By DistributedDataParallel; an epoch has 19 batches of each rank and 10 steps."""
+    whole = on_two_ranks(workspace, tmp_path, "lightning", *SETTINGS, kill=somewhere(2, 8, 1)[0], preempt=14)
+    assert whole.losses(0) != whole.losses(1)
+    assert whole.last() == 30

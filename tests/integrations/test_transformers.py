@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from tests.integrations.examples import Example, in_evaluation_after, in_peace, killed, preempted, somewhere
+from tests.integrations.examples import (
+    Example,
+    in_evaluation_after,
+    in_peace,
+    killed,
+    on_two_ranks,
+    preempted,
+    somewhere,
+)
 from tests.run.conftest import make_workspace
 from tests.run.harness import Workspace
 
@@ -40,6 +49,13 @@ def test_preempted_in_an_evaluation(workspace: Workspace, whole: Example) -> Non
     assert "finished:" in case.paths.log(1, 0).read_text()
     case.assert_same_as(whole)
     assert [json.loads(line)["step"] for line in _logged(case)] == [7, 14, 15, 21, 28, 30, 35, 40]
+
+
+def test_on_two_ranks(workspace: Workspace, tmp_path: Path) -> None:
+    """An epoch has 20 batches of each rank and 10 steps."""
+    whole = on_two_ranks(workspace, tmp_path, "transformers", *SETTINGS, kill=somewhere(2, 8, 1)[0], preempt=14)
+    assert whole.losses(0) != whole.losses(1)
+    assert whole.last() == 20
 
 
 def _logged(case: Example) -> list[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from resilient.protocol.board import Word
+from tests.docs.pages import DOCS, blocks, side
 from tests.run.harness import Workspace
 from tests.run.test_scripts import script
-from tests.test_migration_pages import DOCS, blocks, side
 
 WITHOUT = {
     "lightning": ("plugins=[L.pytorch.plugins.environments.SLURMEnvironment(auto_requeue=True)]", "logger=False"),
@@ -20,7 +20,7 @@ WITHOUT = {
 @pytest.mark.parametrize(("page", "library"), [("lightning", "lightning"), ("hf-trainer", "transformers")])
 def test_the_script_before_its_migration(workspace: Workspace, tmp_path: Path, page: str, library: str) -> None:
     pytest.importorskip(library)
-    (diff,) = blocks(DOCS / f"from-{page}.md", "diff")
+    (diff,) = blocks((DOCS / "migrate" / f"from-{page}.md").read_text(), "diff")
     (tmp_path / "sources").mkdir()
     source = tmp_path / "sources" / "plain.py"
     source.write_text(side(diff, "+").replace(*WITHOUT[page]).replace(', ckpt_path="last"', ""))

@@ -57,6 +57,9 @@ class Wire:
     def info(self) -> SlotInfo:
         return self.slot
 
+    def header(self) -> list[int]:
+        return header_of(self.slot)
+
     def deliver_up(self) -> None:
         if not self.up:
             return

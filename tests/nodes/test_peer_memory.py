@@ -38,16 +38,39 @@ def test_a_member_or_the_leader_is_lost_with_its_memory(workspace: Workspace, on
     nodes.assert_equal_to(one_node)
 
 
+def durable(nodes: Nodes) -> int:
+    """The newest step that is on disk; there is one."""
+    steps = catalog.committed_steps(nodes.paths.snapshots)
+    assert steps, nodes.output()
+    return max(steps)
+
+
 def test_what_a_lost_node_had_becomes_durable_from_its_copies_when_nobody_takes_its_place(
     workspace: Workspace, one_node: RunCase
 ) -> None:
     nodes = Nodes(workspace, "short", [*_SLOW, "group.wait_seconds=1"]).start().wait_for_step(1)
     leader = nodes.leader()
     (member,) = set(nodes.names) - {leader}
-    lose(nodes, member, after=0)
+    lose(nodes, leader, after=0)  # the other leads then, and has never had a set made
+    assert nodes.wait(member) == [ExitCode.REQUEUE], nodes.output()
+    first = durable(nodes)
+    nodes.start().wait_for_step(first + 1)
+    leader = nodes.leader()
+    (member,) = set(nodes.names) - {leader}
+    lose(nodes, member, after=first)
     assert nodes.wait(leader) == [ExitCode.REQUEUE], nodes.output()
-    steps = catalog.committed_steps(nodes.paths.snapshots)
-    assert max(steps, default=0) > 0, nodes.output()
+    assert durable(nodes) > first, nodes.output()
     assert nodes.start().wait() == [0, 0], nodes.output()
-    assert nodes.sources() == [None, "local"], nodes.output()
+    assert nodes.sources() == [None, "local", "local"], nodes.output()
     nodes.assert_equal_to(one_node)
+
+
+def test_a_group_that_shrinks_goes_on_from_the_copies_of_what_is_lost(workspace: Workspace) -> None:
+    nodes = Nodes(workspace, "shrinks", [*_SLOW, "group.wait_seconds=1", "group.least=1"]).start().wait_for_step(1)
+    leader = nodes.leader()
+    (member,) = set(nodes.names) - {leader}
+    lose(nodes, member, after=0)
+    assert nodes.wait(leader) == [0], nodes.output()
+    first, second = nodes.noted("LaunchRound")
+    assert (first["source"], second["source"]) == (None, "local"), nodes.output()
+    assert second["step"] > 0

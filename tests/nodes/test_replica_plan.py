@@ -132,6 +132,7 @@ def test_what_is_found_is_whole_and_of_one_set(
         every_seconds=st.sampled_from([0.0, 5.0, 60.0]),
         every_steps=st.sampled_from([0, 1, 7]),
         share=st.sampled_from([0.01, 0.1, 0.5, 1.0]),
+        cpu_share=st.sampled_from([0.01, 0.1, 1.0]),
     ),
     st.lists(
         st.tuples(
@@ -157,13 +158,15 @@ def test_sets_are_made_when_they_are_due_and_of_newer_steps_only(
         assert chosen in (newest, newest - 1)
         if cadence.step is not None:
             assert chosen > cadence.step
-            idle = max(1.0, cadence.seconds * (1 / settings.share - 1))
+            idle = max(
+                1.0, cadence.seconds * (1 / settings.share - 1), cadence.busy / settings.cpu_share - cadence.seconds
+            )
             by_steps = settings.every_steps and newest >= cadence.step + settings.every_steps
             by_time = settings.every_seconds and now >= cadence.began + settings.every_seconds
             either = settings.every_steps or settings.every_seconds
             assert by_steps or by_time or (not either and now - cadence.ended >= idle - 1e-6)
         began, now = now, now + seconds
-        cadence = cadence.succeeded(chosen, began, now) if outcome == "set" else cadence.failed(now)
+        cadence = cadence.succeeded(chosen, began, now, seconds / 8) if outcome == "set" else cadence.failed(now)
         assert outcome == "set" or cadence.choose(newest + 1000, [], now) is None, "a failure is not repeated at once"
 
 

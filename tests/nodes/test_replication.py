@@ -135,7 +135,7 @@ def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluste
     cluster.replicate(3)
     cluster.lose("a")
     cluster.open()
-    whole = cluster.leader.slots_of_world(4)
+    whole = cluster.leader.newest_set()
     assert whole is not None
     (found, where), node = whole, cluster.nodes["b"]
     assert found.step == 3

@@ -255,8 +255,8 @@ def test_a_loan_of_what_the_worker_begins_at_the_same_moment_does_not_stay(arena
     class Racing:
         """The header, whose slot is begun by its worker between any two looks of the supervisor."""
 
-        def __getitem__(self, word: int) -> int:
-            return int(words[word])
+        def __getitem__(self, word: int | slice) -> int | memoryview:
+            return words[word]
 
         def __setitem__(self, word: int, value: int) -> None:
             slot._words = words

@@ -19,6 +19,7 @@ from resilient.protocol.settings import SnapshotSettings
         {"every_steps": -1},
         {"share": 0.0},
         {"share": 1.5},
+        {"cpu_share": 0.0},
         {"bytes_per_second": 1000.0},
         {"bytes_per_second": float("inf")},
         {"timeout_seconds": 0.0},

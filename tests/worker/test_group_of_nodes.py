@@ -13,7 +13,8 @@ import pytest
 from resilient.protocol.arena import Arena, Slot, SlotInfo
 from resilient.protocol.board import Board, Flag, Word
 from resilient.protocol.neighbour import Neighbour
-from resilient.protocol.world_view import World, WorldView, world_of
+from resilient.protocol.world_sum import Part, World, WorldSum
+from resilient.protocol.world_view import WorldView
 from resilient.worker.group import Group
 from tests.worker.test_group import Clock, Deadlock, Rank, Training, boards_of, newest_common
 
@@ -48,6 +49,7 @@ class Network:
         for number in range(len(nodes)):
             (directory / f"node-{number}").mkdir(exist_ok=True)
             self.views.append(WorldView.create(directory / f"node-{number}"))
+        self._world = WorldSum()
         self._known: dict[int, Seen] = {number: self._look(number) for number in range(len(nodes))}
         self._to_leader: dict[int, deque[Seen]] = {number: deque() for number in range(len(nodes))}
         self._to_nodes: dict[int, deque[World]] = {number: deque() for number in range(len(nodes))}
@@ -72,8 +74,11 @@ class Network:
 
     def _sum(self) -> World:
         own, others = self._look(0), [self._known[node] for node in range(1, len(self.nodes))]
-        boards: Any = [Copied(words) for seen in (own, *others) for words in seen[0].values()]
-        return world_of(boards, [infos for seen in (own, *others) for infos in seen[1].values()])
+        for words, infos in (own, *others):
+            for rank in words:
+                copied: Any = Copied(words[rank])
+                self._world.put(rank, Part.of(copied, infos.get(rank, ())))
+        return self._world.world()
 
     def node_of(self, rank: int) -> int:
         return next(number for number, ranks in enumerate(self.nodes) if rank in ranks)

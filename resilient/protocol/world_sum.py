@@ -1,0 +1,125 @@
+"""The sum of all ranks that :mod:`resilient.protocol.world_view` shows, kept up to date rank by rank.
+
+What a change costs depends on that rank alone, so a leader of very many ranks can take each one's news as it comes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from resilient.protocol.board import Board, Flag, Word
+from resilient.protocol.slot import SlotInfo
+
+DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
+"""What says that a rank has what it needs to leave."""
+_DONE_BITS = sum(DONE)
+
+
+@dataclass(frozen=True)
+class World:
+    """All ranks together.
+
+    :param arrived: as on a board, where it is the same for all that are not done; else 0.
+    :param entered: the furthest step that some rank has begun.
+    :param step: that all have completed.
+    :param done: all have what they need to leave.
+    :param first: ENTERED, MEMORY_PLAN and DURABLE_PLAN of rank 0.
+    :param complete: steps of which all have a complete image.
+    :param writing: further ones of which each has one, or is writing it.
+    """
+
+    arrived: int = 0
+    entered: int = 0
+    step: int = 0
+    done: bool = False
+    first: tuple[int, int, int] = (0, 0, 0)
+    complete: tuple[int, ...] = ()
+    writing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank contributes.
+
+    :param arrived: None of one that is done.
+    :param coming: steps of which it has an image, or is writing it.
+    """
+
+    arrived: int | None
+    step: int
+    entered: int
+    plans: tuple[int, int]
+    complete: frozenset[int] = frozenset()
+    coming: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, board: Board, slots: Iterable[SlotInfo]) -> Part:
+        """:param slots: looked at after the board: a rank that has passed a step has begun its image before, or never
+        will.
+        """
+        entered = board[Word.ENTERED]  # before what was said of that step
+        arrived = None if board[Word.FLAGS] & _DONE_BITS else board[Word.ARRIVED]
+        step, plans = board[Word.STEP], (board[Word.MEMORY_PLAN], board[Word.DURABLE_PLAN])
+        infos = [info for info in slots if info.complete or info.writing]
+        return cls(
+            arrived,
+            step,
+            entered,
+            plans,
+            frozenset(info.step for info in infos if info.complete),
+            frozenset(info.step for info in infos),
+        )
+
+
+class WorldSum:
+    """Of the ranks that were put in; the first of them says what is due."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Part] = {}
+        self._arrived: Counter[int] = Counter()
+        self._steps: Counter[int] = Counter()
+        self._entered: Counter[int] = Counter()
+        self._complete: Counter[int] = Counter()
+        self._coming: Counter[int] = Counter()
+
+    def put(self, rank: int, part: Part) -> None:
+        """The rank contributes this from now on."""
+        self.remove(rank)
+        self._parts[rank] = part
+        for counter, values in self._counted(part):
+            counter.update(values)
+
+    def remove(self, rank: int) -> None:
+        """There is nothing of the rank, or nothing any more."""
+        part = self._parts.pop(rank, None)
+        if part is None:
+            return
+        for counter, values in self._counted(part):
+            for value in values:
+                counter[value] -= 1
+                if not counter[value]:
+                    del counter[value]
+
+    def _counted(self, part: Part) -> Iterator[tuple[Counter[int], Iterable[int]]]:
+        yield self._arrived, () if part.arrived is None else (part.arrived,)
+        yield self._steps, (part.step,)
+        yield self._entered, (part.entered,)
+        yield self._complete, part.complete
+        yield self._coming, part.coming
+
+    def world(self) -> World:
+        """Of at least one rank."""
+        first, count = self._parts[min(self._parts)], len(self._parts)
+        common = {step for step, ranks in self._complete.items() if ranks == count}
+        begun = {step for step, ranks in self._coming.items() if ranks == count}
+        return World(
+            next(iter(self._arrived)) if len(self._arrived) == 1 else 0,
+            max(self._entered),
+            min(self._steps),
+            not self._arrived,
+            (first.entered, *first.plans),
+            tuple(sorted(common)),
+            tuple(sorted(begun - common)),
+        )
