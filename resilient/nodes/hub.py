@@ -16,6 +16,7 @@ from resilient.nodes.channel import Channel, ChannelClosed, Message, encoded
 _STRANGERS = 256  # connections that have not said who they are
 _GREETING_SECONDS = 5.0
 _GREETING_BYTES = 1 << 14
+_OTHER_TERM = "it does not know the secret of this term"
 _LOOK_SECONDS = 0.2  # between two looks at whether a node is silent, or should hear of us
 _ABSENT_SECONDS = 1.0  # between two looks: then it was we who were not there
 
@@ -195,7 +196,9 @@ class Hub:
         self._strangers = [(other, since) for other, since in self._strangers if other is not channel]
         why = self._refusal(hello)
         if why:
-            channel.send({"op": "refused", "why": why, "again": hello.get("node") in self._members})
+            # another secret is that of an earlier term: we listen before our claim is made, perhaps where that one did
+            again = why == _OTHER_TERM or hello.get("node") in self._members
+            channel.send({"op": "refused", "why": why, "again": again})
             self._end(channel)
             return
         member = Member(str(hello["node"]), channel, hello)
@@ -213,7 +216,7 @@ class Hub:
         if hello.get("op") != "hello" or not isinstance(token, str) or not isinstance(name, str):
             return "that is no greeting"
         if not hmac.compare_digest(token.encode(), self._token.encode()):
-            return "it does not know the secret of this term"
+            return _OTHER_TERM
         if name in self._members:
             return f"there is a node {name} already; each needs a name of its own (RESILIENT_NODE)"
         return self._handlers.joined(name, hello)

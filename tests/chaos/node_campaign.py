@@ -6,11 +6,15 @@ campaign that fails is kept, with the run's journals, logs and output.
 
 from __future__ import annotations
 
+import random
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.campaign import BUDGETS, Result, at_interrupt, campaigns_of, make_workspace
@@ -22,6 +26,7 @@ from tests.chaos.scheduler import CampaignFailed, ChaosWorkspace
 from tests.nodes.several import Nodes
 from tests.run.harness import RunCase
 
+_PORTS = range(20000, 32000)
 _MODULE = "tests.chaos.node_campaign"
 
 
@@ -43,18 +48,18 @@ class NodeCampaigns:
         wanted = [f"train.steps={STEPS}", f"train.sharded={planned.sharded}", *planned.settings, *BUDGETS]
         wanted.append(f"worker.preload=[{','.join(preload)}]")  # each rank would import it in each round
         nodes = Nodes(workspace, "chaos", wanted, conf="small", per_node=PER_NODE)
+        if planned.fixed_ports:
+            nodes.own = {name: [f"group.address=127.0.0.1:{_free_port()}"] for name in nodes.names}
         scheduler = NodeScheduler(nodes, planned)
         try:
             found = self._judge(workspace, nodes, reference, scheduler)
         finally:
             for process in workspace.processes():
                 process.kill()
-        if found:
-            for name in nodes.names:  # where to look when it has gone
-                memory = nodes.memory_of(name)
-                if memory.exists():
+            for name in nodes.names:
+                if (memory := nodes.memory_of(name)).exists():  # of a run that did not end; it may say why
                     shutil.move(memory, workspace.directory / f"memory-{name}")
-        elif not self.keep:
+        if not found and not self.keep:
             shutil.rmtree(workspace.directory)
         return Result(planned, scheduler.history, time.monotonic() - began, found, workspace.directory, _MODULE)
 
@@ -64,6 +69,7 @@ class NodeCampaigns:
         try:
             scheduler.run()
             journal = _journals(nodes)
+            scheduler.history.memory_lost += _changes_of_leader(nodes)
         except (CampaignFailed, ValueError) as error:
             return [str(error)]
         evidence = Evidence(workspace, nodes, reference, scheduler.plan, scheduler.history, journal)
@@ -82,6 +88,14 @@ class NodeCampaigns:
         return self._references[kind]
 
 
+def _free_port() -> int:
+    """One that the system gives to no connection by itself."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise CampaignFailed("no port is free")
+
+
 def _journals(nodes: Nodes) -> list[Entry]:
     """The entries of all nodes, by time.
 
@@ -89,6 +103,18 @@ def _journals(nodes: Nodes) -> list[Entry]:
     """
     found = [entry for path in (nodes.paths.root / "journal").glob("*.jsonl") for entry in read_strictly(path)]
     return sorted(found, key=lambda entry: float(entry["time"]))
+
+
+def _changes_of_leader(nodes: Nodes) -> list[float]:
+    """When another node took the lead: it has other ranks then, and what is in memory is nothing that counts."""
+    files = (nodes.paths.root / "journal").glob("*.jsonl")
+    opened = sorted(
+        (float(entry["time"]), path.stem)
+        for path in files
+        for entry in read_strictly(path)
+        if entry["name"] == "RunOpened"
+    )
+    return [time for (_, before), (time, now) in pairwise(opened) if now != before]
 
 
 def _memory(nodes: Nodes) -> Iterator[str]:

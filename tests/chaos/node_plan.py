@@ -37,6 +37,7 @@ class NodePlan:
 
     :param sharded: the model is spread over the ranks, by FSDP2; otherwise each rank has all of it, with
         DistributedDataParallel.
+    :param fixed_ports: each node listens where it did before it was started again, not on any free port.
     :param absences: seconds after which a node that has ended is started again, one after the other.
 
     For the others see :class:`~tests.chaos.plan.Plan`.
@@ -50,11 +51,13 @@ class NodePlan:
     memory_every_steps: int
     faults: tuple[PlannedOnNodes, ...]
     absences: tuple[float, ...]
+    fixed_ports: bool
     ranks: int = RANKS
     remote: bool = False
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {'FSDP2' if self.sharded else 'DDP'}, {' '.join(self.settings)}"]
+        strategy, ports = "FSDP2" if self.sharded else "DDP", ", fixed ports" * self.fixed_ports
+        lines = [f"seed {self.seed}: {strategy}{ports}, {' '.join(self.settings)}"]
         lines += [f"  {number}. {planned.moment}: {planned.fault}" for number, planned in enumerate(self.faults)]
         return "\n".join([*lines, f"  back after {', '.join(f'{seconds:g}' for seconds in self.absences)} s"])
 
@@ -76,7 +79,8 @@ def node_plan(seed: int) -> NodePlan:
         f"stop.grace_seconds={dice.choice((25, 25, 3))}",
     )
     absences = tuple(round(dice.choice((0.0, dice.uniform(0, 1), dice.uniform(0, 6))), 2) for _ in range(_ABSENCES))
-    return NodePlan(seed, settings, seed % 2 == 1, slots, keep, memory_every_steps, _faults(dice), absences)
+    faults, fixed_ports = _faults(dice), dice.random() < 0.5
+    return NodePlan(seed, settings, seed % 2 == 1, slots, keep, memory_every_steps, faults, absences, fixed_ports)
 
 
 def _faults(dice: random.Random) -> tuple[PlannedOnNodes, ...]:

@@ -15,6 +15,7 @@ _FIXED = {
 }
 
 
+@pytest.mark.timeout(900)  # with the clean run, three starts of four ranks, on a machine that may be busy
 @pytest.mark.parametrize("seed", _FIXED)
 def test_a_campaign(seed: int) -> None:
     # not pytest's own directory, which is kept, and has names too long for sockets

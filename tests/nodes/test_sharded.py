@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from resilient.errors import ExitCode
 from resilient.snapshot import catalog
 from resilient.snapshot.image import Layout
@@ -14,6 +16,7 @@ _STEPS = 40
 _TRAINING = (f"train.steps={_STEPS}", "train.samples=100", "snapshot.every_steps=1000")
 
 
+@pytest.mark.timeout(900)  # five starts of four ranks, one after the other, on a machine that may be busy
 def test_parts_of_a_model_come_back_from_memory_another_node_s_memory_and_disk(workspace: Workspace) -> None:
     clean = workspace.run("clean", "worker.ranks=4", *_TRAINING, steps=_STEPS, conf="spread", ranks=4)
     assert clean.finish() == 0, clean.output()
