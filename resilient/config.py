@@ -257,7 +257,7 @@ def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.register_new_resolver("builtin", lambda name: str(builtin_directory(name)))
     places = [path.parent, Path.cwd() / "conf", builtin_directory("conf")]
     search = ",".join(f"file://{place}" for place in places[1:] if place.is_dir() and place != path.parent)
-    overrides = [f"hydra.searchpath=[{search}]", *map(_metrics_merged, overrides)]
+    overrides = [f"hydra.searchpath=[{search}]", *(_metrics_merged(_adding(text)) for text in overrides)]
     try:
         return _composed(path.parent, overrides)
     except yaml.YAMLError as error:
@@ -279,6 +279,15 @@ def _composed(directory: Path, overrides: Sequence[str]) -> DictConfig:
                 raise
         added = [f"+{text}" if text.startswith("divergence=") else text for text in overrides]
         return compose(_PRIMARY, overrides=added)
+
+
+def _adding(override: str) -> str:
+    """A key below one that is free to have any is added where it is not there; Hydra wants a plus for that. Not a
+    metric to judge, whose name is more likely to be misspelt than new.
+    """
+    key, equals, _ = override.partition("=")
+    places = {key, key.rpartition(".")[0]} & (_FREE_KEYS - {"divergence.metrics"})
+    return f"++{override}" if equals and places else override
 
 
 def _metrics_merged(override: str) -> str:

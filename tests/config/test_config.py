@@ -146,6 +146,16 @@ def test_missing_interpolation_is_an_error_at_once(here: Path) -> None:
     assert "nope" in refused("dangling")
 
 
+def test_keys_that_are_free_need_no_plus(here: Path) -> None:
+    overrides = ["worker.env.CUDA_LAUNCH_BLOCKING=1", "restarts.per_class={hang: 5}", "restarts.class_waits.hang=2"]
+    loaded = load("mine", overrides)
+    assert loaded.config.worker.env["CUDA_LAUNCH_BLOCKING"] == "1"
+    assert loaded.config.restarts.per_class == {"hang": 5}
+    assert loaded.config.restarts.class_waits == {"hang": 2.0}
+    with pytest.raises(ConfigurationError, match="hangg"):
+        load("mine", ["restarts.per_class.hangg=5"])
+
+
 def test_new_keys_for_the_script_by_plus(here: Path) -> None:
     assert load("mine", ["+train.extra=[1,2]"]).config.train["extra"] == [1, 2]
 
