@@ -16,8 +16,8 @@ _LONGEST = (_CLUSTER, "tests/chaos/", "tests/integrations/", "tests/nodes/", "te
 class LongestFirst(LoadFileScheduling):  # type: ignore[misc]
     """Files, in the order in which they are collected: see :func:`arrange`."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: pytest.Config, log: object) -> None:
+        super().__init__(config, log)
         config.option.loadscopereorder = False  # by their numbers of tests, the longest would come last
 
     def _split_scope(self, nodeid: str) -> str:
