@@ -208,7 +208,7 @@ def test_the_remote_tier_has_options_and_a_retention_of_its_own(here: Path) -> N
     config = load("far", ["remote.every_steps=10", "+remote.options.profile=p"]).config
     assert config.remote.options == {"endpoint_url": "http://x", "client_kwargs": {"region_name": "eu"}, "profile": "p"}
     assert (config.remote.retention.last, config.retention.last, config.remote.every_steps) == (5, 3, 10)
-    assert "+remote.options.anon=…" in refused("far", "remote.options.anon=true")
+    assert load("far", ["remote.options.anon=true"]).config.remote.options["anon"] is True
     assert "looks like a credential" in refused("far", "+remote.options.secret=hunter2")
     assert "hunter2" not in refused("far", "+remote.options.secret=hunter2")
 
