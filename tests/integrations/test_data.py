@@ -29,5 +29,7 @@ def test_killed_and_preempted_in_the_middle_of_an_epoch(
     settings = ("train.steps=40", f"train.source={source}", f"train.workers={workers}")
     whole = in_peace(make_workspace(tmp_path / "whole"), "data", *settings)
     assert len(whole.losses()) == 40
-    killed(workspace, whole, somewhere(2, 38, 1)).assert_same_as(whole, KEPT)
-    preempted(workspace, whole, at_step(somewhere(20, 32, 1)[0])).assert_same_as(whole, KEPT)
+    # Of one place in a stream, datasets has several ways to speak: how many rows of which shard, and how many to skip.
+    kept = KEPT[:2] if source == "datasets" else KEPT
+    killed(workspace, whole, somewhere(2, 38, 1)).assert_same_as(whole, kept)
+    preempted(workspace, whole, at_step(somewhere(20, 32, 1)[0])).assert_same_as(whole, kept)

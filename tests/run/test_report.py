@@ -72,6 +72,9 @@ class Eventful:
         assert running.wait() == ExitCode.REQUEUE, self.case.output()
         running = self.case.start().wait_for_step(140)
         assert main(["rollback", "run=eventful", f"dir={directory / 'runs'}", "step=110"]) == 0
+        while not read_account(self.case.paths).lineage.rollbacks:  # it is only asked for so far
+            assert running.process.poll() is None, self.case.output()
+            time.sleep(0.05)
         running.wait_for_step(112)
         self.elsewhere = self._from_elsewhere(directory / "copy" / "eventful")
         KillSupervisor().inject(running.target)
