@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import resilient
 
-# the example is a directory of scripts, not a package
+# the example is a directory of scripts, not a package; this is a script, too, and knows no package of its own
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "bytelm"))
-from corpus import Bytes, ByteWindows, load
+from corpus import ByteWindows, load
 from model import GPT, GPTConfig
+
+from benchmarks.byte_loss import evaluate
 
 BLOCK, WARMUP = 64, 20
 
@@ -176,7 +179,7 @@ def main() -> None:
     if run.finished:
         if not settings.fault:
             order.write_text(json.dumps(seen))
-        result = {"val_loss": evaluate(model, val)}
+        result = {"val_loss": evaluate(model, val, BLOCK)}
         (Path(settings.folder) / "final.json").write_text(json.dumps(result))
 
 
@@ -189,20 +192,6 @@ def loss_of(model: GPT, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     logits, _ = model(x, y)
     each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y).mean(1)
     return (each * weight.float()).mean()
-
-
-@torch.no_grad()
-def evaluate(model: GPT, val: Bytes) -> float:
-    """Mean loss over 64 × 16 windows that are the same for every run, nats per byte."""
-    windows = ByteWindows(val, BLOCK)
-    starts = torch.linspace(0, len(windows) - 1, 1024).long().tolist()
-    model.eval()
-    losses = []
-    for first in range(0, len(starts), 64):
-        pairs = [windows[start] for start in starts[first : first + 64]]
-        x, y = (torch.stack(column) for column in zip(*pairs, strict=True))
-        losses.append(float(model(x, y)[1]))
-    return sum(losses) / len(losses)
 
 
 if __name__ == "__main__":

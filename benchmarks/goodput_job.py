@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Subset
 
+from benchmarks.byte_loss import evaluate
 from benchmarks.goodput_options import Options
 from benchmarks.goodput_trace import SPIKE_STEPS
 
@@ -93,18 +94,4 @@ class Spike:
 
 def finish(model: GPT, options: Options) -> None:
     """Leave behind what the final weights are worth, nats per byte."""
-    options.final.write_text(json.dumps({"val_loss": evaluate(model)}))
-
-
-@torch.no_grad()
-def evaluate(model: GPT) -> float:
-    """Mean loss over 16 × 64 windows that are the same for every run, nats per byte."""
-    windows = ByteWindows(load()[1], _BLOCK)
-    starts = torch.linspace(0, len(windows) - 1, 1024).long().tolist()
-    model.eval()
-    losses = []
-    for first in range(0, len(starts), 64):
-        pairs = [windows[start] for start in starts[first : first + 64]]
-        x, y = (torch.stack(column) for column in zip(*pairs, strict=True))
-        losses.append(float(model(x, y)[1]))
-    return sum(losses) / len(losses)
+    options.final.write_text(json.dumps({"val_loss": evaluate(model, load()[1], _BLOCK)}))

@@ -47,8 +47,9 @@ _PACKAGE = Path(__file__).parent
 _LONGEST_JOB_NAME = 80
 _FREE_KEYS = frozenset(
     {"worker.env", "worker.metrics", "worker.exit_codes", "remote.options", "slurm.extra"}
-    | {"restarts.per_class", "restarts.class_waits", "divergence.metrics"}
+    | {"restarts.per_class", "restarts.class_waits"}
 )
+_NAMED_WITH_CARE = frozenset({"train", "divergence.metrics"})  # a name there is more likely to be misspelt than new
 # These say where and how this launch is to be done, shown and watched, not what is trained. Whoever starts a run again
 # after a false alarm, or after one that came too late, changes how it is watched and nothing else.
 _PER_LAUNCH = re.compile(
@@ -282,12 +283,9 @@ def _composed(directory: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def _adding(override: str) -> str:
-    """A key below one that is free to have any is added where it is not there; Hydra wants a plus for that. Not a
-    metric to judge, whose name is more likely to be misspelt than new.
-    """
+    """A key below one that is free to have any is added where it is not there; Hydra wants a plus for that."""
     key, equals, _ = override.partition("=")
-    places = {key, key.rpartition(".")[0]} & (_FREE_KEYS - {"divergence.metrics"})
-    return f"++{override}" if equals and places else override
+    return f"++{override}" if equals and {key, key.rpartition(".")[0]} & _FREE_KEYS else override
 
 
 def _metrics_merged(override: str) -> str:
@@ -315,7 +313,7 @@ def _explained(error: Exception, path: Path) -> ConfigurationError:
         parent, _, name = key.rpartition(".")
         known = _known_keys(parent, path)
         hint = _nearest(name, known, prefix=f"{parent}." if parent else "")
-        if parent.split(".")[0] == "train" or parent in _FREE_KEYS:
+        if {parent, parent.split(".")[0]} & _NAMED_WITH_CARE:
             hint += f"; for a new key, write +{key}=…"
         return ConfigurationError(f"{key} is not a known key", hint)
     return ConfigurationError(f"{key}: {text}")

@@ -11,7 +11,7 @@ from resilient.supervisor.status import Status
 from tests.chaos.node_faults import Missed
 from tests.chaos.node_plan import NodePlan, PlannedOnNodes
 from tests.chaos.plan import Moment, On
-from tests.chaos.scheduler import AGAIN, RECOVERING, STATES, CampaignFailed, History
+from tests.chaos.scheduler import AGAIN, RECOVERING, STATES, Campaign, CampaignFailed
 from tests.nodes.several import Nodes
 
 _LONGEST = 300.0  # seconds for all of a campaign
@@ -21,36 +21,20 @@ _LOOK_SECONDS = 0.1
 _POLL = 0.02
 
 
-class NodeScheduler:
+class NodeScheduler(Campaign[PlannedOnNodes]):
     """Runs one campaign."""
 
+    poll = _POLL
+
     def __init__(self, nodes: Nodes, plan: NodePlan) -> None:
+        super().__init__(plan.faults)
         self.nodes = nodes
         self.plan = plan
-        self.history = History()
-        self._began = self._started = self._fault_at = time.monotonic()
-        self._fault_step = 0
         self._due: dict[str, float] = {}  # nodes that have ended, and when they are started again
         self._ended: set[str] = set()  # with exit code 0
         self._starts = 0
         self._furthest, self._looked = 0, -math.inf
         nodes.start()
-
-    def run(self) -> None:
-        """Until the run has finished on both nodes.
-
-        :raises CampaignFailed: it does not.
-        """
-        for planned in self.plan.faults:
-            if not self._reached(planned.moment):
-                self._note(f"never came: {planned.moment}")
-                continue
-            self._inject(planned)
-        while self._goes_on():
-            time.sleep(_POLL)
-
-    def _note(self, text: str) -> None:
-        self.history.lines.append(f"{time.monotonic() - self._began:7.3f} {text}")
 
     def _goes_on(self) -> bool:
         """Whether a node is not finished yet; those that were ended from outside are started again."""
@@ -79,7 +63,6 @@ class NodeScheduler:
         return len(self._ended) < len(self.nodes.names)
 
     def _reached(self, moment: Moment) -> bool:
-        """Wait for it; False if the run finishes before, or it will not come."""
         while self._goes_on():
             since = self._since(moment)
             if since is not None:
@@ -90,14 +73,6 @@ class NodeScheduler:
                 return False
             time.sleep(_POLL)
         return False
-
-    def _since(self, moment: Moment) -> float | None:
-        """When what the moment counts from came; None if it has not."""
-        if moment.on is On.START:
-            return self._started
-        if moment.on is On.FAULT:
-            return self._fault_at
-        return time.monotonic() if self._is_now(moment) else None
 
     def _is_now(self, moment: Moment) -> bool:
         if moment.step and self._step() < moment.step:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from resilient.drill.faults import CorruptSnapshot, Fault
 from resilient.drill.process_faults import LoseMemory
@@ -15,7 +18,7 @@ from resilient.protocol.board import Word
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import TEMPORARY
 from resilient.supervisor.status import Status
-from tests.chaos.plan import STEPS, Moment, On, Plan
+from tests.chaos.plan import STEPS, Moment, On, Plan, Planned
 from tests.run.harness import RunCase, Running, Workspace
 
 _PATIENCE = 5  # steps after a fault, after which what recovering begins with will not come any more
@@ -58,39 +61,82 @@ class History:
     done: list[str] = field(default_factory=list)
 
 
-class Scheduler:
-    """Runs one campaign."""
+class HasMoment(Protocol):
+    """A fault, and when it happens."""
 
-    def __init__(self, case: RunCase, plan: Plan) -> None:
-        self.case = case
-        self.plan = plan
+    @property
+    def moment(self) -> Moment: ...
+
+
+P = TypeVar("P", bound=HasMoment)
+
+
+class Campaign(ABC, Generic[P]):
+    """Faults happen to a run, one after the other."""
+
+    poll = 0.01
+
+    def __init__(self, faults: Sequence[P]) -> None:
         self.history = History()
+        self._faults = faults
         self._began = self._started = self._fault_at = time.monotonic()
         self._fault_step = 0
-        self._running = self._start()
 
     def run(self) -> None:
-        """Until the run has finished.
+        """Until the run has finished, on all of its nodes.
 
         :raises CampaignFailed: it does not.
         """
-        for planned in self.plan.faults:
+        for planned in self._faults:
             if not self._reached(planned.moment):
                 self._note(f"never came: {planned.moment}")
                 continue
-            self._inject(planned.fault)
+            self._inject(planned)
         while self._goes_on():
-            time.sleep(0.01)
+            time.sleep(self.poll)
+
+    def _note(self, text: str) -> None:
+        self.history.lines.append(f"{time.monotonic() - self._began:7.3f} {text}")
+
+    def _since(self, moment: Moment) -> float | None:
+        """When what the moment counts from came; None if it has not."""
+        if moment.on is On.START:
+            return self._started
+        if moment.on is On.FAULT:
+            return self._fault_at
+        return time.monotonic() if self._is_now(moment) else None
+
+    @abstractmethod
+    def _goes_on(self) -> bool:
+        """Whether the run is not finished yet; what was ended from outside is started again."""
+
+    @abstractmethod
+    def _reached(self, moment: Moment) -> bool:
+        """Wait for it; False if the run finishes before, or it will not come."""
+
+    @abstractmethod
+    def _is_now(self, moment: Moment) -> bool:
+        """Whether the run is where the moment is."""
+
+    @abstractmethod
+    def _inject(self, planned: P) -> None:
+        """Have the fault happen."""
+
+
+class Scheduler(Campaign[Planned]):
+    """Runs one campaign."""
+
+    def __init__(self, case: RunCase, plan: Plan) -> None:
+        super().__init__(plan.faults)
+        self.case = case
+        self.plan = plan
+        self._running = self._start()
 
     def _start(self) -> Running:
         self._started = time.monotonic()
         return self.case.start()
 
-    def _note(self, text: str) -> None:
-        self.history.lines.append(f"{time.monotonic() - self._began:7.3f} {text}")
-
     def _goes_on(self) -> bool:
-        """Whether the run is not finished yet; what was ended from outside is started again."""
         if self.history.codes[-1:] == [0]:
             return False
         if time.monotonic() - self._began > _LONGEST:
@@ -108,7 +154,6 @@ class Scheduler:
         return True
 
     def _reached(self, moment: Moment) -> bool:
-        """Wait for it; False if the run finishes before, or it will not come."""
         while self._goes_on():
             since = self._since(moment)
             if since is not None:
@@ -126,14 +171,6 @@ class Scheduler:
             return False
         said = self._status(since_fault=False)
         return said is not None and said.state == "running" and target.read(Word.STEP) - self._fault_step > _PATIENCE
-
-    def _since(self, moment: Moment) -> float | None:
-        """When what the moment counts from came; None if it has not."""
-        if moment.on is On.START:
-            return self._started
-        if moment.on is On.FAULT:
-            return self._fault_at
-        return time.monotonic() if self._is_now(moment) else None
 
     def _is_now(self, moment: Moment) -> bool:
         if self._running.target.read(Word.STEP) < moment.step:
@@ -155,7 +192,8 @@ class Scheduler:
         age = time.monotonic() - since
         return status if status is not None and time.time() - status.updated <= age else None
 
-    def _inject(self, fault: Fault) -> None:
+    def _inject(self, planned: Planned) -> None:
+        fault: Fault = planned.fault
         if isinstance(fault, CorruptSnapshot) and not self._may_corrupt():
             self._note("left out: no other snapshot would be sound")
             return
