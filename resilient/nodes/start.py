@@ -30,6 +30,7 @@ from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
+from resilient.protocol.past import Counts
 from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.settings import SnapshotSettings
@@ -96,6 +97,20 @@ def agreed_version(worker: WorkerSettings, snapshot: SnapshotSettings, train: Ma
         "slots": snapshot.slots,
     }
     return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _counts(holds: Callable[[int, int], bool], snapshots: Path) -> Counts:
+    """Steps count when they are on the run's lineage, and no later leader has gone on from an earlier step.
+
+    :param holds: whether a step of a round is on the lineage.
+    """
+
+    def counts(step: int, term: int, round_number: int) -> bool:
+        with suppress(OSError):
+            return holds(step, round_number) and CountedTerms.read(snapshots).count(step, term)
+        return False
+
+    return counts
 
 
 class _Node:
@@ -296,6 +311,7 @@ class _Node:
                 spec.paths.identity(),
                 spec.paths.root,
                 post=self._hub.post,
+                term=term.number,
             )
             self._memory = memory
             drain = WorldDrain(
@@ -363,12 +379,9 @@ class _Node:
                 scheduler=self._scheduler,
                 others=leading,
             )
+            memory.counts = _counts(supervisor.lineage_holds, spec.paths.snapshots)
             if peers is not None:
-                peers.follow(
-                    supervisor.lineage_holds,
-                    lambda: CountedTerms.read(spec.paths.snapshots),
-                    supervisor.collect_metrics,
-                )
+                peers.follow(memory.counts, supervisor.collect_metrics)
             try:
                 code = supervisor.run()
             except Fenced as fenced:

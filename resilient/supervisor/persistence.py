@@ -156,6 +156,7 @@ class Persistence:
         """Have the snapshot of ``step`` read into memory; :meth:`receive` says how it went. What memory holds is older,
         but stays until the snapshot has turned out to be sound.
         """
+        self._memory.mark_foreign(step)
         slots = self._memory.free_slots()
         sequence = self._memory.next_sequence()
         if tier is on.Tier.REMOTE and self._remote is not None:

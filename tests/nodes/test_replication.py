@@ -126,7 +126,7 @@ def test_a_successor_of_the_leader_finds_what_the_one_before_had_copied(cluster:
     cluster.elect()
     lose_and_replace(cluster, "a")
     assert cluster.peer_step() == 3
-    cluster.leader.counts = lambda record: record.term != 1
+    cluster.leader.counts = lambda _step, term, _round: term != 1
     assert cluster.peer_step() is None, "what is not on the branch of the run that goes on is none"
 
 
@@ -135,7 +135,7 @@ def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluste
     cluster.replicate(3)
     cluster.lose("a")
     cluster.open()
-    whole = cluster.leader.newest_set()
+    whole = cluster.leader.newest()
     assert whole is not None
     (found, where), node = whole, cluster.nodes["b"]
     assert found.step == 3
