@@ -38,6 +38,31 @@ def test_a_member_or_the_leader_is_lost_with_its_memory(workspace: Workspace, on
     nodes.assert_equal_to(one_node)
 
 
+def test_another_node_takes_the_lead_and_no_step_is_lost_that_was_whole(
+    workspace: Workspace, one_node: RunCase
+) -> None:
+    nodes = Nodes(workspace, "heirs", ["train.step_seconds=0.1", "snapshot.every_steps=1000", "peer.every_steps=1000"])
+    nodes.start().wait_for_step(12)
+    for kill, further in ((nodes.kill_node, 16), (nodes.kill_supervisor, 0)):
+        leader, terms = nodes.leader(), len(list(nodes.paths.terms.glob("*.json")))
+        kill(leader)
+        deadline = time.monotonic() + TIMEOUT
+        while len(list(nodes.paths.terms.glob("*.json"))) == terms:
+            assert time.monotonic() < deadline, nodes.output()
+            time.sleep(0.05)
+        assert nodes.leader() != leader
+        whole = min(max(entry.metrics.step for entry in nodes.entries() if entry.rank == rank) for rank in range(2))
+        nodes.start(leader)
+        if further:
+            nodes.wait_for_step(whole + further)
+        else:
+            assert nodes.wait() == [0, 0], nodes.output()
+        last = nodes.noted("LaunchRound")[-1]
+        assert (last["source"], last["step"] >= whole - 1) == ("peer", True), f"{last}, {whole}\n{nodes.output()}"
+    assert nodes.sources() == [None, "peer", "peer"], nodes.output()
+    nodes.assert_equal_to(one_node)
+
+
 def durable(nodes: Nodes) -> int:
     """The newest step that is on disk; there is one."""
     steps = catalog.committed_steps(nodes.paths.snapshots)
