@@ -263,6 +263,7 @@ class Agent:
         ranks = tuple(map(int, message["ranks"]))
         if self._live:
             self._end_workers("this node is given other ranks")
+        self._collect_metrics()
         if not ranks:
             if self.memory is not None:
                 self._console.say("this node is a spare now")

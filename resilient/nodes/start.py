@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.errors import ExitCode
+from resilient.nodes import left_reports
 from resilient.nodes.agent import Agent, Outcome
 from resilient.nodes.channel import Channel
 from resilient.nodes.ending import end_workers
@@ -314,6 +315,7 @@ class _Node:
                 term=term.number,
             )
             self._memory = memory
+            left_reports.write_down(self._place, spec.paths, memory.ranks)
             drain = WorldDrain(
                 spec.paths.snapshots,
                 lock=self._lock,
@@ -431,6 +433,7 @@ class _Node:
 
     def _obey(self, channel: Channel) -> Outcome:
         spec = self._spec
+        left_reports.write_down(self._place, spec.paths, () if self._memory is None else self._memory.ranks)
         drain = Drain(spec.paths.snapshots, lock=self._lock, log=self._log("drain"), sweeps=False)
         agent = Agent(
             spec,
