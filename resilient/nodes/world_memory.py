@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from resilient.nodes.mirror import MirrorBoard, MirrorSlot
+from resilient.nodes.replica_files import ReplicaFiles
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import now
 from resilient.protocol.past import Began, CommonPast, Counts, Past, common_past
@@ -202,6 +203,15 @@ class WorldMemory(RunMemory):
 
     def whole_steps(self) -> set[int]:
         return {step for step in super().whole_steps() if self._belongs_together(step)} if self.complete else set()
+
+    @property
+    def newest_in_part(self) -> int | None:
+        past = self._pasts[_OWN]
+        if self.newest_step() is not None or past is None or not past.rounds:
+            return None
+        last, images = past.rounds[-1], ReplicaFiles(self.directory).images()
+        steps = {image.step for image in images if not image.set}
+        return max((step for step in steps if self.counts(step, last.term, last.round)), default=None)
 
     def slots_of(self, step: int) -> dict[int, Slot] | None:
         return super().slots_of(step) if self.complete and self._belongs_together(step) else None

@@ -188,6 +188,13 @@ class RunMemory:
         ]
         return set.intersection(*steps)
 
+    @property
+    def newest_in_part(self) -> int | None:
+        """Where nothing is whole: the newest step of which something is here that could be whole together with what
+        other nodes have, who are not there.
+        """
+        return None
+
     def slots_of(self, step: int) -> dict[int, Slot] | None:
         """Each rank's slot with the image of ``step``, or None if one has none."""
         found = {rank: arena.find(step) for rank, arena in self.arenas.items()}

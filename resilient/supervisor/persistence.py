@@ -85,7 +85,8 @@ class Persistence:
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
-        return self._unsaved is None
+        parts = self._memory.newest_in_part
+        return self._unsaved is None and (parts is None or parts <= (self.durable or 0))
 
     def adopt(self) -> None:
         """Forget which slots a killed predecessor was writing to disk, and look at what it has written."""
