@@ -633,5 +633,5 @@ class Shell(RuleBasedStateMachine):
         assert self.ends
 
 
-Shell.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Shell.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestShell = Shell.TestCase
