@@ -9,8 +9,13 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.buckets import s3_server
+
+# How long an example takes says nothing on a machine with other work.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Containers often have Python write no bytecode. Then each of the many processes that the tests start would compile all
 # that it imports of this package again, which is a fifth of all that a short run does.

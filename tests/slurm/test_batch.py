@@ -133,7 +133,7 @@ def test_a_task_that_has_no_run_starts_nothing(tmp_path: Path) -> None:
     assert _executed(render(_array(tmp_path / "first.yaml")), tmp_path, SLURM_ARRAY_TASK_ID="1") == (78, [])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20))
 def test_no_path_is_taken_for_a_command(tmp_path: Path, name: str) -> None:
     for text in (render(_batch(Path("/runs", name))), render(_array(Path("/runs", name)))):
