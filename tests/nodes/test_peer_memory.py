@@ -85,12 +85,14 @@ def test_what_a_lost_node_had_becomes_durable_from_its_copies_when_nobody_takes_
     lose(nodes, leader, after=0)  # the other leads then, and has never had a set made
     assert nodes.wait(member) == [ExitCode.REQUEUE], nodes.output()
     first = durable(nodes)
+    nodes.switch_off(member)  # it is started again on other machines
     nodes.start().wait_for_step(first + 1)
     leader = nodes.leader()
     (member,) = set(nodes.names) - {leader}
     lose(nodes, member, after=first)
     assert nodes.wait(leader) == [ExitCode.REQUEUE], nodes.output()
     assert durable(nodes) > first, nodes.output()
+    nodes.switch_off(leader)
     assert nodes.start().wait() == [0, 0], nodes.output()
     assert nodes.sources() == [None, "local", "local"], nodes.output()
     nodes.assert_equal_to(one_node)
