@@ -41,7 +41,7 @@ class WorldMemory(RunMemory):
         self.counts: Counts = lambda _step, _term, _round: True
         self._term = term
         self._pasts: dict[str, Past | None] = {_OWN: past}
-        self._common: CommonPast | None = common_past(self._pasts.values())
+        self._common: tuple[CommonPast | None] | None = None  # of them all, as soon as it is asked for
         self._post_to = post
         self._nodes: dict[str, range] = {}
         self._behind: dict[str, int] = {}
@@ -73,7 +73,7 @@ class WorldMemory(RunMemory):
         """
         self._nodes[node] = ranks
         self._pasts[node] = past
-        self._common = common_past(self._pasts.values())
+        self._common = None
         self._behind.pop(node, None)
 
         def post(message: Mapping[str, Any]) -> int:
@@ -96,7 +96,7 @@ class WorldMemory(RunMemory):
             self._sum.remove(rank)
             self._changed.discard(rank)
         self._pasts.pop(node, None)
-        self._common = common_past(self._pasts.values())
+        self._common = None
 
     def _sort(self) -> None:
         self.boards = dict(sorted(self.boards.items()))
@@ -172,29 +172,35 @@ class WorldMemory(RunMemory):
     def mark(self, past: Past) -> None:
         super().mark(past)
         self._pasts[_OWN] = past
-        self._common = common_past(self._pasts.values())
+        self._common = None
 
     def mark_foreign(self, step: int) -> None:
         super().mark_foreign(step)
         known = self._pasts.items()
         self._pasts = {node: None if past is None else past.with_foreign(step) for node, past in known}
-        self._common = common_past(self._pasts.values())
+        self._common = None
 
     def agreed(self, past: Past) -> None:
         """What is in the memory of all nodes of the group is of this past; each of them marks its own."""
         self._pasts = dict.fromkeys(self._pasts, past)
-        self._common = common_past(self._pasts.values())
+        self._common = None
+
+    @property
+    def _common_past(self) -> CommonPast | None:
+        if self._common is None:
+            self._common = (common_past(self._pasts.values()),)
+        return self._common[0]
 
     def past_of(self, round_number: int, step: int | None) -> Past:
         """What is in the memory of all when a round has begun from ``step``."""
-        began, common = Began(self._term, round_number, step or 0), self._common
+        began, common = Began(self._term, round_number, step or 0), self._common_past
         if step is not None and common is not None and self._belongs_together(step):
             return common.past.followed_by(began)
         return Past(self.world, (began,))
 
     def _belongs_together(self, step: int) -> bool:
         """Whether all images of the step are of one past, and that is on the branch of the run that goes on."""
-        common = self._common
+        common = self._common_past
         if common is None or common.past.world != self.world or not common.holds(step):
             return False
         return common.last.term == self._term or self.counts(step, common.last.term, common.last.round)

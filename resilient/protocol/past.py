@@ -20,7 +20,7 @@ from resilient.protocol.pages import FULL
 from resilient.protocol.paths import RunPaths
 
 _FILE = "past.json"
-_MOST = 64  # rounds that are remembered; nobody stays away for so many and comes back with something newer
+_MOST = 16  # rounds that are remembered; nobody stays away for so many and comes back with something newer
 
 Counts = Callable[[int, int, int], bool]
 """Whether a step, taken in a term by a round (given by their numbers), is on the branch of the run that goes on."""
@@ -119,7 +119,7 @@ class CommonPast:
 
 def common_past(pasts: Iterable[Past | None]) -> CommonPast | None:
     """None where there is none, or it is not known of one of them."""
-    known = list(pasts)
+    known = dict.fromkeys(pasts)  # of a thousand nodes, nearly all have the same
     there = [past for past in known if past is not None]
     if not there or len(there) < len(known) or len({past.world for past in there}) > 1:
         return None
