@@ -11,7 +11,7 @@ names of the parameters instead of their numbers, and without the ``module.`` of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,24 +21,15 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot import tree
-from resilient.snapshot.copies import Copy, read_chunks
-from resilient.snapshot.hashing import CHUNK
-from resilient.snapshot.image import Placed
+from resilient.snapshot.copies import Copy
 from resilient.snapshot.lying import Images, Lying, OpenedImage
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, Reference, references
+from resilient.worker.filling import Box
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
 
 _STORED_TAGS = frozenset({"$tensor", "$strided", "$array"})
 _WRAPPER = "module."
-
-
-@dataclass(frozen=True)
-class Box:
-    """A part of a tensor, by offsets and lengths."""
-
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
 
 
 @dataclass
@@ -68,7 +59,7 @@ class StoredLeaf:
 
     tag: str
     payload: Any
-    tensors: tuple[str, ...]
+    tensor: str
 
 
 @dataclass
@@ -110,40 +101,6 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
     return found
 
 
-def read_tensors(
-    copy: Copy, contents: Contents, file: ImageFile, names: Iterable[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of one image by their names there, each as soon as it has been read and verified. Some may lie in the
-    file of another one.
-
-    :raises SnapshotCorrupt: a checksum does not match.
-    """
-    by_file: dict[ImageFile, list[Placed]] = {}
-    for lying in [contents.images[file.name].tensors[name] for name in names]:
-        by_file.setdefault(lying.file, []).append(lying.place)
-    for there, places in by_file.items():
-        yield from _read_tensors(copy, there, sorted(places, key=lambda place: place.offset))
-
-
-def _read_tensors(copy: Copy, file: ImageFile, places: list[Placed]) -> Iterator[tuple[str, torch.Tensor]]:
-    filled = [place for place in places if place.spec.size]
-    for place in places:
-        if not place.spec.size:
-            yield place.spec.name, torch.empty(place.spec.shape, dtype=TORCH_DTYPES[place.spec.dtype], device="cpu")
-    chunks = {number for place in filled for number in range(place.offset // CHUNK, (place.end - 1) // CHUNK + 1)}
-    begun: dict[str, bytearray] = {}
-    for number, chunk in read_chunks(copy, file, sorted(chunks)):
-        start = number * CHUNK
-        for place in filled:
-            first, last = max(place.offset, start), min(place.end, start + len(chunk))
-            if first < last:
-                data = begun.setdefault(place.spec.name, bytearray(place.spec.size))
-                data[first - place.offset : last - place.offset] = chunk[first - start : last - start]
-                if last == place.end:
-                    whole = torch.frombuffer(begun.pop(place.spec.name), dtype=TORCH_DTYPES[place.spec.dtype])
-                    yield place.spec.name, whole.reshape(place.spec.shape)
-
-
 def open_image(images: Images, file: ImageFile, place: str) -> OpenedImage:
     """Look into an image, verifying what is read.
 
@@ -166,7 +123,7 @@ def _add(found: Contents, file: ImageFile, opened: OpenedImage, *, allow_pickle:
         [reference] = references({tag: payload})
         place = layout.tensors[reference.tensor]
         if tag == "$array":
-            return StoredLeaf(tag, payload, (reference.tensor,))
+            return StoredLeaf(tag, payload, reference.tensor)
         shape = place.spec.shape if reference.shape is None else reference.shape
         stand_in = torch.empty(shape, dtype=TORCH_DTYPES[place.spec.dtype], device="meta")
         leaves[id(stand_in)] = (stand_in, reference)
@@ -205,7 +162,7 @@ def _without_stand_ins(value: Any, leaves: Mapping[int, tuple[torch.Tensor, Refe
     """Tuples and the like are one value, with whatever is inside."""
     if isinstance(value, torch.Tensor):
         _, reference = leaves[id(value)]
-        return StoredLeaf("$tensor", reference.tensor, (reference.tensor,))
+        return StoredLeaf("$tensor", reference.tensor, reference.tensor)
     if type(value) in (tuple, list, set, frozenset):
         return type(value)(_without_stand_ins(item, leaves) for item in value)
     return value
