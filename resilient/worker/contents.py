@@ -34,11 +34,15 @@ _WRAPPER = "module."
 
 @dataclass
 class StoredTensor:
-    """A tensor, and where its parts lie."""
+    """A tensor, and where its parts lie.
+
+    :ivar unplaced: a rank has a part of which it is not known where it belongs.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     parts: dict[Box, Lying] = field(default_factory=dict)
+    unplaced: bool = False
 
     @property
     def whole(self) -> bool:
@@ -86,6 +90,7 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
 
     :param rank: whose image counts for what each rank has by itself; where it lacks something, any other.
     :raises SnapshotCorrupt: an image is damaged, or parts of a tensor are in none of them.
+    :raises StateError: it is not known where in a tensor the parts belong.
     """
     found, images = Contents(), Images(copy)
     for file in sorted(copy.manifest.files, key=lambda file: (file.rank != rank, file.rank)):
@@ -95,6 +100,11 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise SnapshotCorrupt(f"{copy.place}: the state in {file.name} is malformed: {error!r}") from error
     for name, tensor in found.tensors.items():
+        if tensor.unplaced and not tensor.whole:
+            raise StateError(
+                f"{name} lies in parts of which nobody can say where in the whole they belong",
+                "resume on as many ranks and the mesh that the snapshot was taken on",
+            )
         if not tensor.whole:
             raise SnapshotCorrupt(f"{copy.place}: parts of {name} are in none of the images")
     found.aliases = {alias: name for alias, name in _aliases(found) if alias not in found.paths}
@@ -156,6 +166,7 @@ def _add_tensor(found: Contents, name: str, stand_in: torch.Tensor, reference: R
             known.parts[Box((0,) * len(shape), shape)] = lying
     elif reference.offsets is not None and (lying.place.spec.size or 0 in shape):
         known.parts.setdefault(Box(reference.offsets, lying.place.spec.shape), lying)
+    known.unplaced |= reference.shape is not None and reference.offsets is None
 
 
 def _without_stand_ins(value: Any, leaves: Mapping[int, tuple[torch.Tensor, Reference]]) -> Any:

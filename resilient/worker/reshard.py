@@ -31,7 +31,7 @@ from resilient.worker.loading import parameters_have_types_of
 from resilient.worker.ownership import parameters_of
 from resilient.worker.positions import Stateful
 from resilient.worker.rng import GlobalRandomState, mix, seeded
-from resilient.worker.sharded import is_distributed
+from resilient.worker.sharded import is_distributed, place_of
 
 _STORED = frozenset({"$tensor", "$strided", "$array", DISTRIBUTED})
 _CONTAINERS = (dict, tuple, set, frozenset)
@@ -149,12 +149,16 @@ class _Targets:
 
     def _distributed(self, name: str, like: Any, dtype: torch.dtype) -> torch.Tensor:
         from torch.distributed.tensor import DTensor  # noqa: PLC0415  somebody has, by now
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # noqa: PLC0415
 
-        shape, offsets = compute_local_shape_and_global_offset(like.shape, like.device_mesh, like.placements)
-        local = self._memory(name, tuple(shape), dtype, like.device)
+        shape, offsets = place_of(like)
+        if offsets is None:
+            raise StateError(
+                f"{name} is spread as {like.placements}, so that a rank has several pieces of it",
+                "resume on the mesh that the snapshot was taken on",
+            )
+        local = self._memory(name, shape, dtype, like.device)
         if local.numel():
-            self._want(self._stored(name), Box(tuple(offsets), tuple(shape)), local)
+            self._want(self._stored(name), Box(offsets, shape), local)
         with torch.no_grad():
             return DTensor.from_local(
                 local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
