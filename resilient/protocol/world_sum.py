@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from resilient.protocol.board import Board, Flag, Word
-from resilient.protocol.slot import SlotInfo
+from resilient.protocol.slot_header import SlotInfo
 
 DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
 """What says that a rank has what it needs to leave."""
