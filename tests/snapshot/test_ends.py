@@ -73,7 +73,7 @@ def test_damage_in_an_end_is_found(snapshot: Path, place: int) -> None:
     data[place] ^= 1
     path.write_bytes(data)
     copy = LocalCopy(snapshot)
-    with pytest.raises(SnapshotCorrupt, match="rank-00000.safetensors: checksum mismatch"):
+    with pytest.raises(SnapshotCorrupt, match=r"rank-00000\.safetensors: checksum mismatch"):
         Images(copy).open(copy.manifest.files[0])
 
 
