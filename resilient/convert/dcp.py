@@ -37,7 +37,7 @@ from resilient.snapshot.copies import Copy, LocalCopy
 from resilient.snapshot.lying import Lying
 from resilient.snapshot.manifest import ImageFile
 from resilient.worker.contents import Contents, StoredLeaf, StoredValue, contents_of
-from resilient.worker.filling import Box, Wanted, fill
+from resilient.worker.filling import Box, Wanted, fill, others_read
 from resilient.worker.leaves import TORCH_DTYPES
 
 __all__ = ["SnapshotReader", "SnapshotWriter"]
@@ -115,7 +115,7 @@ class SnapshotReader(StorageReader):
 
     def _open(self) -> tuple[Copy, Contents]:
         if self._opened is None:
-            copy = LocalCopy(self._path)
+            copy = LocalCopy(self._path, shared=others_read())
             rank = self._rank
             if rank is None:
                 several = dist.is_available() and dist.is_initialized()

@@ -6,6 +6,7 @@ is wanted of are not read.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ def fill(copy: Copy, wanted: Sequence[Wanted]) -> Iterator[int]:
             if pieces[number].take(chunk, chunk_number * CHUNK):
                 del pieces[number]
                 yield number
+
+
+def others_read() -> bool:
+    """Whether there are other ranks on this machine, as torchrun's environment says, that read what this one reads."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) > 1
 
 
 class _Piece:

@@ -8,7 +8,6 @@ that is distributed or the same on all ranks, and does not continue the run bit 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from resilient.snapshot.shards import DISTRIBUTED, references
 from resilient.worker.capture import compare_names, kept_by_loading, load_named
 from resilient.worker.checksum import checksum_of
 from resilient.worker.contents import Contents, StoredTensor, contents_of
-from resilient.worker.filling import Box, Wanted, fill
+from resilient.worker.filling import Box, Wanted, fill, others_read
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
 from resilient.worker.loading import parameters_have_types_of
 from resilient.worker.ownership import parameters_of
@@ -55,7 +54,7 @@ def reshard(snapshot: Path, objects: Mapping[str, Stateful], *, rank: int, allow
     :raises SnapshotCorrupt: it is damaged.
     :raises StateError: it does not fit the objects.
     """
-    copy = LocalCopy(snapshot, shared=int(os.environ.get("LOCAL_WORLD_SIZE") or 1) > 1)
+    copy = LocalCopy(snapshot, shared=others_read())
     world = copy.manifest.world_size
     file = next((file for file in copy.manifest.files if file.rank == rank), copy.manifest.files[0])
     contents = contents_of(copy, rank=file.rank, allow_pickle=allow_pickle)
