@@ -302,7 +302,7 @@ class Supervisor:
         self._diverging.judge(self._state)
         self._heed_scheduler()
         self._witness.watch()
-        for progressed in self._boards.progress(self._state.live):
+        if (progressed := self._boards.progress(self._state.live)) is not None:
             self._feed(progressed)
         if (dumped := self._others.dumped(self._dumps.poll(self._state))) is not None:
             self._feed(dumped)
