@@ -1,4 +1,4 @@
-"""The memory of a run on several nodes, as its leader sees it: what need not be looked at, because nothing was heard."""
+"""The memory of a run on several nodes, as its leader sees it: what was not heard of need not be looked at."""
 
 from __future__ import annotations
 
