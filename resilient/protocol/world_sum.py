@@ -6,8 +6,9 @@ What a change costs depends on that rank alone, so a leader of very many ranks c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from resilient.protocol.board import Board, Flag, Word
 from resilient.protocol.slot import SlotInfo
@@ -37,6 +38,14 @@ class World:
     first: tuple[int, int, int] = (0, 0, 0)
     complete: tuple[int, ...] = ()
     writing: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> World:
+        """From its fields, as they come out of JSON: several times in each step."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

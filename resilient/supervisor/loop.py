@@ -6,6 +6,7 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
 _POLL_SECONDS = 0.05
+_EARLY = 0.2
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
 
 
@@ -187,7 +189,8 @@ class Supervisor:
         while self._state.phase is not Phase.ENDED:
             self._sources.handle(max(0.0, min(until - self._clock(), self._others.pace)))
             self._others.tick()
-            if self._others.pace >= seconds or self._clock() >= until:
+            # what is due in a moment is done now: to be woken costs more than to do it
+            if self._others.pace == math.inf or self._clock() >= until - _EARLY * seconds:
                 return
 
     def _open(self) -> None:
