@@ -69,4 +69,4 @@ class LookPace:
 
 def _is_writing(memory: RunMemory) -> bool:
     """Whether a rank of this node is taking an image."""
-    return any(slot.info().writing for rank in memory.ranks for slot in memory.arenas[rank].slots)
+    return any(slot.may_be_writing for rank in memory.ranks for slot in memory.arenas[rank].slots)

@@ -187,10 +187,11 @@ class Supervisor:
         """Until something has happened here, or so long; what happens elsewhere is passed on meanwhile."""
         until = self._clock() + seconds
         while self._state.phase is not Phase.ENDED:
-            self._sources.handle(max(0.0, min(until - self._clock(), self._others.pace)))
+            pace = self._others.pace
+            self._sources.handle(max(0.0, min(until - self._clock(), pace)))
             self._others.tick()
             # what is due in a moment is done now: to be woken costs more than to do it
-            if self._others.pace == math.inf or self._clock() >= until - _EARLY * seconds:
+            if pace == math.inf or self._clock() >= until - _EARLY * seconds:
                 return
 
     def _open(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_PIECE = 1 << 16
 _MOST = 4096  # processes of one tree
 _LONGEST = 400  # characters of a command line
 _SECRET = re.compile(r"(?i)((?:token|key|secret|password|passwd|credential)[\w-]*[= ])\S+")
@@ -111,6 +112,15 @@ def _after_the_name(pid: int, proc: Path) -> list[str]:
 def content(path: Path) -> str:
     """What a file of the kernel says, or nothing: the process may be gone, or not ours to look at."""
     try:
-        return path.read_text(errors="replace")
-    except (OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # many are read each second: no file object for each
+    except OSError:
         return ""
+    pieces = []
+    try:
+        while piece := os.read(descriptor, _PIECE):
+            pieces.append(piece)
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces).decode(errors="replace")
