@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from resilient import (
-    __version__,
-    incidents_cli,
-    replay_cli,
-    report_cli,
-    rollback_cli,
-    snapshots_cli,
-    status_cli,
-    submit_cli,
-    verify_cli,
-)
+from resilient import __version__
 from resilient.config import Composed, check_drift, expand_sweep, load
-from resilient.convert import command as convert
-from resilient.doctor import command as doctor
-from resilient.drill import command as drill
 from resilient.errors import ExitCode, ResilientError, UsageError
 from resilient.fork import begin as begin_fork
 from resilient.policy.state import PolicySettings
 from resilient.protocol.paths import RunPaths, hostname
-from resilient.simulate import command as simulate
 from resilient.slurm.environment import name_node
 from resilient.slurm.excluding import distrusted_hosts
 from resilient.slurm.job import SlurmJob
@@ -55,7 +43,26 @@ https://hydra.cc/docs/advanced/override_grammar/basic
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+_MODULES: Mapping[str, str] = {
+    "submit": "resilient.submit_cli",
+    "snapshot": "resilient.snapshots_cli.command",
+    "snapshots": "resilient.snapshots_cli.command",
+    "rollback": "resilient.rollback_cli.command",
+    "drill": "resilient.drill.command",
+    "doctor": "resilient.doctor.command",
+    "replay": "resilient.replay_cli",
+    "status": "resilient.status_cli",
+    "report": "resilient.report_cli",
+    "incidents": "resilient.incidents_cli",
+    "verify": "resilient.verify_cli",
+    "convert": "resilient.convert.command",
+    "simulate": "resilient.simulate.command",
+}
+"""Where each command is, but for ``train``. What a command needs is imported for it alone: a job waits for that."""
+
+
+def _parser(command: str | None = None) -> argparse.ArgumentParser:
+    """That of one command, and of ``train``; of all commands if it is none of them."""
     codes = "\n".join(f"  {code.value:>3}  {code.description}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="resilient",
@@ -74,18 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="conf=NAME and changes to the configuration")
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
-    submit_cli.add_parser(commands)
-    snapshots_cli.add_parsers(commands)
-    rollback_cli.add_parser(commands)
-    drill.add_parser(commands)
-    doctor.add_parser(commands)
-    replay_cli.add_parser(commands)
-    status_cli.add_parser(commands)
-    report_cli.add_parser(commands)
-    incidents_cli.add_parser(commands)
-    verify_cli.add_parser(commands)
-    convert.add_parser(commands)
-    simulate.add_parser(commands)
+    wanted = [command] if command is not None and command in _MODULES else [] if command == "train" else list(_MODULES)
+    for module in dict.fromkeys(_MODULES[name] for name in wanted):
+        importlib.import_module(module).add_parser(commands)
     return parser
 
 
@@ -94,8 +92,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     What follows ``--`` is for the script that is trained, and nobody looks at it here.
     """
-    parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(words[0] if words else None)
     for_script = words.index("--") if words[:1] in (["train"], ["submit"]) and "--" in words else len(words)
     options, rest = parser.parse_known_args(words[:for_script])
     options.arguments = words[for_script + 1 :]
@@ -258,28 +256,28 @@ def _configured(conf: str, overrides: Sequence[str]) -> RunPaths:
     return RunPaths.of(config.run.dir, config.run.id)
 
 
-_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "train": _train,
-    "submit": lambda options: submit_cli.run(options, *_conf_of(options.overrides)),
-    "drill": lambda options: drill.run(options, lambda conf, overrides: load(conf, overrides).tree),
-    "doctor": lambda options: doctor.run(options, lambda conf, overrides: load(conf, overrides).config),
-    "replay": replay_cli.run,
-    "verify": verify_cli.run,
-    "convert": convert.run,
-    "rollback": rollback_cli.run,
-    "incidents": incidents_cli.run,
-    "report": report_cli.run,
-    "status": lambda options: status_cli.run(options, _configured),
-    "simulate": simulate.run,
+_CALLS: Mapping[str, Callable[[ModuleType, argparse.Namespace], int]] = {
+    "submit": lambda submit, options: submit.run(options, *_conf_of(options.overrides)),
+    "drill": lambda drill, options: drill.run(options, lambda conf, overrides: load(conf, overrides).tree),
+    "doctor": lambda doctor, options: doctor.run(options, lambda conf, overrides: load(conf, overrides).config),
+    "status": lambda status, options: status.run(options, _configured),
 }
-"""All others look at snapshots."""
+"""Those that need more than their options."""
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "train":
+        return _train(options)
+    module = importlib.import_module(_MODULES[options.command])
+    call = _CALLS.get(options.command)
+    return int(module.run(options) if call is None else call(module, options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parse(arguments)
     try:
-        return int(_COMMANDS.get(options.command, snapshots_cli.run)(options))
+        return _run(options)
     except UsageError as error:
         print(f"resilient: {error}", file=sys.stderr)
         return int(ExitCode.USAGE)

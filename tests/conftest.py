@@ -9,8 +9,13 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.buckets import s3_server
+
+# How long an example takes says nothing on a machine with other work.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Containers often have Python write no bytecode. Then each of the many processes that the tests start would compile all
 # that it imports of this package again, which is a fifth of all that a short run does.
@@ -58,6 +63,12 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped where skips are failures: {report.longrepr}"
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Say how it ended: whoever tries failed tests again must know that all the others have run."""
+    if not hasattr(session.config, "workerinput") and session.config.cache is not None:
+        session.config.cache.set("ended_with", int(exitstatus))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from generate.docstrings import Docstring, inline
 from generate.markup import code, fenced, json_block, table
 from resilient.policy.decisions import LaunchRound
 from resilient.policy.events import Tier, WorkerProgressed
-from resilient.protocol import board, names, slot
+from resilient.protocol import board, names, slot, slot_header
 from resilient.snapshot import tree
 from resilient.snapshot.hashing import CHUNK, Checksum, digest
 from resilient.snapshot.image import ITEM_SIZE, PAGE, STATE, Layout, TensorSpec
@@ -32,7 +32,7 @@ def pieces() -> dict[str, str]:
         "manifest-fields": _fields(Manifest),
         "manifest-files": _fields(ImageFile),
         "journal": fenced(_journal(), "json"),
-        "slot": _words(slot.Word),
+        "slot": _words(slot_header.Word),
         "slot-theory": Docstring.of(slot).text.partition("\n\n")[2],
         "board": _words(board.Word),
         "board-theory": Docstring.of(board).text.partition("\n\n")[2],

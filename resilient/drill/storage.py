@@ -14,7 +14,8 @@ from resilient.drill.target import Target
 from resilient.errors import ExitCode, FaultNotInjected
 from resilient.protocol.board import Word
 from resilient.protocol.drill import full_disk
-from resilient.protocol.slot import Slot, SlotState
+from resilient.protocol.slot import Slot
+from resilient.protocol.slot_header import SlotState
 from resilient.protocol.spill import Spill
 from resilient.snapshot import catalog
 

@@ -94,6 +94,7 @@ class Leading:
         self._unconfirmed: set[str] = set()
         self._gathering: float | None = None
         self._seen: tuple[str, ...] = ()
+        self._seen_since = 0.0
         self._said_at = 0.0
         self._dumping: set[str] = set()
         self._dump_by = 0.0
@@ -142,8 +143,20 @@ class Leading:
             self._hub.post_all({"op": "world", "world": vars(world)}, self._memory.nodes)
         if self._peers is not None and (event := self._peers.turn(self._state().phase)) is not None:
             self._feed(event)
+        self._tell_of_others()
 
     # --- who takes part
+
+    def _tell_of_others(self) -> None:
+        """While fewer nodes train than are wanted: say who else is there, and since when."""
+        state, now = self._state(), self._clock()
+        wanted = 0 if state.settings.nodes is None else state.settings.nodes.count
+        if state.phase is not Phase.RUNNING or len(self._members) >= wanted or now - self._said_at < _SAY_SECONDS:
+            return
+        self._said_at, seen = now, (self._node, *sorted(self._hub.members))
+        if seen != self._seen:
+            self._seen, self._seen_since = seen, now
+        self._feed(on.NodesSeen(seen, self._seen_since))
 
     def listing(self) -> on.NodesSeen | int | None:
         if self._formed:

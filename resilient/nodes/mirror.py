@@ -15,8 +15,8 @@ from typing import Any
 
 from resilient.protocol.board import Board, Metrics
 from resilient.protocol.board import Word as BoardWord
-from resilient.protocol.slot import SlotInfo, SlotState
-from resilient.protocol.slot import Word as SlotWord
+from resilient.protocol.slot_header import SlotInfo, SlotState
+from resilient.protocol.slot_header import Word as SlotWord
 
 WORKER_WORDS = range(1, 32)
 """Of a board: those that its worker writes."""

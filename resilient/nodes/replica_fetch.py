@@ -13,7 +13,8 @@ from resilient.errors import SnapshotCorrupt
 from resilient.nodes.image_stream import CHUNK, copy_image, receive_image, root_of
 from resilient.nodes.peer_link import Link, Refused
 from resilient.nodes.replica_files import ReplicaFiles, untagged
-from resilient.protocol.slot import HEADER, Slot, SlotInfo
+from resilient.protocol.slot import Slot
+from resilient.protocol.slot_header import HEADER, SlotInfo
 
 _MOST = 1 << 50  # bytes of an image; more is nonsense, for which no memory is reserved
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from resilient.protocol.paths import RunPaths
-from resilient.protocol.slot import META_LIMIT, Slot, SlotInfo
+from resilient.protocol.slot import Slot
+from resilient.protocol.slot_header import META_LIMIT, SlotInfo
 
 _TAG = "replica"
 _PER_RANK = 2

@@ -14,7 +14,7 @@ from contextlib import suppress
 from resilient.nodes.image_stream import CHUNK, send_image
 from resilient.nodes.peer_link import Body, Link
 from resilient.nodes.replica_files import Image, ReplicaFiles, untagged
-from resilient.protocol.slot import HEADER, SlotInfo
+from resilient.protocol.slot_header import HEADER, SlotInfo
 
 _MOST_AT_ONCE = 64  # connections; a stranger cannot take more threads than these
 

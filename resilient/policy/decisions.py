@@ -69,6 +69,16 @@ class AskWorkers(Decision):
 
 
 @dataclass(frozen=True)
+class RegroupWorkers(Decision):
+    """Ask likewise, so that the group can form anew; there is no hurry, and the run goes on.
+
+    :param nodes: those with which it is to.
+    """
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SignalWorkers(Decision):
     """Send SIGTERM to the workers."""
 

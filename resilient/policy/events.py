@@ -64,10 +64,10 @@ class RunOpened(Event):
 @dataclass(frozen=True)
 class NodesSeen(Event):
     """Which nodes are there to train on; told while the run looks for what to resume from, whenever that changes and
-    again as time passes, until it is answered.
+    again as time passes, until it is answered; and while fewer nodes train than are wanted and others are there.
 
     :param nodes: their names, that of whoever decides first.
-    :param since: when the gathering began.
+    :param since: when the gathering began; in a round, since when these nodes have been there.
     """
 
     nodes: tuple[str, ...]

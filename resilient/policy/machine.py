@@ -9,7 +9,8 @@ that its row lists, which is checked at every step and from which the diagram in
 
 * ``NEW → CHOOSING``: the supervisor owns the run; it lists what could be resumed from.
   In a run of several nodes they gather first: with all that are wanted, or after a while with fewer; or it ends here
-  (``→ FLUSHING``). A group that shrank grows again in the same place, and no round is stopped for it.
+  (``→ FLUSHING``). A group that shrank grows again in the same place; when others have been there for a while, the
+  workers are asked to leave for that, and a round that they all have left leads to ``CHOOSING``.
 * ``CHOOSING → STARTING`` with a memory image or with nothing; ``CHOOSING → RESTORING`` when the newest snapshot has
   to come from a durable tier; a snapshot that fails verification is quarantined and the choice is made anew.
 * ``STARTING → RUNNING`` with the first completed step.
@@ -150,6 +151,7 @@ TABLE: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     Phase.RUNNING: {
         **_beside(Phase.RUNNING, diverging.requested, Phase.CLEARING),
+        NodesSeen: _row(gathering.grow, Phase.RUNNING),
         MetricsJudged: _row(diverging.judged, Phase.RUNNING, Phase.CLEARING),
         WorkerProgressed: _row(running.progressed, Phase.RUNNING),
         RanksProgressed: _row(running.progressed, Phase.RUNNING),

@@ -36,6 +36,8 @@ class NodeSettings:
     :param start_seconds: how long the nodes may take to come together when the run is started.
     :param settle_seconds: when one supervisor has taken over from another, nodes that are still there come back
         within this time; until then no spare is put in their place, for it would have nothing in memory.
+    :param grow_seconds: a group that shrank takes in nodes that have been there for so long, in the middle of a round;
+        infinity for not before the round ends by itself.
     """
 
     count: int
@@ -44,6 +46,7 @@ class NodeSettings:
     wait_seconds: float = 60.0
     start_seconds: float = 600.0
     settle_seconds: float = 5.0
+    grow_seconds: float = 60.0
     shortage: Shortage = Shortage.requeue
 
     def __post_init__(self) -> None:
@@ -57,8 +60,8 @@ class NodeSettings:
                 f"group.least must be from 1 to the {self.count} nodes that train, not {self.least}",
                 "leave it out for a run that never goes on with fewer",
             )
-        for name in ("wait_seconds", "start_seconds", "settle_seconds"):
-            if getattr(self, name) < 0:
+        for name in ("wait_seconds", "start_seconds", "settle_seconds", "grow_seconds"):
+            if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"group.{name} must not be negative, not {getattr(self, name)}")
 
     @property
@@ -98,6 +101,17 @@ def choose_nodes(settings: NodeSettings, group: Group, seen: Sequence[str], wait
     if waited < patience(settings, group):
         return None
     return preferred(group.nodes, seen)[: settings.count] if len(seen) >= settings.fewest else ()
+
+
+def grown(settings: NodeSettings, group: Group, seen: Sequence[str], waited: float) -> tuple[str, ...] | None:
+    """The nodes to train with in place of the group that trains now; None while that is to go on.
+
+    :param waited: seconds for which the same nodes have been there.
+    """
+    if not set(group.nodes) <= set(seen) or waited < settings.grow_seconds:
+        return None
+    chosen = preferred(group.nodes, seen)[: settings.count]
+    return chosen if len(chosen) > len(group.nodes) else None
 
 
 def patience(settings: NodeSettings, group: Group) -> float:

@@ -139,6 +139,7 @@ class RunState:
     :param stop_noted: the incident of the preemption is written down.
     :param group: the nodes that train together, of a run of several.
     :param formed_ranks: how many ranks they have; None where there is no group.
+    :param regrouping: the workers were asked to leave, for the group to form anew.
     """
 
     settings: PolicySettings = field(default_factory=PolicySettings)
@@ -173,11 +174,17 @@ class RunState:
     stop_noted: bool = False
     group: Group = field(default_factory=Group)
     formed_ranks: int | None = None
+    regrouping: bool = False
 
     @property
     def ranks(self) -> int:
         """How many train together now."""
         return self.settings.ranks if self.formed_ranks is None else self.formed_ranks
+
+    @property
+    def are_to_leave(self) -> bool:
+        """Whether the workers were asked to leave, and do what they are to when they do."""
+        return self.stop is not None or self.regrouping
 
     @property
     def durations(self) -> Mapping[str, float]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from resilient.errors import StorageFull
 from resilient.protocol.pages import Interrupted, never
-from resilient.protocol.slot import HEADER, Loan, Slot, SlotInfo, SlotState
+from resilient.protocol.slot import Slot
+from resilient.protocol.slot_header import HEADER, Loan, SlotInfo, SlotState
 from resilient.protocol.spill import Spill
 
 __all__ = ["HEADER", "Arena", "Loan", "Slot", "SlotInfo", "SlotState"]

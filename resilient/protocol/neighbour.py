@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from resilient.protocol.slot import HEADER, SlotState, Word
+from resilient.protocol.slot_header import HEADER, SlotState, Word
 
 
 class SlotView:

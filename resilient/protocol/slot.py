@@ -21,119 +21,27 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt, StorageFull
 from resilient.protocol.pages import FULL, Interrupted, never, populate, reserve
+from resilient.protocol.slot_header import (
+    HEADER,
+    MAGIC,
+    META_AT,
+    META_LIMIT,
+    MOST_IMAGES,
+    WORDS,
+    Loan,
+    SlotInfo,
+    SlotState,
+    Word,
+    meta_of,
+)
 from resilient.protocol.spill import REMEDY, Spill
-
-HEADER = 4096
-_MAGIC = 0x31_54_4C_53_4C_53_45_52  # "RESLSLT1"
-_META_AT = 512
-META_LIMIT = HEADER - _META_AT
-"""Bytes of JSON that can be said of an image."""
-
-_MOST_STEPS = 10**18  # a snapshot's name has no more digits
-_MOST_IMAGES = 1 << 62
-
-
-class SlotState(IntEnum):
-    EMPTY = 0
-    WRITING = 1
-    COMPLETE = 2
-
-
-class Loan(IntEnum):
-    """Whether a slot's image is wanted for another node's memory."""
-
-    NONE = 0
-    COPYING = 1
-    KEPT = 2
-
-
-class Word(IntEnum):
-    MAGIC = 0
-    STATE = 1
-    STEP = 2
-    SEQUENCE = 3  # counts completed images over all slots of the arena; orders images of equal steps
-    SIZE = 4  # bytes of the image
-    HOLD = 5
-    META = 6  # bytes of JSON behind the words
-    MOVED = 7  # this file is no longer the slot: open it again by its path
-    REACHED = 8  # bytes from the image's beginning that are final while the slot is WRITING
-    BEGUN = 9  # counts how often the slot was begun; tells two images of one step apart, complete or not
-    LENT = 10  # a `Loan`; said by the supervisor, and over when the slot is begun anew
-
-
-_WORDS = len(Word)
-
-
-@dataclass(frozen=True)
-class SlotInfo:
-    """What a slot holds, read at one moment."""
-
-    index: int
-    state: SlotState
-    step: int
-    sequence: int
-    size: int
-    held: bool
-    reached: int = 0
-    begun: int = 0
-    lent: Loan = Loan.NONE
-
-    @property
-    def complete(self) -> bool:
-        return self.state is SlotState.COMPLETE
-
-    @property
-    def writing(self) -> bool:
-        return self.state is SlotState.WRITING
-
-    @property
-    def growing(self) -> bool:
-        """It goes to disk while it is being written."""
-        return self.state is SlotState.WRITING and self.held
-
-    @classmethod
-    def of(cls, index: int, words: Sequence[int]) -> SlotInfo:
-        """From the words of a header, whatever they are: what nobody can have written is an empty slot."""
-        state, step, sequence = words[Word.STATE], words[Word.STEP], words[Word.SEQUENCE]
-        if state > SlotState.COMPLETE or step >= _MOST_STEPS or sequence >= _MOST_IMAGES:
-            return cls(index, SlotState.EMPTY, 0, 0, 0, held=False)
-        size, held, reached = words[Word.SIZE], bool(words[Word.HOLD]), words[Word.REACHED]
-        lent = Loan(words[Word.LENT]) if words[Word.LENT] <= Loan.KEPT and state == SlotState.COMPLETE else Loan.NONE
-        begun = words[Word.BEGUN]
-        return cls(index, SlotState(state), step, sequence, size, held, reached, begun, lent)
-
-    @classmethod
-    def peek(cls, path: Path) -> SlotInfo | None:
-        """What the slot in a file holds, without opening it as a slot; None when it holds nothing that could be read.
-
-        :raises OSError: the file cannot be read.
-        """
-        found = cls.peek_with_meta(path)
-        return None if found is None else found[0]
-
-    @classmethod
-    def peek_with_meta(cls, path: Path) -> tuple[SlotInfo, dict[str, Any]] | None:
-        """The same, and what was said of the image when it was completed.
-
-        :raises OSError: the file cannot be read.
-        """
-        with path.open("rb") as stream:
-            head, size = stream.read(HEADER), os.fstat(stream.fileno()).st_size
-        if len(head) < HEADER:
-            return None
-        words = memoryview(head)[:_META_AT].cast("Q")
-        info = cls.of(0, words)
-        whole = words[Word.MAGIC] == _MAGIC and not words[Word.MOVED] and HEADER + info.size <= size
-        return (info, _meta(head[_META_AT : _META_AT + min(words[Word.META], META_LIMIT)])) if whole else None
 
 
 class Slot:
@@ -157,13 +65,13 @@ class Slot:
         if os.fstat(self._descriptor).st_size < HEADER:
             self._reserve_first_page()
         self._map()
-        if self._words[Word.MAGIC] != _MAGIC:
+        if self._words[Word.MAGIC] != MAGIC:
             self._clear()
 
     def info(self) -> SlotInfo:
         if self._words[Word.MOVED]:
             self._follow()
-        words: list[int] = self._words[:_WORDS].tolist()
+        words: list[int] = self._words[:WORDS].tolist()
         words[Word.BEGUN] = self._words[Word.BEGUN]  # last: if it is what it was, so is all that was read before it
         known, info = self._seen
         if words != known:
@@ -185,7 +93,7 @@ class Slot:
         """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
         if self._words[Word.MOVED]:
             self._follow()
-        words: list[int] = self._words[:_WORDS].tolist()
+        words: list[int] = self._words[:WORDS].tolist()
         words[Word.REACHED] = 0
         return words
 
@@ -199,7 +107,7 @@ class Slot:
             self._wanted, self.cramped = False, True
             self._grow(HEADER + size)
             self.cramped = self._grown = False
-            self._words[Word.BEGUN] = (self._words[Word.BEGUN] + 1) % _MOST_IMAGES
+            self._words[Word.BEGUN] = (self._words[Word.BEGUN] + 1) % MOST_IMAGES
             self._words[Word.LENT] = Loan.NONE  # after it has been counted: see `lend`
             self._words[Word.REACHED] = 0
             self._words[Word.STATE] = SlotState.WRITING
@@ -239,7 +147,7 @@ class Slot:
         encoded = json.dumps(meta).encode()
         if len(encoded) > META_LIMIT:
             encoded = b"{}"  # what the manifest says of metrics is a convenience; the image itself is complete
-        self.memory[_META_AT : _META_AT + len(encoded)] = encoded
+        self.memory[META_AT : META_AT + len(encoded)] = encoded
         self._words[Word.META] = len(encoded)
         self._words[Word.SEQUENCE] = sequence
         if not self._grown:
@@ -282,7 +190,7 @@ class Slot:
 
     @property
     def meta(self) -> dict[str, Any]:
-        return _meta(self.memory[_META_AT : _META_AT + min(self._words[Word.META], META_LIMIT)])
+        return meta_of(self.memory[META_AT : META_AT + min(self._words[Word.META], META_LIMIT)])
 
     @property
     def image(self) -> memoryview:
@@ -333,12 +241,12 @@ class Slot:
         another thread at the words.
         """
         memory = mmap.mmap(self._descriptor, os.fstat(self._descriptor).st_size)
-        self.memory, self._words = memory, memoryview(memory)[:_META_AT].cast("Q")
+        self.memory, self._words = memory, memoryview(memory)[:META_AT].cast("Q")
 
     def _clear(self) -> None:
         for word in Word:
             self._words[word] = 0
-        self._words[Word.MAGIC] = _MAGIC
+        self._words[Word.MAGIC] = MAGIC
 
     def _reserve_first_page(self) -> None:
         try:
@@ -437,14 +345,6 @@ class Slot:
             return os.path.samestat(path.stat(), os.fstat(self._descriptor))
         except OSError:
             return False
-
-
-def _meta(encoded: bytes) -> dict[str, Any]:
-    try:
-        meta = json.loads(encoded)
-    except (ValueError, RecursionError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 def _open(path: Path, flags: int = 0) -> int:

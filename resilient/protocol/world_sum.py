@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilient.protocol.board import Board, Flag, Word
-from resilient.protocol.slot import SlotInfo
+from resilient.protocol.slot_header import SlotInfo
 
 DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
 """What says that a rank has what it needs to leave."""

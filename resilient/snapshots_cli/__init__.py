@@ -3,10 +3,3 @@
 Everything here is safe while the run is up: looking only reads, pins are seen by the run's own retention, and what
 would get in its way is refused.
 """
-
-from __future__ import annotations
-
-from resilient.snapshots_cli.arguments import add_parsers as add_parsers
-from resilient.snapshots_cli.arguments import run as run
-
-__all__ = ["add_parsers", "run"]

@@ -140,6 +140,7 @@ class Supervisor:
             do.RestoreSnapshot: self._restore_snapshot,
             do.LaunchRound: self._launch_round,
             do.AskWorkers: self._ask_workers,
+            do.RegroupWorkers: self._regroup_workers,
             do.SignalWorkers: self._signal_workers,
             do.KillWorkers: self._kill_workers,
             do.DumpStacks: self._dump_stacks,
@@ -345,7 +346,7 @@ class Supervisor:
         if report.rank == 0:
             self._script.poll(board, last=True)
         self._diverging.judge(self._state)
-        step, asked = self._script.step(board), self._state.stop is not None
+        step, asked = self._script.step(board), self._state.are_to_leave
         self._journal.write("note", "worker exited", self._clock(), rank=report.rank, code=report.code, step=step)
         if not asked and self._ends.asks_for_requeue(report, board):
             self._console.say(f"rank {report.rank} ended with exit code {report.code}, which asks for a requeue")
@@ -405,9 +406,17 @@ class Supervisor:
             self._feed(on.WorkerProgressed(0, start.step, "startup"))
 
     def _ask_workers(self, decision: do.AskWorkers) -> None:
+        self._have_them_leave()
+        self._persistence.workers_leave(decision.gone_by, decision.flush_by)
+
+    def _regroup_workers(self, decision: do.RegroupWorkers) -> None:
+        more = ", ".join(node for node in decision.nodes if node not in self._state.group.nodes)
+        self._console.say(f"{more} can train too: the workers leave at the next step, and the group forms anew")
+        self._have_them_leave()
+
+    def _have_them_leave(self) -> None:
         for board in self._memory.boards.values():
             board[Word.COMMAND] = Command.LEAVE
-        self._persistence.workers_leave(decision.gone_by, decision.flush_by)
 
     def _signal_workers(self, decision: do.SignalWorkers) -> None:
         number = signal.Signals[self._spec.worker.stop_signal] if self._spec.worker.unmodified else signal.SIGTERM

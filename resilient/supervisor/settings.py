@@ -220,6 +220,8 @@ class GroupSettings:
         goes on from is dealt out to fewer ranks, so it does not go on bit for bit.
     :param wait_seconds: how long is waited for a lost node, or for another in its place.
     :param start_seconds: how long the nodes may take to come together when the run is started.
+    :param grow_seconds: a group that shrank takes in nodes that have been there for so long: the workers leave at their
+        next step with a last snapshot, and all go on from it. ``.inf`` for not before a round ends by itself.
     :param shortage: with too few nodes: ``requeue`` ends with the exit code that asks for a requeue, ``stop`` for good.
     :param silent_seconds: a node that says nothing for so long is lost.
     :param lease_seconds: another node takes the lead when the leader has shown no sign of life for so long.
@@ -230,6 +232,7 @@ class GroupSettings:
     least: int = 0
     wait_seconds: float = 60.0
     start_seconds: float = 600.0
+    grow_seconds: float = 60.0
     shortage: Shortage = Shortage.requeue
     silent_seconds: float = 10.0
     lease_seconds: float = 10.0
@@ -276,6 +279,7 @@ class GroupSettings:
             least=self.least or None,
             wait_seconds=self.wait_seconds,
             start_seconds=self.start_seconds,
+            grow_seconds=self.grow_seconds,
             shortage=self.shortage,
         )
 

@@ -22,12 +22,13 @@ from resilient.protocol.settings import FingerprintSettings, RetentionSettings, 
 from resilient.worker.buckets import settle_buckets
 from resilient.worker.capture import flatten_objects, restore
 from resilient.worker.data import positioned
-from resilient.worker.host import Host, StandaloneHost, SupervisedHost, default_run_directory
+from resilient.worker.host import Host, SupervisedHost
 from resilient.worker.positions import Positioned, leave_out
 from resilient.worker.progress import progress
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
 from resilient.worker.signals import kill_data_loading, sigterm
+from resilient.worker.standalone import StandaloneHost, default_run_directory
 
 _RESERVED = frozenset({"rng", "position"})
 Settings = TypeVar("Settings")

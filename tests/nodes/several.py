@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,12 +105,19 @@ class Nodes:
 
     def wait_for_step(self, step: int, rank: int = 0) -> Nodes:
         """Return when the rank has reported that step, or a later one, in whatever round."""
+        return self._wait_for(lambda entry: entry.rank == rank and entry.metrics.step >= step, f"step {step}")
+
+    def wait_for_round(self, number: int) -> Nodes:
+        """Return when a rank has reported a step of that round, or of a later one."""
+        return self._wait_for(lambda entry: entry.round >= number, f"round {number}")
+
+    def _wait_for(self, reported: Callable[[Entry], bool], what: str) -> Nodes:
         deadline = time.monotonic() + TIMEOUT
-        while max((entry.metrics.step for entry in self.entries() if entry.rank == rank), default=0) < step:
+        while not any(map(reported, self.entries())):
             ended = {name: process.poll() for name, process in self.processes.items()}
             assert None in ended.values(), f"all have ended: {ended}\n{self.output()}"
-            assert time.monotonic() < deadline, f"step {step} is not reached\n{self.output()}"
-            time.sleep(0.02)
+            assert time.monotonic() < deadline, f"{what} is not reached\n{self.output()}"
+            time.sleep(0.05)
         return self
 
     def wait(self, *names: str) -> list[int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resilient.nodes.mirror import MirrorBoard, MirrorSlot, Shown, header_of
 from resilient.protocol.board import Board, Command, Flag, Word, WorkerPhase
-from resilient.protocol.slot import SlotInfo, SlotState
+from resilient.protocol.slot_header import SlotInfo, SlotState
 
 
 class Wire:

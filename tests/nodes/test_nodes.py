@@ -105,14 +105,20 @@ def test_with_too_few_nodes_the_run_asks_for_a_requeue_and_goes_on_then(
     nodes.assert_equal_to(one_node)
 
 
-def test_with_a_node_lost_for_good_the_run_goes_on_smaller(workspace: Workspace) -> None:
-    settings = [_SLOW, "group.wait_seconds=3", "group.least=1"]
+def test_without_a_lost_node_the_run_goes_on_smaller_until_it_is_there_again(workspace: Workspace) -> None:
+    settings = [_SLOW, "group.wait_seconds=2", "group.least=1", "group.grow_seconds=1", "train.steps=120"]
     nodes = Nodes(workspace, "smaller", settings).start().wait_for_step(15)
     lost = next(name for name in nodes.names if name != nodes.leader())
     nodes.kill_node(lost)
-    assert nodes.wait(nodes.leader()) == [0], nodes.output()
-    launched = nodes.noted("LaunchRound")
-    assert launched[-1]["source"] == "local", "what all had in memory is lost with the node"
-    assert max(nodes.losses(0)) == 60
-    assert max(nodes.losses(1)) < 60
     nodes.switch_off(lost)
+    nodes.wait_for_round(1)
+    nodes.start(lost)
+    assert nodes.wait() == [0, 0], nodes.output()
+    _, smaller, grown = nodes.noted("LaunchRound")
+    assert smaller["source"] == "local", "what all had in memory is lost with the node"
+    assert (grown["source"], nodes.noted("RegroupWorkers")) == ("local", [{"nodes": [nodes.leader(), lost]}])
+    alone = [entry.metrics.step for entry in nodes.entries() if entry.round == 1]
+    assert grown["step"] == max(alone) < 120, "no step is done twice"
+    assert nodes.classes() == ["node lost", "node lost"], "the round ended without a failure"
+    for rank in (0, 1):
+        assert max(nodes.losses(rank)) == 120

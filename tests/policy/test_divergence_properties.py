@@ -60,7 +60,7 @@ def through_json(state: MonitorState) -> MonitorState:
     return MonitorState.from_json(json.loads(text))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(HISTORY, st.integers(0, 60))
 def test_an_interrupted_history_is_judged_as_if_it_had_not_been(reports: list[dict[str, Any]], cut: int) -> None:
     whole = run(reports)
@@ -71,7 +71,7 @@ def test_an_interrupted_history_is_judged_as_if_it_had_not_been(reports: list[di
     assert repr((end, said + rest)) == repr(whole)  # repr tells -0.0 from 0.0 and finds nan equal to itself
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(HISTORY)
 def test_no_verdict_lies_in_the_future_and_each_says_why(reports: list[dict[str, Any]]) -> None:
     for item in run(reports)[1]:
@@ -109,7 +109,7 @@ def test_a_loss_in_other_units_is_judged_alike(factor: float) -> None:
     assert [name for name, _, _ in told(1.0)] == ["Alarm", "Recovered", "Alarm", "Divergence"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-1e150, 1e150), max_size=40), st.integers(8, 12), st.integers(1, 6))
 def test_both_windows_of_a_baseline_hold_the_same_values(values: list[float], window: int, level_window: int) -> None:
     baseline = Baseline()
@@ -162,7 +162,7 @@ def test_what_is_no_saved_state_is_refused(spoil: Any) -> None:
         MonitorState.from_json(spoil(state.to_json()))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(HISTORY, HISTORY)
 def test_a_phase_change_is_a_new_beginning(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
     """But for the learning rate, whose next value may be a rise."""

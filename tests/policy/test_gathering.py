@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from resilient.errors import ExitCode
-from resilient.policy.decisions import FlushMemory, FormGroup, LaunchRound, ListSnapshots, RecordIncident
-from resilient.policy.events import FlushEnded, NodesSeen, RunOpened, SnapshotsListed, StopRequested, Tier, WorkerExited
+from resilient.policy.decisions import (
+    FlushMemory,
+    FormGroup,
+    LaunchRound,
+    ListSnapshots,
+    RecordIncident,
+    RegroupWorkers,
+    RestoreSnapshot,
+)
+from resilient.policy.events import (
+    FlushEnded,
+    NodesSeen,
+    RunOpened,
+    SnapshotRestored,
+    SnapshotsListed,
+    StopRequested,
+    Tier,
+    WorkerExited,
+)
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.nodes import NodeSettings, Shortage
 from resilient.policy.restarts import RestartSettings
@@ -123,10 +144,60 @@ def test_a_shrunken_group_that_all_finish_is_finished() -> None:
     assert ending(story.on(FlushEnded(30))).exit_code is ExitCode.FINISHED
 
 
-def test_no_round_is_stopped_for_a_node_that_comes_back_and_the_next_one_has_it() -> None:
+def test_a_shrunken_group_takes_in_who_has_been_there_for_a_while_and_loses_no_step() -> None:
+    story = shrunken()
+    assert story.on(seen("ab", since=70.0), at=129.0) == ()
+    assert story.on(seen("ab", since=70.0), at=130.0) == (RegroupWorkers(("a", "b")),)
+    assert story.on(seen("ab", since=70.0), at=131.0) == (), "once is enough"
+    assert story.phase is Phase.RUNNING
+    story.steps(21)
+    assert story.on(WorkerExited(0, 21)) == (ListSnapshots(),), "nobody has failed"
+    assert story.on(seen("ab", since=131.0)) == (FormGroup(("a", "b")),)
+    assert kinds(story.on(SnapshotsListed(None, (21,), ranks=2))) == [RestoreSnapshot]
+    assert story.on(SnapshotRestored(21)) == (LaunchRound(2, 21, Tier.LOCAL),)
+    assert story.state.live == {0, 1}
+    story.lose(KILLED, 21)
+    assert incident_in(story.lose(KILLED, 21, rank=1)).failure.failure_class is FailureClass.KILLED
+
+
+def test_a_failure_while_the_workers_leave_is_one_as_ever() -> None:
+    story = shrunken()
+    story.on(seen("ab", since=70.0), at=130.0)
+    assert kinds(story.lose(KILLED, 20)) == [RecordIncident, ListSnapshots]
+    assert story.on(seen("ab", since=131.0)) == (FormGroup(("a", "b")),)
+
+
+def test_a_request_to_stop_while_the_workers_leave_ends_the_run() -> None:
+    story = shrunken()
+    story.on(seen("ab", since=70.0), at=130.0)
+    story.on(PREEMPT)
+    assert kinds(story.on(WorkerExited(0, 21))) == [FlushMemory]
+    assert ending(story.on(FlushEnded(21))).exit_code is ExitCode.REQUEUE
+
+
+@pytest.mark.parametrize(
+    ("names", "changed"),
+    [
+        pytest.param("ab", {"nodes": replace(ELASTIC, grow_seconds=math.inf)}, id="not wanted"),
+        pytest.param("a", {}, id="nobody else"),
+        pytest.param("bc", {}, id="one of the group is about to be lost"),
+        pytest.param("ab", {"rolls_back": False}, id="the script could not go on from there"),
+    ],
+)
+def test_a_round_goes_on_where_growing_is_no_gain(names: str, changed: dict[str, Any]) -> None:
+    story = shrunken()
+    story.state = replace(story.state, settings=replace(story.state.settings, **changed))
+    assert story.on(seen(names, since=70.0), at=1e6) == ()
+
+
+def test_a_full_group_takes_in_nobody() -> None:
+    story = gathered(ELASTIC)
+    assert story.on(seen("abc", since=0.0), at=1e6) == ()
+
+
+def test_a_node_that_has_just_come_back_is_in_the_next_round() -> None:
     story = shrunken()
     assert story.on(seen("ab", since=70.0)) == ()
-    assert story.phase is Phase.RUNNING
     story.lose(KILLED, 20)
     assert story.on(seen("ab", since=70.0)) == (FormGroup(("a", "b")),)
     story.on(SnapshotsListed(None, (10,), ranks=2))

@@ -33,6 +33,7 @@ from resilient.policy.decisions import (
     ListSnapshots,
     RecordIncident,
     RefuseRollback,
+    RegroupWorkers,
     ReplayWindow,
     ReportFinding,
     RestoreSnapshot,
@@ -148,6 +149,7 @@ class Shell(RuleBasedStateMachine):
         self.replaying: ReplayWindow | None = None
         self.slow = self.listing = False  # the remote tier is heard of late
         self.nodes: NodeSettings | None = None
+        self.regrouping = False  # this round's workers were asked to leave for that
         self.there: set[str] = set()  # nodes beside this one
         self.group: tuple[str, ...] = ()
         self.ranks = 1
@@ -222,6 +224,9 @@ class Shell(RuleBasedStateMachine):
             self.incidents.append(decision.incident.number)
         elif isinstance(decision, EndRun):
             self.end(decision)
+        elif isinstance(decision, RegroupWorkers):
+            assert len(decision.nodes) > len(self.group)
+            self.regrouping = True
         else:
             assert isinstance(decision, (AskWorkers, SignalWorkers, ReportFinding, RefuseRollback))
             assert self.stop_requested or not isinstance(decision, (AskWorkers, SignalWorkers))
@@ -350,6 +355,7 @@ class Shell(RuleBasedStateMachine):
         self.live = set(range(self.ranks))
         self.steps = dict.fromkeys(self.live, launch.step or 0)
         self.said_finished, self.started, self.killed = set(), False, False
+        self.regrouping = False
 
     # --- what can happen
 
@@ -365,7 +371,13 @@ class Shell(RuleBasedStateMachine):
         policy=DIVERGENCE,
         attaches=st.sampled_from([True, True, True, False]),
         slow=st.booleans(),
-        nodes=st.none() | st.builds(NodeSettings, st.just(3), least=st.none() | st.integers(1, 3)),
+        nodes=st.none()
+        | st.builds(
+            NodeSettings,
+            st.just(3),
+            least=st.none() | st.integers(1, 3),
+            grow_seconds=st.sampled_from([0.0, 60.0]),
+        ),
     )
     def opened(
         self,
@@ -465,7 +477,7 @@ class Shell(RuleBasedStateMachine):
         self.said_finished.add(rank)
         self.leave(rank, None, finished=True)
 
-    @precondition(lambda self: self.live and self.stop_requested)
+    @precondition(lambda self: self.live and (self.stop_requested or self.regrouping))
     @rule(data=st.data())
     def worker_leaves_as_asked(self, data: st.DataObject) -> None:
         self.leave(data.draw(st.sampled_from(sorted(self.live))), None)
@@ -621,5 +633,5 @@ class Shell(RuleBasedStateMachine):
         assert self.ends
 
 
-Shell.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Shell.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestShell = Shell.TestCase

@@ -384,7 +384,7 @@ class Slots(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-Slots.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Slots.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestSlots = Slots.TestCase
 
 

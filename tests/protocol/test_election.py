@@ -179,7 +179,7 @@ def test_the_first_node_of_a_job_is_preferred() -> None:
     assert not is_first_of_job({})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_whatever_is_late_stands_still_or_dies_no_term_has_two_leaders_and_in_the_end_there_is_one(
     data: st.DataObject,

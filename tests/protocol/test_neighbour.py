@@ -8,7 +8,7 @@ import pytest
 
 from resilient.protocol.arena import Arena
 from resilient.protocol.neighbour import Neighbour, SlotView
-from resilient.protocol.slot import SlotState, Word
+from resilient.protocol.slot_header import SlotState, Word
 
 
 @pytest.fixture

@@ -339,7 +339,7 @@ HEADERS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(found=st.lists(HEADERS, min_size=1, max_size=3), spilling=st.booleans())
 def test_whatever_bytes_are_in_slots_they_are_images_or_corrupt_and_can_be_written(
     found: list[bytes], spilling: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient.policy.state import Phase
@@ -239,7 +239,7 @@ def tracks(draw: st.DrawFn) -> dict[int, Track]:
     return found
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(entries(), entries(), tracks(), st.none() | st.floats(0, 300))
 def test_whatever_the_journals_say_every_moment_is_in_one_bucket(
     first: list[dict[str, Any]], second: list[dict[str, Any]], reported: dict[int, Track], now: float | None

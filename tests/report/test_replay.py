@@ -176,7 +176,7 @@ class RecordedShell(Shell):
             self.directory.cleanup()
 
 
-RecordedShell.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+RecordedShell.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestRecordedShell = RecordedShell.TestCase
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -38,6 +39,16 @@ def wait_for_helper(workspace: Workspace) -> psutil.Process:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found[0]
+
+
+def details(case: RunCase) -> list[dict[str, Any]]:
+    """Everything that the run's JSON lines say."""
+    return [json.loads(line) for line in (case.paths.root / "trackers" / "details.jsonl").read_text().splitlines()]
+
+
+def first_told(told: list[dict[str, Any]]) -> list[int]:
+    """The steps of which there are metrics, without those that a relaunch has repeated."""
+    return [body["step"] for body in told if body["kind"] == "metrics" and not body["facts"]["repeated"]]
 
 
 def single(value: float) -> float:
@@ -86,10 +97,9 @@ def test_one_run_there_over_kills_a_preemption_and_a_requeue(workspace: Workspac
     scalars = [(event.step, event.value) for event in reader.Scalars("loss")]
     assert scalars == [(step, single(loss)) for step, loss in losses.items()]
 
-    lines = map(json.loads, (case.paths.root / "trackers" / "details.jsonl").read_text().splitlines())
-    told = [(body["kind"], body["step"]) for body in lines]
-    assert [step for kind, step in told if kind == "metrics"] == list(losses)
-    assert [kind for kind, _ in told].count("ended") == 2
+    told = details(case)
+    assert first_told(told) == list(losses)
+    assert [body["kind"] for body in told].count("ended") == 2
 
     figures = textfile.read_text()
     assert re.search(r'^resilient_steps_total{run="tracked"} 60$', figures, re.MULTILINE)
@@ -118,5 +128,4 @@ def test_trackers_that_hang_delay_neither_the_flush_nor_the_exit(workspace: Work
     assert "NOT durable" not in case.output()
     assert case.finish() == 0, case.output()
     case.assert_equal_to(reference)
-    lines = map(json.loads, (case.paths.root / "trackers" / "details.jsonl").read_text().splitlines())
-    assert [body["step"] for body in lines if body["kind"] == "metrics"] == list(range(1, 61))
+    assert first_told(details(case)) == list(range(1, 61))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from resilient import cli
 from resilient.cli import main
 from resilient.errors import ExitCode
 from resilient.simulate.overrides import planned
@@ -78,9 +79,11 @@ def test_a_plot_that_cannot_be_drawn_is_told(tmp_path: Path, capsys: pytest.Capt
     assert main(["simulate", *SMALL, "--plot", str(tmp_path / "absent" / "plan.svg")]) == ExitCode.NOT_WRITABLE
 
 
-def test_a_run_that_starts_loads_no_simulator() -> None:
-    script = "import sys, resilient.cli, resilient.supervisor.start; print(*sorted(sys.modules))"
+@pytest.mark.parametrize(("command", "theirs"), [("train", set()), ("simulate", {"resilient.simulate.command"})])
+def test_a_command_loads_what_it_needs(command: str, theirs: set[str]) -> None:
+    """A run that starts does not wait for what draws plots, and nobody for other commands."""
+    script = f"import sys; from resilient import cli; cli._parse([{command!r}]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert "resilient.simulate.command" in loaded
-    assert not {"resilient.simulate.engine", "resilient.simulate.answer", "matplotlib"} & loaded
+    assert loaded & {*cli._MODULES.values()} == theirs
+    assert not {"resilient.simulate.engine", "resilient.simulate.answer", "matplotlib", "torch"} & loaded

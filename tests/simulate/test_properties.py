@@ -49,7 +49,7 @@ PLANS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLANS)
 def test_every_history_is_legal_and_every_second_accounted_for(plan: Plan) -> None:
     outcome = simulate(plan)

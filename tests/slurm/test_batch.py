@@ -20,8 +20,9 @@ HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; touch pwned # % %j & | \\ *"
 _RECORDER = """#!/bin/bash
 printf '%s\\0' "$(basename "$0")" "$@" >> "$RECORD"
 printf '\\n' >> "$RECORD"
-[ "$(basename "$0")" = srun ] && exit "${SRUN_EXITS:-0}"
-exit 0
+[ "$(basename "$0")" = srun ] || exit 0
+[ -z "$STATUS_IS_NEW" ] || touch "$STATUS_IS_NEW"
+exit "${SRUN_EXITS:-0}"
 """
 
 
@@ -99,24 +100,24 @@ def test_a_job_that_must_not_be_requeued_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("srun", "ended", "age", "code"),
+    ("srun", "ended", "new", "code"),
     [
-        pytest.param(137, 0, 0, 0, id="one was lost, and the others have finished"),
-        pytest.param(137, 75, 0, 75, id="one was lost, and the run is to go on"),
-        pytest.param(137, None, 0, 137, id="all were lost"),
-        pytest.param(78, 75, 3600, 78, id="none has begun, and that is how it ended the last time"),
-        pytest.param(80, 80, 0, 80, id="all are of one mind"),
+        pytest.param(137, 0, True, 0, id="one was lost, and the others have finished"),
+        pytest.param(137, 75, True, 75, id="one was lost, and the run is to go on"),
+        pytest.param(137, None, True, 137, id="all were lost"),
+        pytest.param(78, 75, False, 78, id="none has begun, and that is how it ended the last time"),
+        pytest.param(80, 80, True, 80, id="all are of one mind"),
     ],
 )
 def test_how_a_run_of_several_nodes_ended_is_not_what_became_of_one(
-    tmp_path: Path, srun: int, ended: int | None, age: float, code: int
+    tmp_path: Path, srun: int, ended: int | None, new: bool, code: int
 ) -> None:
     batch = replace(_batch(tmp_path / "slurm" / "config.yaml"), nodes=2)
     (tmp_path / "slurm").mkdir()
     status = tmp_path / "status.json"
     Status("ended", 9, 9, 0, ended, 'it said "exit_code": 4').write(status)
-    os.utime(status, (time.time() - age,) * 2) if age else None
-    found, called = _executed(render(batch), tmp_path, SRUN_EXITS=str(srun))
+    os.utime(status, (time.time() - 3600,) * 2)
+    found, called = _executed(render(batch), tmp_path, SRUN_EXITS=str(srun), STATUS_IS_NEW=str(status) if new else "")
     assert found == code
     assert [call[0] for call in called] == (["srun", "scontrol"] if code == 75 else ["srun"])
 
@@ -132,7 +133,7 @@ def test_a_task_that_has_no_run_starts_nothing(tmp_path: Path) -> None:
     assert _executed(render(_array(tmp_path / "first.yaml")), tmp_path, SLURM_ARRAY_TASK_ID="1") == (78, [])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20))
 def test_no_path_is_taken_for_a_command(tmp_path: Path, name: str) -> None:
     for text in (render(_batch(Path("/runs", name))), render(_array(Path("/runs", name)))):

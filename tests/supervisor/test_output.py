@@ -134,7 +134,7 @@ def test_an_emptied_log_is_read_from_its_beginning_again(log: Path) -> None:
     follower.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(actions=st.lists(st.sampled_from(["write", "write", "half", "read", "rotate"]), max_size=40))
 def test_any_order_of_writing_reading_and_rotating_gives_every_line_once(
     tmp_path_factory: pytest.TempPathFactory, actions: list[str]

@@ -39,7 +39,7 @@ def test_what_is_not_known_is_not_told() -> None:
     assert "ETA 12 d 0:53:20" in Progress("demo", "running", 0, 20_800, 50.0).line(80)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1e5), st.integers(0, 10**6), st.integers(1, 300))
 def test_it_is_never_wider_than_the_terminal(step: int, total: int, pace: float, incidents: int, columns: int) -> None:
     line = Progress("a-run", "restoring", step, total, pace, ("loss", float("nan")), incidents).line(columns)

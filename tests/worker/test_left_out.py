@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
@@ -207,7 +207,6 @@ def lives(size: int, world: Sizes, state: Mapping[str, Any], most: int | None = 
     return dealt, ends[0]
 
 
-@settings(deadline=None)
 @given(
     size=sizes,
     worlds=st.tuples(worlds, worlds),
@@ -232,7 +231,6 @@ def _order(size: int, epoch: int) -> list[int]:
     return torch.randperm(size, generator=torch.Generator().manual_seed(3 + epoch)).tolist()
 
 
-@settings(deadline=None)
 @given(size=sizes, old=few, new=few, done=st.integers(0, 12))
 def test_a_plain_shuffled_epoch_finished_with_another_batch_size(size: int, old: int, new: int, done: int) -> None:
     whole = [sample for batch in take(shuffled(size, size), 1) for sample in batch]

@@ -22,11 +22,11 @@ from resilient.protocol.paths import RunPaths
 from resilient.protocol.settings import RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.worker.capture import restore
-from resilient.worker.host import StandaloneHost
 from resilient.worker.overlap import Copier, Trust, copy_all
 from resilient.worker.positions import Opened
 from resilient.worker.rng import GlobalRandomState
 from resilient.worker.run import Run
+from resilient.worker.standalone import StandaloneHost
 
 
 class Counting:

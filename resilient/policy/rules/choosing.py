@@ -187,5 +187,6 @@ def launch(state: RunState, launch: LaunchRound, now: float) -> Outcome:
         failure=None,
         losses=(),
         restore_failures=0,
+        regrouping=False,
     )
     return after, (launch, *saved)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resilient.policy import endings
-from resilient.policy.decisions import Decision, FormGroup, RecordIncident
+from resilient.policy.decisions import Decision, FormGroup, RecordIncident, RegroupWorkers
 from resilient.policy.events import NodesSeen
 from resilient.policy.failures import Failure, FailureClass
-from resilient.policy.nodes import NodeSettings, choose_nodes
+from resilient.policy.nodes import NodeSettings, choose_nodes, grown
 from resilient.policy.rules.pieces import Outcome, flush, new_incident
 from resilient.policy.state import RunState
 
@@ -31,6 +31,21 @@ def nodes_seen(state: RunState, event: NodesSeen, now: float) -> Outcome:
         noted = (RecordIncident(incident),)
     group = replace(state.group, nodes=chosen, formed=True)
     return replace(state, group=group), (*noted, FormGroup(chosen))
+
+
+def grow(state: RunState, event: NodesSeen, now: float) -> Outcome:
+    """Others are there while a round is up. A group that shrank has its workers leave at their next step boundary, with
+    a last snapshot, and forms anew with them; no step is lost by that.
+    """
+    settings = state.settings.nodes
+    if settings is None or state.regrouping or not state.settings.rolls_back:
+        return state, ()
+    # A node that comes and goes must not keep the others from training.
+    waited = now - max(event.since, state.launched_at)
+    chosen = grown(settings, state.group, event.nodes, waited)
+    if chosen is None:
+        return state, ()
+    return replace(state, regrouping=True), (RegroupWorkers(chosen),)
 
 
 def _too_few(state: RunState, settings: NodeSettings, event: NodesSeen, now: float) -> Outcome:

@@ -50,6 +50,8 @@ def judge(state: RunState, now: float) -> Outcome:
     if state.failure is None:
         if state.stop is not None:
             return flush(state, endings.stopped(state, state.stop))
+        if state.regrouping:
+            return replace(state, phase=Phase.CHOOSING), (ListSnapshots(),)
         # every rank left in good order, but not all of them said that the run is finished
         failure = Failure(FailureClass.UNFINISHED, "some ranks finished and others did not")
         return judge(noticed(state, Loss(None, state.step, failure, now)), now)

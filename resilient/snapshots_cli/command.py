@@ -32,7 +32,7 @@ _KEYS = (
 )
 
 
-def add_parsers(commands: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Add ``snapshot`` and ``snapshots`` to the subparsers of the command line."""
     one = commands.add_parser("snapshot", help="ask a run that is up for a durable snapshot, and wait for it")
     one.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="how long to wait (default 600)")
