@@ -86,8 +86,12 @@ def cost(supervisor: psutil.Process, seconds: float, meanwhile: Callable[[float]
     before, began = supervisor.cpu_times(), time.monotonic()
     meanwhile(seconds)
     after, took = supervisor.cpu_times(), time.monotonic() - began
-    used = after.user + after.system - before.user - before.system
-    return {"core_percent": 100 * used / took, "rss_mib": supervisor.memory_info().rss / 2**20}
+    return {"core_percent": _percent(before, after, took), "rss_mib": supervisor.memory_info().rss / 2**20}
+
+
+def _percent(before: Any, after: Any, seconds: float) -> float:
+    """Of one core, between two readings of a process's times."""
+    return float(100 * (after.user + after.system - before.user - before.system) / seconds)
 
 
 def many_ranks(folder: Path, ranks: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -156,7 +160,9 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
         members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
         formed = time.monotonic() - began
         members.serve(3 * options.step_seconds)
+        used = psutil.Process().cpu_times()
         found: dict[str, Any] = cost(supervisor, options.seconds, members.serve)
+        found["stubs_core_percent"] = _percent(used, psutil.Process().cpu_times(), options.seconds)
         for _ in range(losses):
             training = [member for member in members.members if member.training]
             lost, struck = training[len(training) // 2], time.time()
@@ -179,7 +185,7 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
 
 def training(folder: Path, milliseconds: int, options: argparse.Namespace) -> dict[str, Any]:
     """Two nodes that train with steps of so many milliseconds."""
-    return two_nodes(folder, milliseconds, options.seconds, wait_for)
+    return two_nodes(folder, milliseconds, options.seconds, wait_for, ranks=options.training_ranks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--training", type=int, nargs="*", default=[100], help="milliseconds of a step of two nodes (default: 100)"
     )
+    parser.add_argument("--training-ranks", type=int, default=2, help="of each of the two (default: %(default)s)")
     parser.add_argument("--step-seconds", type=float, default=1.0, help="of a step of a stub (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=5, help="in each run (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which the cost is measured")

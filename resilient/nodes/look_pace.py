@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient.protocol.bell import Bell
+from resilient.protocol.bell import SPACING, Bell
 from resilient.supervisor.memory import RunMemory
 
 _SHORTEST, _LONGEST = 0.004, 0.02  # seconds
@@ -20,7 +21,8 @@ class LookPace:
     of a step is known on all nodes before the step is over, and a long step is not looked at hundreds of times.
 
     Workers that have rung in this round (:mod:`resilient.protocol.bell`) will do so when they begin the next step.
-    Until then there is nothing to see but the end of the image that is being written, and there is rest.
+    Until then there is nothing to see but the end of the image that is being written, and steps of next to no time;
+    then there is rest.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -28,6 +30,7 @@ class LookPace:
         self._changed = clock()
         self._bell: Bell | None = None
         self._rings = False
+        self._rung = -math.inf
         self._memory: RunMemory | None = None
 
     def watch(self, memory: RunMemory | None) -> None:
@@ -48,7 +51,8 @@ class LookPace:
 
     def _hear(self) -> None:
         assert self._bell is not None  # noqa: S101  it is what was heard
-        self._rings |= self._bell.hear()
+        if self._bell.hear():
+            self._rings, self._rung = True, self._clock()
 
     def changed(self) -> None:
         """There was news in this look."""
@@ -58,7 +62,8 @@ class LookPace:
     def seconds(self) -> float:
         """Until the next one."""
         if self._rings and self._memory is not None and not _is_writing(self._memory):
-            return _RESTING_SECONDS
+            heard = self._clock() - self._rung
+            return _RESTING_SECONDS if heard >= SPACING else SPACING
         return min(max(_FRACTION * (self._clock() - self._changed), _SHORTEST), _LONGEST)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from resilient.nodes.mirror import header_of
 from resilient.nodes.world_memory import WorldMemory
 from resilient.protocol.board import Command, Word
-from resilient.protocol.slot import SlotInfo, SlotState
+from resilient.protocol.slot_header import SlotInfo, SlotState
 from resilient.supervisor.agreement import pass_on_termination, unfulfilled
 
 HERE, THERE = 0, 1  # a rank on the leader's node, and one on the other

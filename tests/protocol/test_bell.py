@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import select
+import time
 from pathlib import Path
 
-from resilient.protocol.bell import NAME, Bell
+from resilient.protocol.bell import NAME, SPACING, Bell
 
 
 def made(directory: Path) -> Bell:
@@ -28,10 +30,22 @@ def test_a_ring_is_heard_once_however_many_have_rung(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_a_supervisor_that_does_not_hear(tmp_path: Path) -> None:
-    bell = made(tmp_path)
+    bell = Bell.create(tmp_path, itertools.count().__next__)
+    assert bell is not None
     for _ in range(1 << 17):  # more than a pipe holds
         bell.ring()
     bell.close()
+
+
+def test_very_short_steps_are_not_all_rung_for(tmp_path: Path) -> None:
+    supervisor, moments = made(tmp_path), iter([1.0, 1.0 + SPACING / 2, 1.0 + SPACING])
+    worker = Bell.open(tmp_path, lambda: next(moments))
+    assert worker is not None
+    heard = []
+    for _ in range(3):
+        worker.ring()
+        heard.append(supervisor.hear())
+    assert heard == [True, False, True]
 
 
 def test_a_worker_outlives_the_supervisor_and_rings_for_the_next_one(tmp_path: Path) -> None:
@@ -41,6 +55,7 @@ def test_a_worker_outlives_the_supervisor_and_rings_for_the_next_one(tmp_path: P
     first.close()
     worker.ring()
     second = made(tmp_path)
+    time.sleep(SPACING)
     worker.ring()
     assert second.hear()
 
