@@ -113,7 +113,7 @@ def content(path: Path) -> str:
     """What a file of the kernel says, or nothing: the process may be gone, or not ours to look at."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # many are read each second: no file object for each
-    except OSError:
+    except (OSError, ValueError):
         return ""
     pieces = []
     try:
