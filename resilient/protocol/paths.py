@@ -1,4 +1,4 @@
-"""Every path of a run, in one class. The layout is part of the file format; see the README."""
+"""Every path of a run, in one class. The layout is part of the file format; see ``docs/reference/formats.md``."""
 
 from __future__ import annotations
 

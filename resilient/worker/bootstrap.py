@@ -1,7 +1,7 @@
 """The first moments of a worker: from a fork of the warm process to the user's script as ``__main__``.
 
-What the script sees is what ``python script.py`` or ``python -m module`` shows it; where this cannot be, the README
-says so.
+What the script sees is what ``python script.py`` or ``python -m module`` shows it; where this cannot be,
+``docs/start/unchanged.md`` says so.
 """
 
 from __future__ import annotations

@@ -24,6 +24,20 @@ def inline(text: str) -> list[str]:
     return _CODE.findall(_BLOCK.sub("", text))
 
 
+def links(page: Path) -> Iterator[tuple[Path, str]]:
+    """The files that a page links to, each with the anchor in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", page.read_text())):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            yield (page.parent / path).resolve() if path else page, anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as a page of a repository has them."""
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def side(diff: str, without: str) -> str:
     """One side of a diff."""
     lines = [line for line in diff.splitlines() if not line.startswith(without)]

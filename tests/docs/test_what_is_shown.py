@@ -15,7 +15,7 @@ import resilient as package
 from resilient import cli, submit_cli
 from resilient.config import Config, expand_sweep, load
 from resilient.errors import ConfigurationError
-from tests.docs.pages import DOCS, PAGES, blocks, commands, inline, side
+from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, commands, inline, links, side
 
 KINDS = {key.path: key.kind for key in all_keys()}
 SECTIONS = {path.partition(".")[0] for path in KINDS if "." in path}
@@ -111,6 +111,20 @@ _ATTRIBUTES = {"step", "finished", "left_early", "lr_factor", "is_replay", "star
 
 def _is(node: ast.Attribute, name: str) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == name
+
+
+def test_links_between_files_of_the_repository_lead_somewhere() -> None:
+    """mkdocs sees to those of its own pages."""
+    for page in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("examples/*/README.md")]:
+        for file, anchor in links(page):
+            assert file.exists(), f"{page}: {file}"
+            assert not anchor or anchor in anchors(file), f"{page}: {file}#{anchor}"
+
+
+def test_every_page_that_is_written_by_hand_is_found_from_the_readme() -> None:
+    """All but the site's own front, and those that are only filled in from the READMEs."""
+    filled = {DOCS / "index.md", DOCS / "benchmarks.md", DOCS / "guides" / "integrations.md"}
+    assert set(DOCS.rglob("*.md")) - {file for file, _ in links(ROOT / "README.md")} == filled
 
 
 def test_the_script_with_the_five_lines_runs_and_resumes(tmp_path: Path) -> None:
