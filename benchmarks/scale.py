@@ -26,17 +26,19 @@ from typing import Any
 import psutil
 
 from benchmarks.recovery_report import machine
+from benchmarks.scale_journal import JournalTail
 from benchmarks.scale_members import Members
 from benchmarks.scale_training import two_nodes
 from resilient.config import load
 from resilient.nodes.start import agreed_version
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.terms import Terms
-from resilient.supervisor.journal import read_journal
 
 _STUB = Path(__file__).with_name("scale_stub.py")
 _PRELOAD = [f"resilient.protocol.{name}" for name in ("board", "environment", "plan")]  # as torch is, otherwise
+_OWN_PRELOAD = "resilient.worker.attach"  # what the forkserver imports beside that, torch with it
 _PATIENCE = 120.0
+_FLOORS = 3  # how often the floor is measured
 _BUDGET = ("restarts.intensity=200", "restarts.max_failures=200")  # so that nothing ends before all faults are made
 
 
@@ -59,10 +61,6 @@ def supervised(folder: Path, *overrides: str, step_seconds: float) -> Iterator[t
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def entries(paths: RunPaths, name: str) -> list[dict[str, Any]]:
-    return [entry for entry in read_journal(paths.journal) if entry["name"] == name]
 
 
 def wait_for(condition: Callable[[], bool], what: str, supervisor: psutil.Process | None = None) -> None:
@@ -88,37 +86,56 @@ def cost(supervisor: psutil.Process, seconds: float, meanwhile: Callable[[float]
     before, began = supervisor.cpu_times(), time.monotonic()
     meanwhile(seconds)
     after, took = supervisor.cpu_times(), time.monotonic() - began
-    used = after.user + after.system - before.user - before.system
-    return {"core_percent": 100 * used / took, "rss_mib": supervisor.memory_info().rss / 2**20}
+    return {"core_percent": _percent(before, after, took), "rss_mib": supervisor.memory_info().rss / 2**20}
+
+
+def _percent(before: Any, after: Any, seconds: float) -> float:
+    """Of one core, between two readings of a process's times."""
+    return float(100 * (after.user + after.system - before.user - before.system) / seconds)
 
 
 def many_ranks(folder: Path, ranks: int, options: argparse.Namespace) -> dict[str, Any]:
     """One node with so many ranks, of which one is killed, again and again."""
-    noticed, planned, relaunched = [], [], []
+    noticed, gone, planned, relaunched = [], [], [], []
     with supervised(folder, f"worker.ranks={ranks}", *_BUDGET, step_seconds=options.step_seconds) as run:
         supervisor, paths, _ = run
-        wait_for(lambda: len(entries(paths, "worker launched")) == ranks, "all ranks are launched", supervisor)
+        journal = JournalTail(paths.journal)
+        wait_for(lambda: journal.count("worker launched") == ranks, "all ranks are launched", supervisor)
         time.sleep(3 * options.step_seconds)
         found: dict[str, Any] = cost(supervisor, options.seconds, time.sleep)
         for number in range(options.faults):
-            launched = entries(paths, "worker launched")
+            launched = journal.entries("worker launched")
             victim = launched[-1 - number % ranks]
             struck = time.time()
             os.kill(int(victim["pid"]), signal.SIGKILL)
-            count = len(launched) + ranks
-            wait_for(lambda: len(entries(paths, "worker launched")) == count, "all are there again", supervisor)  # noqa: B023
-            later = [entry for entry in read_journal(paths.journal) if entry["time"] >= struck]
-            first = {entry["name"]: entry["time"] - struck for entry in reversed(later)}
+            wait_for(lambda: journal.count("worker launched", struck) == ranks, "all are there again", supervisor)  # noqa: B023
+            first, last = _moments(journal.entries(since=struck), struck)
             noticed.append(first["worker exited"])
+            gone.append(last["worker exited"])
             planned.append(first["LaunchRound"])
-            relaunched.append(later[-1]["time"] - struck)
+            relaunched.append(last["worker launched"])
             time.sleep(2 * options.step_seconds)
     return {
         **found,
         **spread("noticed", noticed),
+        **spread("all_gone", gone),
+        **spread("floor_all_gone", [_floor(ranks) for _ in range(_FLOORS)]),
         **spread("planned", planned),
         **spread("all_relaunched", relaunched),
     }
+
+
+def _moments(entries: Sequence[dict[str, Any]], struck: float) -> tuple[dict[str, float], dict[str, float]]:
+    """When each kind of entry came first, and when last, in seconds after the fault."""
+    last = {entry["name"]: entry["time"] - struck for entry in entries}
+    first = {entry["name"]: entry["time"] - struck for entry in reversed(entries)}
+    return first, last
+
+
+def _floor(ranks: int) -> float:
+    """What the kernel takes to end as many processes, without any supervisor."""
+    command = [sys.executable, "-m", "benchmarks.scale_floor", str(ranks), *_PRELOAD, _OWN_PRELOAD]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -132,7 +149,7 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
         wait_for(
             lambda: paths.terms.is_dir() and Terms(paths.terms).newest() is not None, "the leader leads", supervisor
         )
-        term = Terms(paths.terms).newest()
+        term, journal = Terms(paths.terms).newest(), JournalTail(paths.journal)
         if term is None:
             raise RuntimeError("nobody leads")
         config = load(conf, ["worker.ranks=1", *wanted]).config
@@ -143,7 +160,9 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
         members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
         formed = time.monotonic() - began
         members.serve(3 * options.step_seconds)
+        used = psutil.Process().cpu_times()
         found: dict[str, Any] = cost(supervisor, options.seconds, members.serve)
+        found["stubs_core_percent"] = _percent(used, psutil.Process().cpu_times(), options.seconds)
         for _ in range(losses):
             training = [member for member in members.members if member.training]
             lost, struck = training[len(training) // 2], time.time()
@@ -153,8 +172,7 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
             told_first.append(min(member.killed_at for member in others) - moment)
             told_last.append(max(member.killed_at for member in others) - moment)
             members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
-            plans = [entry["time"] - struck for entry in entries(paths, "LaunchRound") if entry["time"] >= struck]
-            planned.append(plans[0])
+            planned.append(journal.entries("LaunchRound", struck)[0]["time"] - struck)
             members.serve(2 * options.step_seconds)
     return {
         **found,
@@ -167,7 +185,7 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
 
 def training(folder: Path, milliseconds: int, options: argparse.Namespace) -> dict[str, Any]:
     """Two nodes that train with steps of so many milliseconds."""
-    return two_nodes(folder, milliseconds, options.seconds, wait_for)
+    return two_nodes(folder, milliseconds, options.seconds, wait_for, ranks=options.training_ranks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--training", type=int, nargs="*", default=[100], help="milliseconds of a step of two nodes (default: 100)"
     )
+    parser.add_argument("--training-ranks", type=int, default=2, help="of each of the two (default: %(default)s)")
     parser.add_argument("--step-seconds", type=float, default=1.0, help="of a step of a stub (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=5, help="in each run (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which the cost is measured")

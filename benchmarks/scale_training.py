@@ -25,12 +25,12 @@ _HELPERS = {"replica_process": "copies", "drain_process": "drain"}
 
 @contextmanager
 def _training(
-    folder: Path, mib: int, milliseconds: float, peer: dict[str, Any]
+    folder: Path, mib: int, milliseconds: float, peer: dict[str, Any], ranks: int
 ) -> Iterator[tuple[dict[str, psutil.Process], RunPaths]]:
     """A run of two nodes; ended afterwards."""
     given = ["--mib", mib, "--steps", _STEPS, "--milliseconds", milliseconds, "--record", folder / "steps.json"]
     configuration = {
-        "worker": {"script": str(_SCRIPT), "args": [*map(str, given), "--idle"]},
+        "worker": {"script": str(_SCRIPT), "args": [*map(str, given), "--idle"], "ranks": ranks},
         "run": {"id": "scale", "dir": str(folder / "runs")},
         "snapshot": {"every_steps": _STEPS},
         "nodes": len(_NODES),
@@ -88,16 +88,18 @@ def two_nodes(
     seconds: float,
     wait_for: Callable[[Callable[[], bool], str], None],
     *,
+    ranks: int = 2,
     mib: int = 16,
     peer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Percent of one core that each takes while both ranks train.
+    """Percent of one core that each takes while all ranks train.
 
     :param milliseconds: of a step.
+    :param ranks: of each node.
     :param mib: of each rank's state.
     """
-    with _training(folder, mib, milliseconds, peer or {}) as (nodes, paths):
-        wait_for(lambda: (paths.root / "metrics").is_dir() and _steps(paths) > 20, "both ranks train")
+    with _training(folder, mib, milliseconds, peer or {}, ranks) as (nodes, paths):
+        wait_for(lambda: (paths.root / "metrics").is_dir() and _steps(paths) > 20 * ranks, "all ranks train")
         term = Terms(paths.terms).newest()
         if term is None:
             raise RuntimeError("nobody leads")
@@ -105,4 +107,4 @@ def two_nodes(
         time.sleep(seconds)
         after, done, took = _used(nodes, term.node), _steps(paths) - steps, time.monotonic() - began
     shares = {f"{role}_core_percent": 100 * (after[role] - before[role]) / took for role in before}
-    return {"step_ms": 1000 * took * len(_NODES) / done, **shares}
+    return {"step_ms": 1000 * took * len(_NODES) * ranks / done, **shares}

@@ -36,7 +36,9 @@ from resilient.supervisor.drain_answers import Persisted, Restored
 
 LIMIT, OURS, BLOCKING = "limits", "resilient", "resilient, not overlapped"
 SAVE, ASYNC = "dcp.save", "dcp.async_save"
+DCP, READER = "dcp.load", "dcp.load with resilient's SnapshotReader"
 CONTESTANTS = (LIMIT, OURS, BLOCKING, SAVE, ASYNC)
+LOADERS = (OURS, DCP, READER, LIMIT)
 _CONTEXT = multiprocessing.get_context("forkserver")
 Found = dict[str, dict[str, list[float]]]
 
@@ -125,7 +127,7 @@ class Bench:
             slots[rank] = arena.slots[int(one["slot"])]
         retention = asdict(RetentionSettings(last=1))
         details = {"run_id": "run", "round": 0, "parent": None, "versions": {}, "retention": retention}
-        self.drain.persist(self.step, slots, {**details, "deduplicate": False})
+        self.drain.persist(self.step, slots, {**details, "deduplicate": True})
         hear(self.drain, Persisted)
         durable = time.perf_counter() - began
         drop_caches(self.paths.snapshot(self.step))
@@ -144,45 +146,82 @@ class Bench:
         stall = max(one["stall"] for one in taken)
         return {"stall": stall, "durable": durable, "load": read + installed["load"]}
 
+    def load(self, ranks: Ranks, name: str) -> float:
+        """Load what was saved last by any number of ranks."""
+        snapshot, other = self.paths.snapshot(self.step), self.folder / "dcp"
+        if name == LIMIT:
+            return ranks.ask("limits", folder=self.folder)["load"]
+        if name == OURS:
+            return ranks.ask("reshard", snapshot=snapshot)["load"]
+        here = name == READER
+        return ranks.ask("dcp_load", path=snapshot if here else other, snapshot=here)["load"]
+
     def close(self) -> None:
         self.drain.close()
         self._lock.release()
 
 
-def run(options: argparse.Namespace, folder: Path) -> Found:
-    """Seconds by kind of measurement and contestant."""
-    found: Found = {}
-    layers = -(-int(options.gigabytes * 1e9) // BYTES_PER_LAYER)
+class Measuring:
+    """Goes through everything, and notes seconds by kind of measurement and contestant."""
 
-    def note(kind: str, name: str, seconds: float) -> None:
-        found.setdefault(kind, {}).setdefault(name, []).append(seconds)
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.found: Found = {}
+        self._folder = folder
+        self._rounds: int = options.rounds
+        self._layers = -(-int(options.gigabytes * 1e9) // BYTES_PER_LAYER)
 
-    for count in options.ranks:
-        bench = Bench(Path(tempfile.mkdtemp(dir=folder)))
-        with ranks_of(count, layers, folder) as ranks:
-            print(f"{count} ranks, {ranks.size / 1e9:.2f} GB", flush=True)
-            for number in range(options.rounds + 1):
-                turn = number % len(CONTESTANTS)
-                for name in CONTESTANTS[turn:] + CONTESTANTS[:turn]:
-                    seconds = bench.measure(ranks, name)
-                    if number:  # the first round touches the memory
-                        for what, value in seconds.items():
-                            note(f"{count} ranks, {what}", name, value)
-        for fewer in options.fewer if count == max(options.ranks) else ():
-            with ranks_of(fewer, layers, folder) as ranks:
-                for _ in range(options.rounds):
-                    ours = ranks.ask("reshard", snapshot=bench.paths.snapshot(bench.step))["load"]
-                    note(f"{count} → {fewer} ranks", OURS, ours)
-                    note(f"{count} → {fewer} ranks", SAVE, ranks.ask("dcp_load", path=bench.folder / "dcp")["load"])
-        bench.close()
-    return found
+    def run(self, counts: Sequence[int], others: Sequence[tuple[int, int]]) -> Found:
+        for count in counts:
+            bench = Bench(Path(tempfile.mkdtemp(dir=self._folder)))
+            with ranks_of(count, self._layers, self._folder) as ranks:
+                print(f"{count} ranks, {ranks.size / 1e9:.2f} GB", flush=True)
+                self._save_and_load(bench, ranks, count)
+            for before, after in others:
+                if before == count:
+                    self._deal_out(bench, before, after)
+            bench.close()
+            shutil.rmtree(bench.folder)
+        return self.found
+
+    def _note(self, kind: str, name: str, seconds: float) -> None:
+        self.found.setdefault(kind, {}).setdefault(name, []).append(seconds)
+
+    def _save_and_load(self, bench: Bench, ranks: Ranks, count: int) -> None:
+        for number in range(self._rounds + 1):
+            for name in _turned(CONTESTANTS, number):
+                seconds = bench.measure(ranks, name)
+                if number:  # the first round touches the memory
+                    for what, value in seconds.items():
+                        self._note(f"{count} ranks, {what}", name, value)
+
+    def _deal_out(self, bench: Bench, before: int, after: int) -> None:
+        """Load what some ranks have saved by another number of them.
+
+        Each contestant is the first one in processes that have just been started, as in a run that goes on with other
+        ranks, and there it pays for all that is done once; that is told apart.
+        """
+        for turn in range(len(LOADERS)):
+            with ranks_of(after, self._layers, self._folder) as ranks:
+                first, *rest = _turned(LOADERS, turn)
+                self._note(f"{before} → {after} ranks, the first time in a process", first, bench.load(ranks, first))
+                for name in rest:
+                    bench.load(ranks, name)
+                for number in range(-(-self._rounds // len(LOADERS))):
+                    for name in _turned(LOADERS, turn + number):
+                        self._note(f"{before} → {after} ranks", name, bench.load(ranks, name))
+
+
+def _turned(names: Sequence[str], number: int) -> list[str]:
+    """The same in another order, so that each comes after each."""
+    turn = number % len(names)
+    return [*names[turn:], *names[:turn]]
 
 
 def report(found: Found) -> Iterator[str]:
     for kind, by_name in found.items():
         yield kind
         ours = statistics.median(by_name[OURS])
-        for name, seconds in by_name.items():
+        for name, seconds in sorted(by_name.items()):
             median = statistics.median(seconds)
             spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
             yield f"  {name}: {median:.3f} s ({spread}), {median / ours:.2f} of resilient's"
@@ -193,14 +232,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="on the disk to be measured (default: the system's temporary one)")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of all ranks together (default: %(default)s)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="(default: 2 4)")
-    parser.add_argument("--fewer", type=int, nargs="*", default=[2, 1], help="to reshard to (default: 2 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="that count (default: %(default)s)")
+    parser.add_argument(
+        "--others", nargs="*", default=["4:2", "4:1", "2:4"], help="loaded by other ranks (default: 4:2 4:1 2:4)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="that count (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     options = parser.parse_args(arguments)
     body: dict[str, Any] = {"machine": machine()}
     print("; ".join(f"{name}: {value}" for name, value in body["machine"].items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="sharded-", dir=options.folder) as folder:
-        body["seconds"] = run(options, Path(folder))
+        others = [(int(before), int(after)) for before, after in (pair.split(":") for pair in options.others)]
+        body["seconds"] = Measuring(options, Path(folder)).run(options.ranks, others)
     print("\n".join(report(body["seconds"])))
     if options.json is not None:
         options.json.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.snapshot_disk import drop_caches, read_raw, sync_tree, write_raw
 from benchmarks.snapshot_limits import Limits
+from resilient.convert.dcp import SnapshotReader
 from resilient.protocol.arena import Arena
 from resilient.snapshot.hashing import digest
 from resilient.worker.capture import Capture, flatten_objects, restore
@@ -177,13 +178,14 @@ class Rank:
         dist.barrier()
         return {"stall": stall, "durable": time.perf_counter() - began}
 
-    def dcp_load(self, path: Path) -> dict[str, float]:
+    def dcp_load(self, path: Path, *, snapshot: bool = False) -> dict[str, float]:
+        """:param snapshot: it is one of resilient's, for its reader."""
         self._forget()
         drop_caches(path)
         dist.barrier()
         began = time.perf_counter()
         tree = self._tree()
-        dcp.load(tree, checkpoint_id=path)
+        dcp.load(tree, checkpoint_id=path, storage_reader=SnapshotReader(path) if snapshot else None)
         set_state_dict(self.model, self.optimizer, model_state_dict=tree["model"], optim_state_dict=tree["optimizer"])
         dist.barrier()
         seconds = time.perf_counter() - began
@@ -198,7 +200,7 @@ def serve(place: tuple[int, int], layers: int, memory: Path, store: Path, parent
     """
     rank, ranks = place
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     here = Rank(rank, ranks, layers, memory)
     parent.send(here.size)

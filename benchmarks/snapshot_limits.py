@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from benchmarks.snapshot_contestant import Complete, Contestant, Pending, Seconds
 from benchmarks.snapshot_disk import read_raw, write_raw
 from benchmarks.snapshot_state import State
+from resilient.snapshot.memory import memory_for_disk
 
 MEMORY, DISK = "limit: memcpy", "limit: raw O_DIRECT"
 _PAGE = 4096
@@ -22,7 +22,7 @@ class Limits:
 
     def __init__(self, state: State) -> None:
         size = -(-state.size // _PAGE) * _PAGE
-        self.memory = memoryview(mmap.mmap(-1, size))
+        self.memory = memory_for_disk(size)  # what lies in pieces would be the memory's limit, not the disk's
         self.views, at = [], 0
         for tensor in state.tensors():
             flat = torch.frombuffer(self.memory, dtype=tensor.dtype, count=tensor.numel(), offset=at)

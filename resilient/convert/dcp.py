@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,9 @@ from resilient.convert.dcp_writer import SnapshotWriter
 from resilient.snapshot.copies import Copy, LocalCopy
 from resilient.snapshot.lying import Lying
 from resilient.snapshot.manifest import ImageFile
-from resilient.worker.contents import Contents, StoredLeaf, StoredValue, contents_of, read_tensors
+from resilient.worker.contents import Contents, StoredLeaf, StoredValue, contents_of
+from resilient.worker.filling import Box, Wanted, fill, others_read
+from resilient.worker.leaves import TORCH_DTYPES
 
 __all__ = ["SnapshotReader", "SnapshotWriter"]
 
@@ -95,17 +96,15 @@ class SnapshotReader(StorageReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Go through each image once, and give every tensor to the planner as soon as it is there."""
-        wanted: dict[ImageFile, dict[str, list[ReadItem]]] = defaultdict(lambda: defaultdict(list))
+        items, wanted = list[ReadItem](), list[Wanted]()
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
                 self._load_value(item, planner)
                 continue
-            lying = self._lying(item)
-            wanted[lying.file][lying.place.spec.name].append(item)
-        for file, items in wanted.items():
-            for name, tensor in read_tensors(*self._open(), file, items):
-                for item in items[name]:
-                    _give(planner, item, tensor)
+            items.append(item)
+            wanted.append(Wanted(self._lying(item), _box(item), planner.resolve_tensor(item).detach()))
+        for number in fill(self._open()[0], wanted):
+            planner.commit_tensor(items[number], wanted[number].target)
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -116,7 +115,7 @@ class SnapshotReader(StorageReader):
 
     def _open(self) -> tuple[Copy, Contents]:
         if self._opened is None:
-            copy = LocalCopy(self._path)
+            copy = LocalCopy(self._path, shared=others_read())
             rank = self._rank
             if rank is None:
                 several = dist.is_available() and dist.is_initialized()
@@ -159,7 +158,12 @@ class SnapshotReader(StorageReader):
         return filled(stored.value)
 
     def _leaf(self, file: ImageFile, leaf: StoredLeaf) -> Any:
-        [(_, tensor)] = read_tensors(*self._open(), file, leaf.tensors)
+        copy, contents = self._open()
+        lying = contents.images[file.name].tensors[leaf.tensor]
+        spec = lying.place.spec
+        tensor = torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device="cpu")
+        for _ in fill(copy, [Wanted.whole(lying, tensor)]):
+            pass
         if leaf.tag == "$array":
             return tensor.numpy().reshape(leaf.payload[1])
         return tensor
@@ -182,9 +186,6 @@ class _Named(dict[str, Any]):
         return _Named, (dict(self), self._aliases)
 
 
-def _give(planner: LoadPlanner, item: ReadItem, tensor: torch.Tensor) -> None:
-    for dimension, (offset, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
-        tensor = tensor.narrow(dimension, offset, length)
-    target = planner.resolve_tensor(item).detach()
-    target.copy_(tensor)
-    planner.commit_tensor(item, target)
+def _box(item: ReadItem) -> Box:
+    """What is wanted of the part that is stored."""
+    return Box(tuple(item.storage_offsets), tuple(item.lengths))

@@ -29,6 +29,7 @@ from resilient.protocol import names
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot import tree
 from resilient.snapshot.commit import TEMPORARY
+from resilient.snapshot.ends import ends_of_image
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.image import Layout
 from resilient.snapshot.manifest import ImageFile, Manifest
@@ -108,7 +109,8 @@ class SnapshotWriter(StorageWriter):
 
         self._storage.write(self._temporary / name, produce)
         done: Future[list[WriteResult]] = Future()
-        done.set_result([WriteResult(MetadataIndex(name), len(image), ImageFile(name, self._rank, sums[0]))])
+        file = ImageFile(name, self._rank, sums[0], ends=ends_of_image(image))
+        done.set_result([WriteResult(MetadataIndex(name), len(image), file)])
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:  # noqa: ARG002  the images say it

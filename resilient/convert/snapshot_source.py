@@ -21,12 +21,13 @@ from resilient.convert.typed import Tensors
 from resilient.errors import CheckpointUnreadable, SnapshotCorrupt, StateError
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot import tree as trees
-from resilient.snapshot.copies import LocalCopy
+from resilient.snapshot.copies import LocalCopy, read_chunk
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.lying import Images, Lying
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, references
-from resilient.worker.contents import Box, Contents, contents_of, open_image
+from resilient.worker.contents import Contents, contents_of, open_image
+from resilient.worker.filling import Box
 from resilient.worker.leaves import TORCH_DTYPES
 
 
@@ -172,11 +173,11 @@ class _Images:
             return
         size = min(CHUNK, file.checksum.size - number * CHUNK)
         if len(into) == size:  # all of it, which needs no memory beside the tensor's
-            self._copy.read_chunk(file, number, into)
+            read_chunk(self._copy, file, number, into)
         else:
             if not len(self._chunk):
                 self._chunk = memoryview(bytearray(CHUNK))
-            self._copy.read_chunk(file, number, self._chunk[:size])
+            read_chunk(self._copy, file, number, self._chunk[:size])
             into[:] = self._chunk[inside : inside + len(into)]
         self._verified.add((file.name, number))
 

@@ -20,6 +20,7 @@ from resilient.errors import StateError
 from resilient.protocol import names
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot import tree as trees
+from resilient.snapshot.ends import ends_of
 from resilient.snapshot.hashing import CHUNK, Checksum, checksum
 from resilient.snapshot.image import Layout, TensorSpec
 from resilient.snapshot.manifest import ImageFile, Manifest
@@ -76,7 +77,7 @@ class SnapshotTarget:
             identity=uuid.uuid4().hex,
             parent=None,
             created=time.time(),
-            files=(ImageFile(name, 0, sums[0]),),
+            files=(ImageFile(name, 0, sums[0], ends=ends_of(layout.header, [_padded(layout, state)])),),
             versions={"python": platform.python_version(), "torch": torch.__version__},
         )
         data = memoryview(manifest.to_bytes())
@@ -97,7 +98,11 @@ def _pieces(layout: Layout, state: bytes, tensors: Mapping[str, LazyTensor]) -> 
     for name in layout.tensors:
         if name in tensors:
             yield elements_of(tensors[name].read())
-    yield memoryview(state.ljust(layout.state.spec.size))
+    yield memoryview(_padded(layout, state))
+
+
+def _padded(layout: Layout, state: bytes) -> bytes:
+    return state.ljust(layout.state.spec.size)
 
 
 def _in_chunks(pieces: Iterator[memoryview]) -> Iterator[memoryview]:

@@ -167,6 +167,7 @@ class Agent:
         self._sources.close()
         self._metrics.close()
         self._script.close()
+        self._pace.close()
         if self._view is not None:
             self._view.close()
         assert self._outcome is not None  # noqa: S101  the loop ends with one, or with an exception that makes one
@@ -178,6 +179,7 @@ class Agent:
             self._signals: self._on_signal,
             self._launcher.connection: self._on_launcher,
             self._drain.connection: self._on_drain,
+            **self._pace.connections(),
             **({self._peers.connection: self._peers.receive} if self._peers is not None else {}),
         }
 
@@ -264,6 +266,7 @@ class Agent:
         if self._live:
             self._end_workers("this node is given other ranks")
         self._collect_metrics()
+        self._pace.watch(None)
         if not ranks:
             if self.memory is not None:
                 self._console.say("this node is a spare now")
@@ -286,6 +289,7 @@ class Agent:
             self.memory.void()
         self.memory.keep_linked()
         self._view = self._view or WorldView.create(self.memory.directory)
+        self._pace.watch(self.memory)
         self._shown = Shown()
         count = max(len(arena.slots) for arena in self.memory.arenas.values())
         past = self.memory.past
@@ -327,13 +331,14 @@ class Agent:
 
     def _see_world(self, message: Message) -> None:
         if self._view is not None:
-            self._view.write(decode(World, message["world"]))
+            self._view.write(World.of(message["world"]))
 
     # --- workers
 
     def _launch(self, message: Message) -> None:
         assert self.memory is not None  # noqa: S101  ranks were assigned before
         self._round = int(message["round"])
+        self._pace.begin_round()
         self.memory.remove_strangers()
         self.memory.mark(Past.from_json(message["past"]))
         specs = []

@@ -20,6 +20,7 @@ _LENGTH = struct.Struct("!I")
 _MOST_BYTES = 64 << 20  # of one message, and of what waits to be sent
 _PIECE = 1 << 18
 BEAT_SECONDS = 0.5
+_SIGN_OF_LIFE = b"{}"
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:
@@ -158,7 +159,7 @@ class Channel:
         """
         now = self._clock()
         if now - self._sent_at >= BEAT_SECONDS and not self._outgoing:
-            self.send({})
+            self.send_encoded(_SIGN_OF_LIFE)
         if now - self._heard_at > self._silent_seconds:
             raise ChannelClosed(f"nothing was heard of it for {now - self._heard_at:.1f} s")
 

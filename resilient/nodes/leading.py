@@ -85,6 +85,7 @@ class Leading:
         self._console = console
         self._clock = clock
         self._pace = LookPace(clock)
+        self._pace.watch(memory)
         self._feed: Callable[[on.Event], None] = lambda _event: None
         self._state: Callable[[], RunState] = RunState
         self._ranks: dict[str, tuple[int, ...]] = {}  # as they were dealt out last
@@ -118,7 +119,11 @@ class Leading:
         self._feed, self._state = feed, state
 
     def connections(self) -> Mapping[Any, Callable[[], None]]:
-        return {self._hub: self._hub.handle, **(self._peers.connections() if self._peers is not None else {})}
+        return {
+            self._hub: self._hub.handle,
+            **self._pace.connections(),
+            **(self._peers.connections() if self._peers is not None else {}),
+        }
 
     @property
     def pace(self) -> float:
@@ -254,6 +259,7 @@ class Leading:
     # --- what they are to do
 
     def launch(self, launch: do.LaunchRound, specs: Sequence[LaunchSpec]) -> None:
+        self._pace.begin_round()
         self._formed = False  # when this round is over, whoever is there is asked
         self._reign.began(launch.step or 0, launch.round)
         if self._peers is not None:
@@ -287,6 +293,10 @@ class Leading:
     def was_asked_first(self) -> bool:
         first, self._asked_first = self._asked_first, False
         return first
+
+    def close(self) -> None:
+        """The run has ended, or another node leads."""
+        self._pace.close()
 
     def resign(self) -> None:
         """Somebody else leads, and nothing that happens is ours to decide about any more."""

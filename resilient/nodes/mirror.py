@@ -89,6 +89,10 @@ class MirrorSlot:
             self._info = SlotInfo.of(self.index, self._words)
         return self._info
 
+    @property
+    def may_be_held(self) -> bool:
+        return bool(self._words[SlotWord.HOLD])
+
     def take(self, words: Sequence[int], done: int) -> None:
         """News from the node, see :meth:`MirrorBoard.take`."""
         if done >= self._written:

@@ -365,6 +365,7 @@ class _Node:
                 reign=self._terms.reign(term, lease_seconds=spec.group.lease_seconds),
                 peers=peers,
             )
+            stack.callback(leading.close)
             supervisor = Supervisor(
                 spec,
                 memory=memory,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, cast
 
 from resilient.nodes.mirror import MirrorBoard, MirrorSlot
 from resilient.nodes.replica_files import ReplicaFiles
 from resilient.protocol.arena import Arena, Slot
-from resilient.protocol.board import now
+from resilient.protocol.board import Word, now
 from resilient.protocol.past import Began, CommonPast, Counts, Past, common_past
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.world_sum import Part, World, WorldSum
@@ -51,6 +52,10 @@ class WorldMemory(RunMemory):
         self._sum = WorldSum()
         self._seen: dict[int, list[list[int]]] = {}  # of each of our own ranks, by which a change is seen
         self._changed: set[int] = set()  # ranks on other nodes that are to be summed up anew
+        self._moved: set[int] = set()  # and those that may have moved on
+        self._unread: set[int] = set()  # and those of which it is not known whether they belong to one of these
+        self._terminated: set[int] = set()
+        self._held: set[int] = set()
 
     @property
     def nodes(self) -> Mapping[str, range]:
@@ -78,11 +83,12 @@ class WorldMemory(RunMemory):
 
         def post(message: Mapping[str, Any]) -> int:
             self._changed.add(int(message["rank"]))
+            self._unread.add(int(message["rank"]))
             return self._post_to(node, message)
 
         for rank in ranks:
             self._node_of[rank] = node
-            self._changed.add(rank)
+            self._touch({rank})
             self.boards[rank] = MirrorBoard(rank, post)
             paths = (self.directory / f"rank-{rank:05d}.slot-{index}" for index in range(slots))
             mirrors = [MirrorSlot(rank, index, path, post) for index, path in enumerate(paths)]
@@ -94,7 +100,8 @@ class WorldMemory(RunMemory):
         for rank in self._nodes.pop(node, range(0)):
             del self.boards[rank], self.arenas[rank], self._node_of[rank]
             self._sum.remove(rank)
-            self._changed.discard(rank)
+            for known in (self._changed, self._moved, self._unread, self._terminated, self._held):
+                known.discard(rank)
         self._pasts.pop(node, None)
         self._common = None
 
@@ -117,7 +124,32 @@ class WorldMemory(RunMemory):
         for rank, words in message["boards"].items():
             if int(rank) in ranks:
                 cast("MirrorBoard", self.boards[int(rank)]).take(words, done, behind)
-        self._changed.update(rank for rank in map(int, (*message["slots"], *message["boards"])) if rank in ranks)
+        self._touch({rank for rank in map(int, (*message["slots"], *message["boards"])) if rank in ranks})
+
+    def _touch(self, ranks: AbstractSet[int]) -> None:
+        for waiting in (self._changed, self._moved, self._unread):
+            waiting.update(ranks)
+
+    # --- what is looked at all the time
+
+    def moved(self) -> AbstractSet[int]:
+        moved, self._moved = self._moved, set()
+        return moved | super().moved()
+
+    def some_terminated(self) -> bool:
+        self._read()
+        return bool(self._terminated) or super().some_terminated()
+
+    def some_held(self) -> bool:
+        self._read()
+        return bool(self._held) or super().some_held()
+
+    def _read(self) -> None:
+        """Only ranks of which there was news can belong elsewhere than before."""
+        for rank in self._unread:
+            _put(self._terminated, rank, belongs=bool(self.boards[rank][Word.TERMINATED]))
+            _put(self._held, rank, belongs=any(slot.may_be_held for slot in self.arenas[rank].slots))
+        self._unread.clear()
 
     # --- what the ranks see of each other
 
@@ -155,7 +187,7 @@ class WorldMemory(RunMemory):
         self._view.write(self._known)
         for node, ranks in self._nodes.items():
             number = self._post_to(node, {"op": "renew_boards"})
-            self._changed.update(ranks)
+            self._touch(set(ranks))
             for rank in ranks:
                 board = cast("MirrorBoard", self.boards[rank])
                 board.renew()
@@ -231,3 +263,10 @@ class WorldMemory(RunMemory):
     def _close_all(self) -> None:
         self._view.close()
         super()._close_all()
+
+
+def _put(ranks: set[int], rank: int, *, belongs: bool) -> None:
+    if belongs:
+        ranks.add(rank)
+    else:
+        ranks.discard(rank)

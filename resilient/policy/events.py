@@ -135,6 +135,13 @@ class WorkerProgressed(Event):
 
 
 @dataclass(frozen=True)
+class RanksProgressed(Event):
+    """Several workers did, each once: what is known of all ranks is then made anew once, and not for each of them."""
+
+    ranks: tuple[WorkerProgressed, ...]
+
+
+@dataclass(frozen=True)
 class WorkerExited(Event):
     """A worker is gone.
 

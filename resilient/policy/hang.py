@@ -60,6 +60,11 @@ class HangSettings:
         if not 0 <= self.stack_seconds < math.inf:
             raise ConfigurationError(f"hang.stack_seconds must be 0 or more seconds, not {self.stack_seconds}")
 
+    @property
+    def shortest(self) -> float:
+        """Seconds of silence that are no hang in any phase."""
+        return min(self.min_seconds, self.startup_seconds, self.phase_seconds)
+
     def limit_of(self, phase: str, known: float | None) -> float:
         """Seconds that ``phase`` may take, when it is known to take ``known`` seconds or is not known yet."""
         if known is not None:
@@ -125,9 +130,7 @@ class HangWatch:
 
     def is_hung(self, settings: HangSettings, now: float) -> bool:
         silence = now - self.since
-        if not settings.enabled or silence <= min(
-            settings.min_seconds, settings.startup_seconds, settings.phase_seconds
-        ):
+        if not settings.enabled or silence <= settings.shortest:
             return False  # nearly always, and at no cost
         return silence > self.limit(settings)
 

@@ -12,7 +12,13 @@ from resilient.policy.state import RunState
 
 def hung_ranks(state: RunState, now: float) -> tuple[int, ...]:
     """The live ranks that are over their limit."""
-    return tuple(rank for rank in sorted(state.live) if state.watches[rank].is_hung(state.settings.hang, now))
+    settings, watches = state.settings.hang, state.watches
+    if not settings.enabled:
+        return ()
+    # what is looked at twenty times a second, for each rank of a thousand: whether any is silent for long enough at all
+    before = now - settings.shortest
+    silent = [rank for rank in state.live if watches[rank].since < before]
+    return tuple(rank for rank in sorted(silent) if watches[rank].is_hung(settings, now))
 
 
 def still_silent(state: RunState) -> tuple[int, ...]:

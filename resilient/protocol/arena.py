@@ -68,7 +68,8 @@ class Arena:
 
     def held(self) -> list[Slot]:
         """Slots that wait for the disk, complete or still being written."""
-        return [slot for slot in self.slots if slot.info().held and slot.info().state is not SlotState.EMPTY]
+        found = [(slot, slot.info()) for slot in self.slots if slot.may_be_held]
+        return [slot for slot, info in found if info.held and info.state is not SlotState.EMPTY]
 
     def void_growing(self) -> None:
         """Nobody will go on writing what is held and not complete."""

@@ -79,6 +79,16 @@ class Slot:
             self._seen = words, info
         return info
 
+    @property
+    def may_be_held(self) -> bool:
+        """Whether somebody holds what there is; for looking often, where hardly ever anything is held."""
+        return bool(self._words[Word.HOLD] or self._words[Word.MOVED])
+
+    @property
+    def may_be_writing(self) -> bool:
+        """Whether an image is being written, likewise."""
+        return bool(self._words[Word.STATE] == SlotState.WRITING or self._words[Word.MOVED])
+
     def header(self) -> list[int]:
         """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
         if self._words[Word.MOVED]:

@@ -6,8 +6,9 @@ What a change costs depends on that rank alone, so a leader of very many ranks c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from resilient.protocol.board import Board, Flag, Word
 from resilient.protocol.slot_header import SlotInfo
@@ -37,6 +38,14 @@ class World:
     first: tuple[int, int, int] = (0, 0, 0)
     complete: tuple[int, ...] = ()
     writing: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> World:
+        """From its fields, as they come out of JSON: several times in each step."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class WorldSum:
 
     def __init__(self) -> None:
         self._parts: dict[int, Part] = {}
+        self._first: int | None = None
         self._arrived: Counter[int] = Counter()
         self._steps: Counter[int] = Counter()
         self._entered: Counter[int] = Counter()
@@ -86,8 +96,11 @@ class WorldSum:
 
     def put(self, rank: int, part: Part) -> None:
         """The rank contributes this from now on."""
-        self.remove(rank)
+        before = self._parts.get(rank)
+        if before is not None:
+            self._take_away(before)
         self._parts[rank] = part
+        self._first = rank if self._first is None else min(self._first, rank)
         for counter, values in self._counted(part):
             counter.update(values)
 
@@ -96,6 +109,11 @@ class WorldSum:
         part = self._parts.pop(rank, None)
         if part is None:
             return
+        self._take_away(part)
+        if rank == self._first:
+            self._first = min(self._parts, default=None)
+
+    def _take_away(self, part: Part) -> None:
         for counter, values in self._counted(part):
             for value in values:
                 counter[value] -= 1
@@ -111,7 +129,8 @@ class WorldSum:
 
     def world(self) -> World:
         """Of at least one rank."""
-        first, count = self._parts[min(self._parts)], len(self._parts)
+        assert self._first is not None  # noqa: S101  asked by the caller
+        first, count = self._parts[self._first], len(self._parts)
         common = {step for step, ranks in self._complete.items() if ranks == count}
         begun = {step for step, ranks in self._coming.items() if ranks == count}
         return World(

@@ -20,6 +20,7 @@ from resilient.errors import StorageFull
 from resilient.protocol import names
 from resilient.snapshot import catalog
 from resilient.snapshot import manifest as manifests
+from resilient.snapshot.ends import ends_of_image
 from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest, bounded
 from resilient.snapshot.shards import Whole, distributed_in
@@ -184,11 +185,12 @@ def _write_image(storage: Storage, temporary: Path, draft: Draft, rank: int, sha
     if reduced is None:
         if sharing is not None:
             require_room(storage, temporary, whole)
-        return ImageFile(name, rank, _write_file(storage, temporary / name, draft.chunks(rank)))
+        sums = _write_file(storage, temporary / name, draft.chunks(rank))
+        return ImageFile(name, rank, sums, ends=ends_of_image(draft.images[rank]))
     require_room(storage, temporary, reduced.size)
     sums = _write_file(storage, temporary / name, reduced.chunks())
     storage.spared(max(0, whole - reduced.size))
-    return ImageFile(name, rank, sums, reduced.base, whole)
+    return ImageFile(name, rank, sums, reduced.base, whole, reduced.ends)
 
 
 def _write_file(storage: Storage, path: Path, chunks: Iterator[memoryview]) -> Checksum:

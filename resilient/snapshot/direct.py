@@ -13,6 +13,8 @@ import fcntl
 import os
 from pathlib import Path
 
+_PAGE = 4096
+
 
 def open_direct(path: Path, flags: int, mode: int = 0o666) -> int:
     """Open a file with ``O_DIRECT``, or without it where the filesystem does not have it."""
@@ -48,6 +50,25 @@ def read_exactly(descriptor: int, into: memoryview) -> None:
         if not count:
             raise EOFError("the file ended early")
         into = into[count:]
+
+
+def read_cached(path: Path, offset: int, into: memoryview) -> int:
+    """Fill ``into`` from a file with what the page cache has of it. Returns how many bytes, a multiple of 4096 where
+    there are more to come; 0 where the filesystem cannot tell.
+    """
+    descriptor, done = os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0
+    try:
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done:]], offset + done, os.RWF_NOWAIT)
+            if not count:
+                break
+            done += count
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
+    return done if done == len(into) else done // _PAGE * _PAGE
 
 
 def _without_direct(descriptor: int, error: OSError) -> None:

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from resilient.errors import SnapshotCorrupt, SnapshotNotFound, StorageFull, TargetNotWritable
+from resilient.errors import SnapshotCorrupt, SnapshotNotFound, StateError, StorageFull, TargetNotWritable
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.copies import Copy, read_chunks
 from resilient.snapshot.hashing import CHUNK
@@ -88,6 +88,7 @@ def export_object(copy: Copy, name: str, target: Path, *, replace: bool = False)
     :raises SnapshotNotFound: the snapshot has no such object, or it holds no tensors.
     :raises TargetNotWritable: there is something already, or it cannot be written.
     :raises SnapshotCorrupt: the copy fails verification; nothing is left behind.
+    :raises StateError: a tensor lies in parts of which it is not known where they belong.
     """
     if (target.exists() or target.is_symlink()) and not (replace and target.is_file()):
         what = "is there already" if target.is_file() else "is no file, so it is not replaced"
@@ -123,6 +124,7 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     parts: list[_Part] = field(default_factory=list)
+    unplaced: bool = False
 
     def spec(self, name: str) -> TensorSpec:
         return TensorSpec(name, self.dtype, self.shape)
@@ -153,11 +155,17 @@ def _find(copy: Copy, name: str) -> dict[str, _Tensor]:
             offsets = reference.offsets if reference.shape is not None else (0,) * len(shape)
             if reference.path not in found:
                 found[reference.path] = _Tensor(place.spec.dtype, shape)
+            found[reference.path].unplaced |= offsets is None
             if offsets is not None and (reference.shape is not None or not found[reference.path].parts):
                 found[reference.path].add(_Part(opened.tensors[reference.tensor].file, place, shape, offsets))
         if all(tensor.whole for tensor in found.values()):
             return found
-    lacking = next(path for path, tensor in found.items() if not tensor.whole)
+    lacking, tensor = next((path, tensor) for path, tensor in found.items() if not tensor.whole)
+    if tensor.unplaced:
+        raise StateError(
+            f"object={name} has {lacking} in parts of which nobody can say where they belong",
+            "export the whole snapshot, without object=",
+        )
     raise SnapshotCorrupt(f"the images do not have all parts of {lacking} of object={name}")
 
 

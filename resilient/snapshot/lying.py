@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt
-from resilient.snapshot.copies import Copy, read_chunks, read_image, read_range
+from resilient.snapshot.copies import Copy, read_chunks, read_end, read_image, read_range
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import HEADER, STATE, Layout, Placed, header_size, parse_state, state_place
 from resilient.snapshot.manifest import ImageFile
@@ -55,15 +55,15 @@ class Images:
         :raises SnapshotCorrupt: it is damaged, or was not written by resilient.
         """
         here = self.layout_of(file)
-        place = state_place(here)
-        state = parse_state(read_range(self._copy, file, place.offset, place.end))
+        place, at, back = state_place(here), *self._back(file, here)
+        state = parse_state(back[place.offset - at : place.end - at])
         own = {name: Lying(file, found) for name, found in here.tensors.items()}
         if file.base is None:
             return OpenedImage(here, own, state)
         base = self._files[file.base]
         there = self.layout_of(base)
         kept = here.tensors.get(HEADER)
-        stored = b"" if kept is None else read_range(self._copy, file, kept.offset, kept.end)
+        stored = b"" if kept is None else back[kept.offset - at : kept.end - at]
         layout = in_memory(file, stored)
         tensors = {name: _lying(name, layout, own, base, there) for name in layout.tensors}
         return OpenedImage(layout, tensors, state)
@@ -71,12 +71,29 @@ class Images:
     def layout_of(self, file: ImageFile) -> Layout:
         """Where in a file lies what; tensors that it lacks are not in it."""
         if file.name not in self._layouts:
-            size = file.checksum.size
-            first = read_range(self._copy, file, 0, min(CHUNK, size))  # which is read whole for any byte of it
-            length = header_size(first[:8], size)
-            header = first[:length] if length <= len(first) else read_range(self._copy, file, 0, length)
-            self._layouts[file.name] = Layout.of_header(header, size)
+            self._layouts[file.name] = Layout.of_header(self._header(file), file.checksum.size)
         return self._layouts[file.name]
+
+    def _header(self, file: ImageFile) -> bytes:
+        size = file.checksum.size
+        if file.ends is not None:
+            header = read_end(self._copy, file, 0, file.ends.front)
+            if header_size(header[:8], size) != len(header):
+                raise SnapshotCorrupt(f"{file.name}: the header is not where the manifest says")
+            return header
+        first = read_range(self._copy, file, 0, min(CHUNK, size))  # which is read whole for any byte of it
+        length = header_size(first[:8], size)
+        return first[:length] if length <= len(first) else read_range(self._copy, file, 0, length)
+
+    def _back(self, file: ImageFile, layout: Layout) -> tuple[int, bytes]:
+        """The end of the file, and where in it that begins."""
+        size = file.checksum.size
+        first = min(layout.tensors[name].offset for name in (STATE, HEADER) if name in layout.tensors)
+        if file.ends is None:
+            return first, read_range(self._copy, file, first, size)
+        if first != size - file.ends.back.size:
+            raise SnapshotCorrupt(f"{file.name}: the state is not where the manifest says")
+        return first, read_end(self._copy, file, first, file.ends.back)
 
 
 def in_memory(file: ImageFile, stored: bytes | memoryview) -> Layout:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt
+from resilient.snapshot.ends import Ends, ends_from
 from resilient.snapshot.hashing import CHUNK, Checksum, digest
 from resilient.snapshot.shards import Part, Whole
 
@@ -38,6 +39,7 @@ class ImageFile:
     :param checksum: of the file.
     :param base: the rank whose image has the tensors that this file lacks, if it lacks any.
     :param whole: bytes of the image with them, as it was in memory.
+    :param ends: checksums of what says what is in it; earlier releases did not note them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ImageFile:
     checksum: Checksum
     base: int | None = None
     whole: int | None = None
+    ends: Ends | None = None
 
     @property
     def image_size(self) -> int:
@@ -216,4 +219,5 @@ def image_file(entry: Mapping[str, Any]) -> ImageFile:
         Checksum(size, checksum["xxh3_128"], chunks),
         None if base is None else int(base),
         None if whole is None else int(whole),
+        ends_from(entry["ends"], size) if "ends" in entry else None,
     )

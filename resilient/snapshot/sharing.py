@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from resilient.errors import SnapshotCorrupt
+from resilient.snapshot.ends import Ends, ends_of
 from resilient.snapshot.hashing import CHUNK, digest
 from resilient.snapshot.image import HEADER, PAGE, STATE, Layout, Placed, TensorSpec, header_size
 
@@ -120,15 +121,21 @@ class Reduced:
     :param base: the rank that has the rest.
     :param whole: bytes of the image.
     :param pieces: the file, in pieces.
+    :param back: how many of the last ones say what is in it.
     """
 
     base: int
     whole: int
     pieces: Sequence[memoryview]
+    back: int
 
     @property
     def size(self) -> int:
         return sum(len(piece) for piece in self.pieces)
+
+    @property
+    def ends(self) -> Ends:
+        return ends_of(self.pieces[0], self.pieces[-self.back :])
 
     def chunks(self) -> Iterator[memoryview]:
         """The file; each chunk is valid until the next is asked for."""
@@ -215,11 +222,8 @@ def _without(opened: Opened, base: int, shared: set[str]) -> Reduced:
     specs = [*(place.spec for place in own), TensorSpec(HEADER, "U8", (len(header) + len(filling),)), state.spec]
     layout = Layout.of_specs(specs, base=f"rank-{base:05d}")
     pieces = [image[place.offset : place.end] for place in own]
-    return Reduced(
-        base,
-        len(image),
-        [memoryview(layout.header), *pieces, header, filling, image[state.offset : state.end]],
-    )
+    back = [header, filling, image[state.offset : state.end]]
+    return Reduced(base, len(image), [memoryview(layout.header), *pieces, *back], len(back))
 
 
 def digests_of(images: Mapping[int, memoryview], whole: Collection[int]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from resilient.errors import RemoteUnavailable
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.bucket import Bucket, Upload, part_sizes
-from resilient.snapshot.copies import Copy, LocalCopy
+from resilient.snapshot.copies import Copy, LocalCopy, read_chunk
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.remote import MARK, remote_name
@@ -103,7 +103,7 @@ def _send_image(bucket: Bucket, key: str, copy: Copy, file: ImageFile, *, pace: 
     if len(sizes) <= 1:  # one request
         buffer = memoryview(mmap.mmap(-1, max(1, file.checksum.size)))[: file.checksum.size]
         if sizes:
-            copy.read_chunk(file, 0, buffer)
+            read_chunk(copy, file, 0, buffer)
         pace.spend(len(buffer))
         bucket.put(key, buffer)
         result.sent += len(buffer)
@@ -155,7 +155,7 @@ class _Sender:
             if self._failed.is_set():
                 return
             part = buffer[: self._sizes[number]]
-            self._copy.read_chunk(self._file, number, part)
+            read_chunk(self._copy, self._file, number, part)
             yield number, part
 
     def _send(self, number: int, part: memoryview) -> None:

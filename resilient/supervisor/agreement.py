@@ -13,9 +13,10 @@ from resilient.supervisor.memory import RunMemory
 
 def pass_on_termination(memory: RunMemory) -> None:
     """SIGTERM that has reached one worker alone makes all of them leave, and at one step."""
-    if any(board[Word.TERMINATED] for board in memory.boards.values()):
+    if memory.some_terminated():
         for board in memory.boards.values():
-            board[Word.COMMAND] = Command.LEAVE
+            if board[Word.COMMAND] != Command.LEAVE:  # for one on another node it is a message
+                board[Word.COMMAND] = Command.LEAVE
 
 
 def release_unfulfilled(memory: RunMemory) -> list[int]:
@@ -33,6 +34,8 @@ def release_unfulfilled(memory: RunMemory) -> list[int]:
 
 def unfulfilled(memory: RunMemory) -> list[int]:
     """Steps that some ranks hold and another has passed without holding them."""
+    if not memory.some_held():
+        return []
     # The boards first: a rank that has passed a step has begun its image before, or never will.
     passed = {rank: board[Word.STEP] for rank, board in memory.boards.items()}
     found = {rank: [slot.info() for slot in arena.slots] for rank, arena in memory.arenas.items()}

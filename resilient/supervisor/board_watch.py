@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
-from resilient.policy.events import OwnTimesSeen, WorkerProgressed
+from resilient.policy.events import OwnTimesSeen, RanksProgressed, WorkerProgressed
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Board, Word, WorkerPhase
@@ -17,6 +18,7 @@ from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.time_notes import NOTE_SECONDS, SPENT, spent
 
 _LOOK_SECONDS = 0.5  # between two looks at what phases and ranks take
+_COST_PART = 200  # what phases take is looked at for a two-hundredth of the time at most, with however many ranks
 _PHASE_NAMES: Mapping[int, str] = {
     WorkerPhase.STARTUP: "startup",
     WorkerPhase.RESTORE: "startup",
@@ -54,15 +56,18 @@ class BoardWatch:
         self._console = console
         self._clock = clock
         self._beats: dict[int, int] = {}
+        self._moved: set[int] = set()  # ranks whose boards are to be looked at
         self._interval = 0
         self._looked_at = -math.inf
         self._noted_durations: Mapping[str, float] = {}
+        self._next_durations = -math.inf
         self._noted_spent = -math.inf
         self.latest: dict[str, float] = {}
 
     def begin_round(self) -> None:
         """The boards are new ones."""
         self._beats.clear()
+        self._moved.clear()
         self._noted_spent = self._clock()
 
     def adopt(self, round_number: int) -> None:
@@ -73,27 +78,41 @@ class BoardWatch:
 
     def rank_ended(self, rank: int, state: RunState) -> None:
         """Take down what a rank has left, and with the last one what the round has spent its time on."""
-        self.collect_metrics(state.round)
+        self._collect_metrics_of(rank, state.round)  # of it alone: when a group is killed, all end one after the other
         if state.live & {*self._memory.ranks} == {rank}:
             self._note_spent(state, self._clock())
 
     def collect_metrics(self, round_number: int) -> None:
-        for rank, board in self._memory.boards.items():
-            entries = [Entry(max(round_number, 0), rank, found) for found in board.collect_metrics()]
-            self._metrics.write(entries)
-            if entries and not rank:
-                self.latest.update(entries[-1].metrics.values)
+        for rank in self._memory.ranks:  # other nodes log those of their ranks themselves
+            self._collect_metrics_of(rank, round_number)
 
-    def progress(self, live: Iterable[int]) -> Iterator[WorkerProgressed]:
-        """Who of the live ranks has moved on since the last look."""
-        for rank in sorted(live):
+    def _collect_metrics_of(self, rank: int, round_number: int) -> None:
+        found = [Entry(max(round_number, 0), rank, one) for one in self._memory.boards[rank].collect_metrics()]
+        if not found:
+            return
+        self._metrics.write(found)
+        if not rank:
+            self.latest.update(found[-1].metrics.values)
+
+    def progress(self, live: AbstractSet[int]) -> WorkerProgressed | RanksProgressed | None:
+        """Who of the live ranks has moved on since the last look; None where nobody has."""
+        self._moved |= self._memory.moved()
+        moved = tuple(self._progress(sorted(self._moved & live)))
+        if len(moved) > 1:
+            return RanksProgressed(moved)
+        return moved[0] if moved else None
+
+    def _progress(self, ranks: Iterable[int]) -> Iterator[WorkerProgressed]:
+        for rank in ranks:
             board = self._memory.boards[rank]
             beats = board[Word.BEATS]
             if beats != self._beats.get(rank, 0):
                 phase = phase_of(board)
-                if beats == board[Word.BEATS]:  # else it has moved on while we read, and is read the next time
-                    self._beats[rank] = beats
-                    yield WorkerProgressed(rank, board[Word.STEP], phase)
+                if beats != board[Word.BEATS]:
+                    continue  # it has moved on while we read, and is read the next time
+                self._beats[rank] = beats
+                yield WorkerProgressed(rank, board[Word.STEP], phase)
+            self._moved.discard(rank)
 
     def pass_on_requests(self) -> None:
         """``resilient snapshot`` counts on rank 0's board; the workers obey each change of the count once."""
@@ -131,7 +150,7 @@ class BoardWatch:
         if now - self._looked_at < _LOOK_SECONDS and state.phase is not Phase.FLUSHING:
             return None
         self._looked_at = now
-        self._note_durations(state.durations, now)
+        self._note_durations(state, now)
         if state.phase is Phase.RUNNING and now - self._noted_spent >= NOTE_SECONDS:
             self._note_spent(state, now)
         if state.phase is not Phase.RUNNING or len(self._memory.boards) == 1:
@@ -152,9 +171,12 @@ class BoardWatch:
         self._noted_spent = now
         self._journal.write("note", SPENT, now, **spent(self._own_boards(), state.round))
 
-    def _note_durations(self, durations: Mapping[str, float], now: float) -> None:
+    def _note_durations(self, state: RunState, now: float) -> None:
         """A successor on this machine reads them in the journal; one elsewhere in the snapshot."""
-        noted = self._noted_durations
+        if now < self._next_durations and state.phase is not Phase.FLUSHING:
+            return
+        durations, noted = state.durations, self._noted_durations
+        self._next_durations = now + _COST_PART * (self._clock() - now)
         if any(abs(seconds - noted.get(phase, 0.0)) > 0.5 * seconds for phase, seconds in durations.items()):
             self._noted_durations = durations
             self._journal.write("note", "phase durations", now, durations=durations)

@@ -57,7 +57,7 @@ def restore(storage: Storage, directory: Path, request: Mapping[str, Any]) -> wi
             if len(images) == world_size and images.keys() >= slots.keys():
                 _fill(slots, snapshot, manifest, request["sequence"])
             elif request.get("reshard"):
-                catalog.verify(snapshot)  # the workers take from it what each of them needs
+                catalog.verify(snapshot, cached=True)  # the workers take from it what each of them needs
             else:
                 raise SnapshotError(f"{snapshot.name} has images of {len(images)} ranks, the run has {world_size}")
     except SnapshotCorrupt as error:

@@ -16,7 +16,7 @@ import psutil
 from resilient.policy.culprit import Condition
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.scratch import Scratch
-from resilient.supervisor import kernel_view
+from resilient.supervisor import kernel_view, processes
 from resilient.supervisor.helper import Helper
 
 
@@ -180,36 +180,39 @@ class Launcher:
         """
         self._give_up_unborn()
         for pid in self._pids():
-            if (worker := self._worker(pid)) is not None:
-                with suppress(psutil.Error):
-                    worker.send_signal(number)
+            if self._is_ours(pid):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
 
     def kill(self) -> None:
         """SIGKILL every worker and everything that descends from it. Orphans are the forkserver's to find."""
         self._give_up_unborn()
-        workers = [worker for pid in self._pids() if (worker := self._worker(pid)) is not None]
-        children = _children() if workers else {}
-        for worker in workers:
-            tree = _tree(worker, children)
+        workers = [pid for pid in self._pids() if self._is_ours(pid)]
+        # One look at all processes, and no psutil object for each of them: of very many ranks those that are killed
+        # take the processor from whoever kills the others.
+        below = processes.below(workers, processes.parents()) if workers else []
+        descendants = [process for pid in below if (process := _process(pid)) is not None]
+        for pid in workers:
+            if not self._is_ours(pid):
+                continue  # reaped meanwhile
             # The group first: no fork in it can get away in between, as it could from a list.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            for process in tree:
-                with suppress(psutil.Error):
-                    process.kill()
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):  # it has no group yet, as it was forked just now
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        for process in descendants:
+            with suppress(psutil.Error):
+                process.kill()
 
     def _give_up_unborn(self) -> None:
         self._doomed.update(rank for rank, pid in self._live.items() if pid is None)
         if self._doomed and self._up and not self._ready:
             self._helper.kill()  # it is still importing, and may do so for ever
 
-    def _worker(self, pid: int) -> psutil.Process | None:
-        """The worker of that number; None if it is gone, and its number perhaps another process's by now."""
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.ppid() in {self._helper.pid, os.getpid()}:  # ours since the forkserver died, if it has
-                return process
-        return None
+    def _is_ours(self, pid: int) -> bool:
+        """Whether there is a worker of that number; it may be gone, and its number another process's by now."""
+        return processes.parent(pid) in {self._helper.pid, os.getpid()}  # ours since the forkserver died, if it has
 
     @property
     def workers(self) -> Mapping[int, int | None]:
@@ -232,19 +235,8 @@ class Launcher:
         self._scratch.remove()
 
 
-def _children() -> dict[int, list[psutil.Process]]:
-    """All processes by their parents; looked through once, however many workers there are."""
-    found: dict[int, list[psutil.Process]] = {}
-    with suppress(psutil.Error, OSError):  # /proc hides the processes of others, which psutil looks through
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                found.setdefault(process.ppid(), []).append(process)
-    return found
-
-
-def _tree(root: psutil.Process, children: Mapping[int, Sequence[psutil.Process]]) -> list[psutil.Process]:
-    """It and its descendants. They are killed by number and start time, so that nobody else is."""
-    found = [root]
-    for process in found:
-        found += [child for child in children.get(process.pid, ()) if child not in found]
-    return found
+def _process(pid: int) -> psutil.Process | None:
+    """It is killed by number and start time, so that nobody else is."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid)
+    return None

@@ -6,6 +6,7 @@ here; the rules are in :mod:`resilient.policy.machine`.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ from resilient.supervisor.uploads import Uploads
 from resilient.supervisor.witness import Witness
 
 _POLL_SECONDS = 0.05
+_EARLY = 0.2
 _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundredths of a second
 
 
@@ -187,9 +189,11 @@ class Supervisor:
         """Until something has happened here, or so long; what happens elsewhere is passed on meanwhile."""
         until = self._clock() + seconds
         while self._state.phase is not Phase.ENDED:
-            self._sources.handle(max(0.0, min(until - self._clock(), self._others.pace)))
+            pace = self._others.pace
+            self._sources.handle(max(0.0, min(until - self._clock(), pace)))
             self._others.tick()
-            if self._others.pace >= seconds or self._clock() >= until:
+            # what is due in a moment is done now: to be woken costs more than to do it
+            if pace == math.inf or self._clock() >= until - _EARLY * seconds:
                 return
 
     def _open(self) -> None:
@@ -304,7 +308,7 @@ class Supervisor:
         self._diverging.judge(self._state)
         self._heed_scheduler()
         self._witness.watch()
-        for progressed in self._boards.progress(self._state.live):
+        if (progressed := self._boards.progress(self._state.live)) is not None:
             self._feed(progressed)
         if (dumped := self._others.dumped(self._dumps.poll(self._state))) is not None:
             self._feed(dumped)

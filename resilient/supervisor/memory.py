@@ -6,12 +6,13 @@ It is found by name, so what a killed supervisor leaves is its successor's.
 from __future__ import annotations
 
 import os
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
 from resilient.errors import ConfigurationError, StorageFull
 from resilient.protocol.arena import Arena, Loan, Slot
-from resilient.protocol.board import SIZE, Board
+from resilient.protocol.board import SIZE, Board, Word
 from resilient.protocol.pages import FULL
 from resilient.protocol.past import Past
 from resilient.protocol.paths import RunPaths, hostname
@@ -216,8 +217,27 @@ class RunMemory:
 
     def held_steps(self) -> list[int]:
         """Steps that all ranks want made durable, oldest first. What they hold of them may still be growing."""
-        steps = [{slot.info().step for slot in arena.held()} for arena in self.arenas.values()]
-        return sorted(set.intersection(*steps))
+        common: set[int] | None = None
+        for arena in self.arenas.values():
+            steps = {slot.info().step for slot in arena.held()}
+            common = steps if common is None else common & steps
+            if not common:  # nearly always, and then the others need not be looked at
+                return []
+        return sorted(common or ())
+
+    # --- what is looked at all the time, and must cost next to nothing where very many ranks are on other nodes
+
+    def moved(self) -> AbstractSet[int]:
+        """Ranks whose boards may not be as they were at the last call."""
+        return set(self._ranks)
+
+    def some_terminated(self) -> bool:
+        """Whether SIGTERM has reached a worker by itself."""
+        return any(self.boards[rank][Word.TERMINATED] for rank in self._ranks)
+
+    def some_held(self) -> bool:
+        """Whether a slot may be held."""
+        return any(slot.may_be_held for rank in self._ranks for slot in self.arenas[rank].slots)
 
     def hold(self, step: int) -> None:
         for slot in (self.slots_of(step) or {}).values():

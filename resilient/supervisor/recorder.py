@@ -14,12 +14,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resilient.policy.decisions import Decision
-from resilient.policy.events import Event, MetricsJudged, NodesSeen, OwnTimesSeen, RunOpened, Tick, WorkerProgressed
+from resilient.policy.events import (
+    Event,
+    MetricsJudged,
+    NodesSeen,
+    OwnTimesSeen,
+    RanksProgressed,
+    RunOpened,
+    Tick,
+    WorkerProgressed,
+)
 from resilient.policy.machine import UnlistedTransition, decide
 from resilient.policy.state import RunState
 from resilient.supervisor.journal import Journal, plain
 
-_UNTOLD = (Tick, WorkerProgressed, OwnTimesSeen, MetricsJudged, NodesSeen)
+_UNTOLD = (Tick, WorkerProgressed, RanksProgressed, OwnTimesSeen, MetricsJudged, NodesSeen)
 
 
 class Recorder:

@@ -22,13 +22,17 @@ class Sources:
 
     def handle(self, seconds: float) -> None:
         """Wait for so long at the most, and have everything read that can be."""
-        for key, _ in self._watch().select(seconds):
-            if key.fileobj in self._current():  # one of the others may just have had a helper replaced
-                key.data()
-
-    def _watch(self) -> selectors.BaseSelector:
         handlers = self._current()
-        if self._watched != set(handlers):
+        called = False
+        for key, _ in self._watch(handlers).select(seconds):
+            if called:
+                handlers = self._current()  # one of the others may just have had a helper replaced
+            if key.fileobj in handlers:
+                key.data()
+                called = True
+
+    def _watch(self, handlers: Mapping[Any, Callable[[], None]]) -> selectors.BaseSelector:
+        if self._watched != handlers.keys():
             self._selector.close()
             self._selector = selectors.DefaultSelector()
             for source, handler in handlers.items():

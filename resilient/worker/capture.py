@@ -218,7 +218,7 @@ def restore(image: memoryview, objects: Mapping[str, Stateful], *, allow_pickle:
     meshes = _live_meshes(body["meshes"], objects) if "meshes" in body else None
     for name, item in objects.items():
         source = TensorSource(
-            image, layout, views=_copied_by_loading(name, item), reuse=_kept_by_loading(name, item), meshes=meshes
+            image, layout, views=_copied_by_loading(name, item), reuse=kept_by_loading(name, item), meshes=meshes
         )
         state = tree.decode(body["objects"][name], source, allow_pickle=allow_pickle)
         load_named(name, item, state, image, same_types=same_types)
@@ -258,7 +258,7 @@ def _copied_by_loading(name: str, item: Stateful) -> frozenset[str]:
     return frozenset(f"{name}.{key}" for key, _ in own)
 
 
-def _kept_by_loading(name: str, item: Stateful) -> dict[str, torch.Tensor]:
+def kept_by_loading(name: str, item: Stateful) -> dict[str, torch.Tensor]:
     """The tensors of an optimizer's state. Its ``load_state_dict`` takes what it is given in their place, so it may as
     well be given them, filled anew. Those that share memory with another tensor are left out.
     """

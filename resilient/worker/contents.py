@@ -11,7 +11,7 @@ names of the parameters instead of their numbers, and without the ``module.`` of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,33 +21,28 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot import tree
-from resilient.snapshot.copies import Copy, read_chunks
-from resilient.snapshot.hashing import CHUNK
-from resilient.snapshot.image import Placed
+from resilient.snapshot.copies import Copy
 from resilient.snapshot.lying import Images, Lying, OpenedImage
 from resilient.snapshot.manifest import ImageFile
 from resilient.snapshot.shards import DISTRIBUTED, Reference, references
+from resilient.worker.filling import Box
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
 
 _STORED_TAGS = frozenset({"$tensor", "$strided", "$array"})
 _WRAPPER = "module."
 
 
-@dataclass(frozen=True)
-class Box:
-    """A part of a tensor, by offsets and lengths."""
-
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
 @dataclass
 class StoredTensor:
-    """A tensor, and where its parts lie."""
+    """A tensor, and where its parts lie.
+
+    :ivar unplaced: a rank has a part of which it is not known where it belongs.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     parts: dict[Box, Lying] = field(default_factory=dict)
+    unplaced: bool = False
 
     @property
     def whole(self) -> bool:
@@ -68,7 +63,7 @@ class StoredLeaf:
 
     tag: str
     payload: Any
-    tensors: tuple[str, ...]
+    tensor: str
 
 
 @dataclass
@@ -95,6 +90,7 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
 
     :param rank: whose image counts for what each rank has by itself; where it lacks something, any other.
     :raises SnapshotCorrupt: an image is damaged, or parts of a tensor are in none of them.
+    :raises StateError: it is not known where in a tensor the parts belong.
     """
     found, images = Contents(), Images(copy)
     for file in sorted(copy.manifest.files, key=lambda file: (file.rank != rank, file.rank)):
@@ -104,44 +100,15 @@ def contents_of(copy: Copy, *, rank: int = 0, allow_pickle: bool = False) -> Con
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise SnapshotCorrupt(f"{copy.place}: the state in {file.name} is malformed: {error!r}") from error
     for name, tensor in found.tensors.items():
+        if tensor.unplaced and not tensor.whole:
+            raise StateError(
+                f"{name} lies in parts of which nobody can say where in the whole they belong",
+                "resume on as many ranks and the mesh that the snapshot was taken on",
+            )
         if not tensor.whole:
             raise SnapshotCorrupt(f"{copy.place}: parts of {name} are in none of the images")
     found.aliases = {alias: name for alias, name in _aliases(found) if alias not in found.paths}
     return found
-
-
-def read_tensors(
-    copy: Copy, contents: Contents, file: ImageFile, names: Iterable[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of one image by their names there, each as soon as it has been read and verified. Some may lie in the
-    file of another one.
-
-    :raises SnapshotCorrupt: a checksum does not match.
-    """
-    by_file: dict[ImageFile, list[Placed]] = {}
-    for lying in [contents.images[file.name].tensors[name] for name in names]:
-        by_file.setdefault(lying.file, []).append(lying.place)
-    for there, places in by_file.items():
-        yield from _read_tensors(copy, there, sorted(places, key=lambda place: place.offset))
-
-
-def _read_tensors(copy: Copy, file: ImageFile, places: list[Placed]) -> Iterator[tuple[str, torch.Tensor]]:
-    filled = [place for place in places if place.spec.size]
-    for place in places:
-        if not place.spec.size:
-            yield place.spec.name, torch.empty(place.spec.shape, dtype=TORCH_DTYPES[place.spec.dtype], device="cpu")
-    chunks = {number for place in filled for number in range(place.offset // CHUNK, (place.end - 1) // CHUNK + 1)}
-    begun: dict[str, bytearray] = {}
-    for number, chunk in read_chunks(copy, file, sorted(chunks)):
-        start = number * CHUNK
-        for place in filled:
-            first, last = max(place.offset, start), min(place.end, start + len(chunk))
-            if first < last:
-                data = begun.setdefault(place.spec.name, bytearray(place.spec.size))
-                data[first - place.offset : last - place.offset] = chunk[first - start : last - start]
-                if last == place.end:
-                    whole = torch.frombuffer(begun.pop(place.spec.name), dtype=TORCH_DTYPES[place.spec.dtype])
-                    yield place.spec.name, whole.reshape(place.spec.shape)
 
 
 def open_image(images: Images, file: ImageFile, place: str) -> OpenedImage:
@@ -166,7 +133,7 @@ def _add(found: Contents, file: ImageFile, opened: OpenedImage, *, allow_pickle:
         [reference] = references({tag: payload})
         place = layout.tensors[reference.tensor]
         if tag == "$array":
-            return StoredLeaf(tag, payload, (reference.tensor,))
+            return StoredLeaf(tag, payload, reference.tensor)
         shape = place.spec.shape if reference.shape is None else reference.shape
         stand_in = torch.empty(shape, dtype=TORCH_DTYPES[place.spec.dtype], device="meta")
         leaves[id(stand_in)] = (stand_in, reference)
@@ -199,13 +166,14 @@ def _add_tensor(found: Contents, name: str, stand_in: torch.Tensor, reference: R
             known.parts[Box((0,) * len(shape), shape)] = lying
     elif reference.offsets is not None and (lying.place.spec.size or 0 in shape):
         known.parts.setdefault(Box(reference.offsets, lying.place.spec.shape), lying)
+    known.unplaced |= reference.shape is not None and reference.offsets is None
 
 
 def _without_stand_ins(value: Any, leaves: Mapping[int, tuple[torch.Tensor, Reference]]) -> Any:
     """Tuples and the like are one value, with whatever is inside."""
     if isinstance(value, torch.Tensor):
         _, reference = leaves[id(value)]
-        return StoredLeaf("$tensor", reference.tensor, (reference.tensor,))
+        return StoredLeaf("$tensor", reference.tensor, reference.tensor)
     if type(value) in (tuple, list, set, frozenset):
         return type(value)(_without_stand_ins(item, leaves) for item in value)
     return value

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resilient.protocol.arena import Arena, Slot, SlotInfo
+from resilient.protocol.bell import Bell
 from resilient.protocol.board import Board, Word
 from resilient.protocol.neighbour import Neighbour
 from resilient.protocol.world_view import Everybody, First, WorldView, is_done
@@ -44,6 +45,7 @@ class Group:
     :param boards: of all ranks on this node.
     :param neighbours: the arenas of all others of them.
     :param world: all ranks of the run, where some are on other nodes.
+    :param bell: is rung when there is something that ranks on other nodes wait for.
     :ivar leads: whether this is rank 0.
     """
 
@@ -54,6 +56,7 @@ class Group:
         neighbours: Mapping[int, Neighbour],
         *,
         world: WorldView | None = None,
+        bell: Bell | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
@@ -68,6 +71,7 @@ class Group:
             self._others.append(everybody)
             self._neighbours.append((everybody, everybody))
         self._first: Board | First = boards[0] if world is None or 0 in boards else First(world)
+        self._ring: Callable[[], None] = (lambda: None) if bell is None else bell.ring
         self._clock = clock
         self._sleep = sleep
         self._memory_wanted = self._durable_wanted = False
@@ -85,7 +89,9 @@ class Group:
         world = None if alone else WorldView.open(memory)
         if not alone and world is None:
             raise ValueError(f"{memory} has nothing of the other nodes")
-        return cls(rank, {rank: own, **boards}, {other: Neighbour(memory, other) for other in others}, world=world)
+        neighbours = {other: Neighbour(memory, other) for other in others}
+        bell = None if alone else Bell.open(memory)
+        return cls(rank, {rank: own, **boards}, neighbours, world=world, bell=bell)
 
     # --- leaving
 
@@ -97,6 +103,7 @@ class Group:
         if not asked:
             return False
         self._own[Word.ARRIVED] = step + 1
+        self._ring()
         while not all(board[Word.ARRIVED] == step + 1 or is_done(board) for board in self._others):
             if any(board[Word.ENTERED] > step for board in self._others):
                 return False
@@ -106,9 +113,11 @@ class Group:
     def enter(self, step: int) -> None:
         """Begin ``step``; rank 0 must have said before what is due after it."""
         self._own[Word.ENTERED] = step
+        self._ring()
 
     def wait_until_all_left(self) -> None:
         """Return when every rank has what it needs to leave. The first to be gone takes the others along."""
+        self._ring()
         while not all(is_done(board) for board in self._others):
             self._sleep(_POLL_SECONDS)
 

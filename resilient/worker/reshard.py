@@ -9,7 +9,6 @@ that is distributed or the same on all ranks, and does not continue the run bit 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,18 @@ import torch
 from resilient.errors import SnapshotCorrupt, StateError
 from resilient.snapshot import tree
 from resilient.snapshot.copies import Copy, LocalCopy
-from resilient.snapshot.image import Layout
-from resilient.snapshot.manifest import ImageFile
+from resilient.snapshot.lying import OpenedImage
 from resilient.snapshot.shards import DISTRIBUTED, references
-from resilient.worker.capture import compare_names, load_named
+from resilient.worker.capture import compare_names, kept_by_loading, load_named
 from resilient.worker.checksum import checksum_of
-from resilient.worker.contents import Box, Contents, StoredTensor, contents_of, read_tensors
+from resilient.worker.contents import Contents, StoredTensor, contents_of
+from resilient.worker.filling import Box, Wanted, fill, others_read
 from resilient.worker.leaves import TORCH_DTYPES, TensorSource
 from resilient.worker.loading import parameters_have_types_of
 from resilient.worker.ownership import parameters_of
 from resilient.worker.positions import Stateful
 from resilient.worker.rng import GlobalRandomState, mix, seeded
-from resilient.worker.sharded import is_distributed
-
-Slices = tuple[slice, ...]
+from resilient.worker.sharded import is_distributed, place_of
 
 _STORED = frozenset({"$tensor", "$strided", "$array", DISTRIBUTED})
 _CONTAINERS = (dict, tuple, set, frozenset)
@@ -57,16 +54,16 @@ def reshard(snapshot: Path, objects: Mapping[str, Stateful], *, rank: int, allow
     :raises SnapshotCorrupt: it is damaged.
     :raises StateError: it does not fit the objects.
     """
-    copy = LocalCopy(snapshot)
+    copy = LocalCopy(snapshot, shared=others_read())
     world = copy.manifest.world_size
     file = next((file for file in copy.manifest.files if file.rank == rank), copy.manifest.files[0])
     contents = contents_of(copy, rank=file.rank, allow_pickle=allow_pickle)
     layout, body = contents.images[file.name].layout, contents.images[file.name].state
     compare_names(body["objects"], objects)
     same_types = parameters_have_types_of(layout, objects)
-    targets = _Targets(contents, layout, objects)
+    targets = _Targets(contents, contents.images[file.name], objects)
     states = {name: tree.decode(body["objects"][name], targets.leaf, allow_pickle=allow_pickle) for name in objects}
-    targets.fill(copy, file)
+    targets.fill(copy)
     for name, item in objects.items():
         load_named(name, item, states[name], None, same_types=same_types)
     return Resharded(int(body["step"]), rank >= world)
@@ -75,15 +72,18 @@ def reshard(snapshot: Path, objects: Mapping[str, Stateful], *, rank: int, allow
 class _Targets:
     """Makes the tensors of the states, as the objects have them now, and then fills them."""
 
-    def __init__(self, contents: Contents, layout: Layout, objects: Mapping[str, Stateful]) -> None:
+    def __init__(self, contents: Contents, own: OpenedImage, objects: Mapping[str, Stateful]) -> None:
         self._contents = contents
-        self._layout = layout
+        self._own = own
+        self._layout = own.layout
         self._live = _live_tensors(objects)
+        self._kept = {
+            path: kept for name, item in objects.items() for path, kept in kept_by_loading(name, item).items()
+        }
         self._parameters = {
             name: parameters_of([item]) for name, item in objects.items() if isinstance(item, torch.optim.Optimizer)
         }
-        self._parts: list[tuple[StoredTensor, Box, torch.Tensor]] = []
-        self._own: list[tuple[str, torch.Tensor]] = []
+        self._wanted: list[Wanted] = []
 
     def leaf(self, tag: str, payload: Any) -> Any:
         """For :func:`resilient.snapshot.tree.decode`: tensors and arrays that have no values yet."""
@@ -98,30 +98,38 @@ class _Targets:
         like = self._like(reference.tensor)
         if like is not None and is_distributed(like) and tuple(like.shape) == shape:
             return self._distributed(reference.tensor, like, dtype)
-        target = torch.empty(shape, dtype=dtype, device="cpu")
+        target = self._memory(reference.tensor, shape, dtype, torch.device("cpu"))
         if reference.shape is not None:
-            self._parts.append((self._stored(reference.tensor), Box((0,) * len(shape), shape), target))
+            self._want(self._stored(reference.tensor), Box((0,) * len(shape), shape), target)
         else:
-            self._own.append((reference.tensor, target))
+            self._wanted.append(Wanted.whole(self._own.tensors[reference.tensor], target))
         return target.numpy().reshape(payload[1]) if tag == "$array" else target
 
-    def fill(self, copy: Copy, own: ImageFile) -> None:
-        """Read what is missing, going through each image once.
+    def fill(self, copy: Copy) -> None:
+        """Read them all, going through each image once."""
+        for _ in fill(copy, self._wanted):
+            pass
 
-        :param own: the image of what each rank has by itself.
+    def _want(self, stored: StoredTensor, box: Box, target: torch.Tensor) -> None:
+        """Fill ``target``, which is this part of the whole, from whatever parts of it are stored."""
+        for part, lying in stored.parts.items():
+            common = _overlap(box, part)
+            if common is not None:
+                inside = tuple(
+                    slice(first - mine, first - mine + length)
+                    for first, mine, length in zip(common.offsets, box.offsets, common.shape, strict=True)
+                )
+                there = tuple(first - theirs for first, theirs in zip(common.offsets, part.offsets, strict=True))
+                self._wanted.append(Wanted(lying, Box(there, common.shape), target[inside]))
+
+    def _memory(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """What the tensor is to lie in: an optimizer's own, where it has one already that fits, for the first touch of
+        fresh memory takes longer than the copy itself.
         """
-        wanted: dict[ImageFile, dict[str, list[tuple[torch.Tensor, Slices]]]] = defaultdict(lambda: defaultdict(list))
-        for name, target in self._own:
-            wanted[own][name].append((target, ()))
-        for stored, box, target in self._parts:
-            for part, lying in stored.parts.items():
-                cut = _overlap(box, part)
-                if cut is not None:
-                    wanted[lying.file][lying.place.spec.name].append((target[cut[0]], cut[1]))
-        for file, targets in wanted.items():
-            for name, tensor in read_tensors(copy, self._contents, file, targets):
-                for target, there in targets[name]:
-                    target.copy_(tensor[there])
+        known = self._kept.get(name)
+        if known is not None and (known.shape, known.dtype, known.device) == (shape, dtype, device):
+            return known
+        return torch.empty(shape, dtype=dtype, device=device)
 
     def _stored(self, name: str) -> StoredTensor:
         stored = self._contents.tensors.get(name)
@@ -140,28 +148,31 @@ class _Targets:
 
     def _distributed(self, name: str, like: Any, dtype: torch.dtype) -> torch.Tensor:
         from torch.distributed.tensor import DTensor  # noqa: PLC0415  somebody has, by now
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # noqa: PLC0415
 
-        shape, offsets = compute_local_shape_and_global_offset(like.shape, like.device_mesh, like.placements)
-        local = torch.empty(shape, dtype=dtype, device=like.device)
+        shape, offsets = place_of(like)
+        if offsets is None:
+            raise StateError(
+                f"{name} is spread as {like.placements}, so that a rank has several pieces of it",
+                "resume on the mesh that the snapshot was taken on",
+            )
+        local = self._memory(name, shape, dtype, like.device)
         if local.numel():
-            self._parts.append((self._stored(name), Box(tuple(offsets), tuple(shape)), local))
+            self._want(self._stored(name), Box(offsets, shape), local)
         with torch.no_grad():
             return DTensor.from_local(
                 local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
             )
 
 
-def _overlap(target: Box, source: Box) -> tuple[Slices, Slices] | None:
-    """What two parts of one tensor have in common, in each of them; None for nothing."""
-    in_target, in_source = [], []
-    for mine, length, theirs, there in zip(target.offsets, target.shape, source.offsets, source.shape, strict=True):
-        first, last = max(mine, theirs), min(mine + length, theirs + there)
-        if first >= last:
-            return None
-        in_target.append(slice(first - mine, last - mine))
-        in_source.append(slice(first - theirs, last - theirs))
-    return tuple(in_target), tuple(in_source)
+def _overlap(one: Box, other: Box) -> Box | None:
+    """What two parts of one tensor have in common; None for nothing."""
+    ends = [
+        (max(mine, theirs), min(mine + length, theirs + there))
+        for mine, length, theirs, there in zip(one.offsets, one.shape, other.offsets, other.shape, strict=True)
+    ]
+    if any(first >= last for first, last in ends):
+        return None
+    return Box(tuple(first for first, _ in ends), tuple(last - first for first, last in ends))
 
 
 def _live_tensors(objects: Mapping[str, Stateful]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -56,6 +57,35 @@ def specs_of(tensors: Sequence[torch.Tensor]) -> list[Any]:
     return [tensor._spec if isinstance(tensor, kind) else None for tensor in tensors]  # noqa: SLF001
 
 
+def place_of(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Shape of the part of a distributed tensor that this rank should have, and its offsets in the whole; None for
+    these where the part lies there in several pieces.
+    """
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # noqa: PLC0415  see above
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    shape, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    in_one = all(
+        placement.split_factor == _ranks_behind(mesh, placements, number)
+        for number, placement in enumerate(placements)
+        if type(placement).__name__ == "_StridedShard"
+    )
+    return tuple(shape), tuple(offsets) if in_one and len(offsets) == tensor.ndim else None
+
+
+def _ranks_behind(mesh: Any, placements: Sequence[Any], number: int) -> int:
+    """Among how many ranks the dimensions of the mesh after this one divide the same dimension of the tensor.
+
+    FSDP divides what tensor parallelism has divided before, though its dimension of the mesh comes first, and says so
+    by a strided placement: each rank skips what is those others', and together with theirs its part is one again.
+    """
+    return prod(
+        mesh.size(later)
+        for later, placement in enumerate(placements)
+        if later > number and type(placement).__name__ == "Shard" and placement.dim == placements[number].dim
+    )
+
+
 class Meshes:
     """The meshes that the tensors of one state are spread over. Tensors refer to them by number.
 
@@ -71,16 +101,14 @@ class Meshes:
 
         :raises StateError: the ranks hold summands and not parts of it.
         """
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # noqa: PLC0415  see above
-
         placements = [_placement(path, placement) for placement in tensor.placements]
-        shape, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        fits = len(offsets) == tensor.ndim and tuple(shape) == tuple(local_part(tensor).shape)
+        shape, offsets = place_of(tensor)
+        fits = offsets is not None and shape == tuple(local_part(tensor).shape)
         return {
             "shape": list(tensor.shape),
             "stride": list(tensor.stride()),
-            # None: not a part that the placements speak of, such as one that the script has cut by itself
-            "offsets": list(offsets) if fits else None,
+            # None: not a part that the placements speak of, such as one that the script has cut by itself, or several
+            "offsets": list(offsets) if offsets is not None and fits else None,
             "mesh": self._number(tensor.device_mesh),
             "placements": placements,
         }

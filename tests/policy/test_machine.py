@@ -32,6 +32,7 @@ from resilient.policy.events import (
     Incident,
     LaunchFailed,
     OwnTimesSeen,
+    RanksProgressed,
     RestoreFailed,
     RunOpened,
     SnapshotRejected,
@@ -142,6 +143,21 @@ def test_a_round_is_running_with_its_first_step_and_not_before() -> None:
     assert [story.phase] == [Phase.STARTING]
     story.steps(1)
     assert [story.phase] == [Phase.RUNNING]
+
+
+def test_ranks_that_move_on_together_are_as_if_each_had_by_itself() -> None:
+    moved = [WorkerProgressed(0, 11), WorkerProgressed(2, 11, "eval"), WorkerProgressed(1, 12)]
+    together, apart = running(ranks=3), running(ranks=3)
+    together.on(RanksProgressed(tuple(moved)), at=7.0)
+    for each in moved:
+        apart.on(each, at=7.0)
+    assert together.state == apart.state
+    assert together.state.step == 11
+    story = Story(PolicySettings(ranks=2))
+    story.on(RunOpened())
+    story.launch()
+    story.on(RanksProgressed((WorkerProgressed(0, 1), WorkerProgressed(1, 0, "startup"))))
+    assert story.phase is Phase.RUNNING
 
 
 def test_a_newer_memory_image_is_resumed_from_without_the_disk() -> None:
@@ -511,8 +527,7 @@ def test_a_rank_that_moves_on_while_its_stack_is_written_is_forgiven() -> None:
 def test_a_group_is_not_forgiven_while_one_of_it_stays_silent() -> None:
     story = running(ranks=3, hang=WATCHFUL)
     story.on(Tick(), at=5.1)
-    story.on(WorkerProgressed(0, 11), at=6.0)
-    story.on(WorkerProgressed(1, 11), at=6.0)
+    story.on(RanksProgressed((WorkerProgressed(0, 11), WorkerProgressed(1, 11))), at=6.0)
     assert kinds(story.on(StacksDumped())) == [KillWorkers]
     assert noticed(story).rank == 2
 

@@ -115,7 +115,7 @@ def test_an_import_that_does_not_end_is_measured_by_the_start_before(
 
 
 def test_helpers_that_stand_still_are_replaced(workspace: Workspace, reference: RunCase) -> None:
-    case = workspace.run("helpers", "hang.phase_seconds=1", "run.allow_drift=true")
+    case = workspace.run("helpers", "hang.phase_seconds=3", "run.allow_drift=true")
     running = case.start().wait_for_step(25)
     first = _helper(running.process.pid, "resilient.worker.forkserver")
     first.suspend()

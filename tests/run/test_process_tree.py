@@ -25,6 +25,8 @@ from resilient.protocol.strays import MARK, mark
 from tests.run.harness import RunCase, Running, Workspace
 
 ZOO = Path(__file__).with_name("train_zoo.py")
+_ANIMALS = 13  # the script starts so many at least
+_PATIENCE = 60.0
 _OURS = ("resilient.cli", "resilient.worker.forkserver", "resilient.supervisor")
 
 
@@ -44,6 +46,14 @@ class Zoo:
         spared = {running.process.pid, *(child.pid for child in _helpers(running))}
         return [process for process in self._workspace.processes() if process.pid not in spared]
 
+    def wait_for_animals(self, running: Running) -> list[psutil.Process]:
+        """Those of the round that is up, when all of them are there."""
+        deadline = time.monotonic() + _PATIENCE
+        while len(found := self.animals(running)) < _ANIMALS:
+            assert time.monotonic() < deadline, (found, self.case.output())
+            time.sleep(0.05)
+        return found
+
 
 def _helpers(running: Running) -> list[psutil.Process]:
     return [
@@ -59,6 +69,14 @@ def forkserver(running: Running) -> psutil.Process:
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those of them that still run; the same number with another start time is another process."""
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Whoever kills them may not have noticed yet that it is time to; returns those that stay."""
+    deadline = time.monotonic() + _PATIENCE
+    while (left := alive(processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 @pytest.fixture
@@ -84,15 +102,13 @@ def test_nothing_outlives_its_round_when_worker_or_forkserver_die_or_the_run_is_
 ) -> None:
     zoo = Zoo(workspace)
     running = zoo.case.start().wait_for_step(5)
-    first = zoo.animals(running)
-    assert len(first) >= 13, first
+    first = zoo.wait_for_animals(running)
     KillWorker().inject(running.target)
-    running.wait_for_step(10)
-    assert not alive(first)
-    second = zoo.animals(running)
+    assert not wait_until_gone(first)
+    second = zoo.wait_for_animals(running)
     forkserver(running).kill()
-    running.wait_for_step(15)
-    assert not alive(second)
+    assert not wait_until_gone(second)
+    zoo.wait_for_animals(running)
     Preempt().inject(running.target)
     assert running.wait() == ExitCode.REQUEUE, zoo.case.output()
     assert not workspace.processes(), "not even for a moment"

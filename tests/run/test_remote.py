@@ -141,7 +141,7 @@ def test_a_remote_tier_that_goes_away_does_not_stop_the_training(workspace: Work
     with s3_server() as endpoint:
         port = int(endpoint.rpartition(":")[2])
         remote = make_s3(endpoint)
-        settings = [SLOW, *overrides(remote)]
+        settings = ["train.step_seconds=0.2", *overrides(remote)]  # it goes on for long after the first upload
         case = workspace.run("cut-off", *settings)
         running = case.start()
         wait_until(lambda: remote_steps(remote, case), running)

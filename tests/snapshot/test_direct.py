@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resilient.snapshot.direct import open_direct, read_exactly, write_all
+from resilient.snapshot.direct import open_direct, read_cached, read_exactly, write_all
 
 PAGE = 4096
 
@@ -92,3 +92,14 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(FileExistsError):
         open_direct(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def test_what_the_page_cache_has_comes_from_there(tmp_path: Path) -> None:
+    data, path = random.randbytes(10 * PAGE + 5), tmp_path / "file"
+    path.write_bytes(data)
+    into = memoryview(bytearray(len(data) - PAGE))
+    done = read_cached(path, PAGE, into)  # nothing on a filesystem that cannot tell
+    assert done in (0, len(into))
+    assert bytes(into[:done]) == data[PAGE : PAGE + done]
+    beyond = memoryview(bytearray(2 * PAGE))
+    assert read_cached(path, 10 * PAGE, beyond) == 0, "5 bytes are not a page"

@@ -26,10 +26,16 @@ def test_a_process_that_has_a_workers_number_by_now_is_not_touched(tmp_path: Pat
         launcher.kill()
         assert stranger.is_running()
         assert stranger.status() != psutil.STATUS_ZOMBIE
-        ours = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        tree = ["sh", "-c", "setsid sleep 600 & echo $!; wait"]
+        ours = subprocess.Popen(tree, start_new_session=True, stdout=subprocess.PIPE)
+        assert ours.stdout is not None
+        away = psutil.Process(int(ours.stdout.readline()))
         launcher._live[0] = ours.pid
         launcher.kill()
         assert ours.wait() == -signal.SIGKILL
+        ours.stdout.close()
+        psutil.wait_procs([away], timeout=60)
+        assert not away.is_running() or away.status() == psutil.STATUS_ZOMBIE, "it has a group of its own"
     finally:
         launcher._live.clear()
         launcher.close()

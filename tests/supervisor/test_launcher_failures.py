@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,8 +42,7 @@ def test_a_fork_that_fails_is_one_rank_s_and_the_others_are_still_known(
     monkeypatch.setattr(module, "Helper", Forkserver)
     launcher = Launcher([], lock=0, log=tmp_path / "log", scratch=Scratch(tmp_path.name))
     killed: list[int] = []
-    monkeypatch.setattr(Launcher, "_worker", lambda _self, pid: SimpleNamespace(pid=pid))
-    monkeypatch.setattr(module, "_tree", lambda *_: [])
+    monkeypatch.setattr(Launcher, "_is_ours", lambda *_: True)
     monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
     helper: Any = launcher._helper
     launcher.launch([spec(rank) for rank in range(3)])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from resilient.policy import watching
 from resilient.policy.decisions import DumpStacks, KillWorkers, RecordIncident
-from resilient.policy.events import StacksDumped, StopRequested, Tick, WorkerProgressed
+from resilient.policy.events import RanksProgressed, StacksDumped, StopRequested, Tick, WorkerProgressed
 from resilient.policy.roots import Loss
 from resilient.policy.rules.pieces import Outcome, new_incident, noticed
 from resilient.policy.rules.running import progressed
@@ -29,11 +29,12 @@ def watch(state: RunState, event: Tick, now: float) -> Outcome:
     return replace(state, phase=Phase.DUMPING), (dump,)
 
 
-def moved_on(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
-    """A rank shows progress while stacks are being written."""
+def moved_on(state: RunState, event: WorkerProgressed | RanksProgressed, now: float) -> Outcome:
+    """Ranks show progress while stacks are being written."""
     assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
     after, decisions = progressed(state, event, now)
-    resume = Phase.RUNNING if event.phase == "step" else state.dumping.resume
+    moved = event.ranks if isinstance(event, RanksProgressed) else (event,)
+    resume = Phase.RUNNING if any(each.phase == "step" for each in moved) else state.dumping.resume
     return replace(after, dumping=replace(state.dumping, resume=resume)), decisions
 
 

@@ -7,19 +7,21 @@ from dataclasses import replace
 from resilient.policy import endings
 from resilient.policy.changed import changed
 from resilient.policy.decisions import KillWorkers, ReportStraggler
-from resilient.policy.events import OwnTimesSeen, WorkerExited, WorkerProgressed
+from resilient.policy.events import OwnTimesSeen, RanksProgressed, WorkerExited, WorkerProgressed
 from resilient.policy.failures import Failure
 from resilient.policy.rules.losing import judge, loss_of
 from resilient.policy.rules.pieces import Outcome, flush, noticed, without
 from resilient.policy.state import Phase, RunState
 
 
-def progressed(state: RunState, event: WorkerProgressed, now: float) -> Outcome:
-    """A rank has completed a step, or another sign of progress."""
-    watch = state.watches[event.rank].progressed(event.phase, now, event.step)
-    watches = {**state.watches, event.rank: watch}
-    phase = Phase.RUNNING if state.phase is Phase.STARTING and event.phase == "step" else state.phase
-    steps = {**state.steps, event.rank: event.step}
+def progressed(state: RunState, event: WorkerProgressed | RanksProgressed, now: float) -> Outcome:
+    """Ranks have completed a step, or show another sign of progress."""
+    moved = event.ranks if isinstance(event, RanksProgressed) else (event,)
+    watches, steps, phase = {**state.watches}, {**state.steps}, state.phase
+    for each in moved:
+        watches[each.rank] = watches[each.rank].progressed(each.phase, now, each.step)
+        steps[each.rank] = each.step
+        phase = Phase.RUNNING if phase is Phase.STARTING and each.phase == "step" else phase
     step = max(state.step, min(steps.values()))
     # What is taken from here on is new, also where a copy of the same step was rejected before.
     rejected = state.rejected and tuple(old for old in state.rejected if old.step > step)
