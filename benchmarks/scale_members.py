@@ -41,7 +41,8 @@ class Member:
         what = message.get("op")
         if what == "assign":
             self.rank = message["ranks"][0] if message["ranks"] else -1
-            self.channel.send({"op": "assigned", "ranks": message["ranks"], "slots": 1})
+            news = {"boards": {}, "slots": {}, "done": self.done, "at": now()}
+            self.channel.send({"op": "assigned", "ranks": message["ranks"], "count": 1, "past": None, **news})
         elif what == "renew_boards":
             self.step = 0
         elif what == "launch":

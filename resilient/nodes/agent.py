@@ -31,6 +31,7 @@ from resilient.protocol.environment import PLAN
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.metrics_log import Entry, MetricsLog
 from resilient.protocol.parent import kill_orphans
+from resilient.protocol.past import Past
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.world_sum import World
 from resilient.protocol.world_view import WorldView
@@ -213,16 +214,16 @@ class Agent:
                 handler(message)
 
     def _tell_news(self) -> None:
-        boards: dict[str, dict[str, int]] = {}
-        slots: dict[str, dict[str, list[int]]] = {}
-        if self.memory is not None and self._told_ranks == self.memory.ranks:
-            boards, slots = self._shown.news(
-                self.memory.boards, {rank: arena.slots for rank, arena in self.memory.arenas.items()}
-            )
-        if boards or slots:
-            news = {"op": "news", "boards": boards, "slots": slots, "done": self._done, "at": moment()}
-            self._channel.send(news)
+        if self.memory is None or self._told_ranks != self.memory.ranks:
+            return
+        news = self._news(self.memory)
+        if news["boards"] or news["slots"]:
+            self._channel.send({"op": "news", **news})
             self._pace.changed()
+
+    def _news(self, memory: RunMemory) -> dict[str, Any]:
+        boards, slots = self._shown.news(memory.boards, {rank: arena.slots for rank, arena in memory.arenas.items()})
+        return {"boards": boards, "slots": slots, "done": self._done, "at": moment()}
 
     def _lose_leader(self, why: str) -> None:
         """Another group may be going on without us by now: stop at once, and leave what is in memory as it is."""
@@ -264,6 +265,7 @@ class Agent:
         ranks = tuple(map(int, message["ranks"]))
         if self._live:
             self._end_workers("this node is given other ranks")
+        self._collect_metrics()
         self._pace.watch(None)
         if not ranks:
             if self.memory is not None:
@@ -289,10 +291,11 @@ class Agent:
         self._view = self._view or WorldView.create(self.memory.directory)
         self._pace.watch(self.memory)
         self._shown = Shown()
-        slots = max(len(arena.slots) for arena in self.memory.arenas.values())
-        self._channel.send({"op": "assigned", "ranks": ranks, "slots": slots})
+        count = max(len(arena.slots) for arena in self.memory.arenas.values())
+        past = self.memory.past
+        told = {"ranks": ranks, "count": count, "past": None if past is None else past.to_json()}
+        self._channel.send({"op": "assigned", **told, **self._news(self.memory)})
         self._told_ranks = wanted
-        self._tell_news()
 
     def _write_board(self, message: Message) -> None:
         rank = int(message["rank"])
@@ -337,7 +340,7 @@ class Agent:
         self._round = int(message["round"])
         self._pace.begin_round()
         self.memory.remove_strangers()
-        self.memory.mark_world(int(message["world"]))
+        self.memory.mark(Past.from_json(message["past"]))
         specs = []
         for body in message["specs"]:
             spec = LaunchSpec.from_json(body)
@@ -430,8 +433,11 @@ class Agent:
             self._drain.abandon()
 
     def _restore(self, message: Message) -> None:
+        step = int(message["step"])
+        if self.memory is not None:
+            self.memory.mark_foreign(step)
         self._drain.restore(
-            int(message["step"]),
+            step,
             self._slots(message),
             int(message["sequence"]),
             reshard=bool(message["reshard"]),

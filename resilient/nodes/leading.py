@@ -21,6 +21,7 @@ from resilient.policy.state import Phase, RunState
 from resilient.protocol.board import Word
 from resilient.protocol.decoding import NotDecodable, decode
 from resilient.protocol.launch import LaunchSpec
+from resilient.protocol.past import Past
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.other_nodes import Copies, Place
@@ -231,7 +232,9 @@ class Leading:
         ranks = self._ranks.get(name)
         if name not in self._unconfirmed or ranks is None or tuple(message.get("ranks", ())) != ranks:
             return
-        self._memory.attach(name, range(ranks[0], ranks[-1] + 1), int(message["slots"]))
+        past = None if message["past"] is None else Past.from_json(message["past"])
+        self._memory.attach(name, range(ranks[0], ranks[-1] + 1), int(message["count"]), past)
+        self._memory.take(name, message)
         self._unconfirmed.discard(name)
 
     def _lost(self, name: str, why: str) -> None:
@@ -262,8 +265,10 @@ class Leading:
         if self._peers is not None:
             self._peers.begin_round(launch.round, self._dealt())
         self._memory.remove_strangers()
-        self._memory.mark_world(self._memory.world)
-        begun = {"round": launch.round, "step": launch.step, "world": self._memory.world}
+        past = self._memory.past_of(launch.round, launch.step)
+        self._memory.mark(past)
+        self._memory.agreed(past)
+        begun = {"round": launch.round, "step": launch.step, "past": past.to_json()}
         by_rank = {spec.rank: spec for spec in specs}
         for name, ranks in self._memory.nodes.items():
             theirs = [by_rank[rank].to_json() for rank in ranks if rank in by_rank]

@@ -28,6 +28,7 @@ from resilient.nodes.replica_fetch import Source
 from resilient.nodes.replica_files import ReplicaFiles, Settled
 from resilient.nodes.replicas import Done, Replicas, Wanted
 from resilient.protocol.arena import Arena, Loan, Slot
+from resilient.protocol.past import Past
 from resilient.supervisor.memory import RunMemory
 
 Message = dict[str, Any]
@@ -231,7 +232,7 @@ class NodeReplicas:
             arena.void_growing()
             slot = arena.next_free(lambda info: info.step == step) or arena.next_free() or arena.slots[0]
             sources = [Source.of(source) for source in body["sources"]]
-            own = arena.find(step) is not None
+            own = body["own"] and arena.find(step) is not None
             images.append(Wanted(int(body["rank"]), str(slot.path), str(body["root"]), own, sources))
             self._targets[int(body["rank"])] = slot
         self._filled = {}
@@ -239,12 +240,17 @@ class NodeReplicas:
 
     def _resume(self, message: Message) -> None:
         sequence = 1 + max((slot.info().sequence for slot in self._slots()), default=0)
+        for rank, arena in self._arenas().items():
+            for slot in arena.slots:
+                fetched = rank in self._filled
+                other = slot is not self._targets[rank] if fetched else slot.info().step != message["step"]
+                if other and not slot.info().held:
+                    slot.void()  # the run goes on from there, and from that image
+        if self._memory is not None:
+            self._memory.mark(Past.from_json(message["past"]))
         for rank, meta in self._filled.items():
             self._targets[rank].complete(sequence, meta, hold=False)
         self._filled = {}
-        for slot in self._slots():
-            if slot.info().step != message["step"] and not slot.info().held:
-                slot.void()  # the run goes on from there
         record = self._files.settled()
         if record is not None and record.step == message["step"] and record.set == message["set"]:
             found = {rank: arena.find(record.step) for rank, arena in self._arenas().items()}
@@ -276,7 +282,12 @@ class NodeReplicas:
     def _state(self) -> Message:
         record = self._files.settled()
         images = [[image.rank, image.step, image.begun, image.set] for image in self._files.images()]
-        return {"images": images, "record": None if record is None else record.to_json()}
+        past = Past.read(self._files.directory)
+        told = {
+            "record": None if record is None else record.to_json(),
+            "past": None if past is None else past.to_json(),
+        }
+        return {"images": images, **told}
 
     def _give_up(self, problem: str) -> None:
         asked, self._asked = self._asked, []

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 
 from resilient.nodes.hub import Handlers, Hub
 from resilient.nodes.node_replicas import Message, NodeReplicas
-from resilient.nodes.replica_files import Settled
 from resilient.nodes.replication import Replication
 from resilient.nodes.world_drain import Elsewhere
 from resilient.nodes.world_memory import WorldMemory
 from resilient.policy import events as on
 from resilient.policy.state import Phase
 from resilient.protocol.arena import Slot
+from resilient.protocol.past import Counts
 from resilient.protocol.peer_settings import PeerSettings
-from resilient.snapshot.fencing import Terms
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.other_nodes import Copies
@@ -61,6 +59,7 @@ class PeerMemory:
         self._clock = clock
         self._looked_at = self._opened_at = 0.0
         self.replication = Replication(settings, self._post, term=term, journal=journal, say=console.say, clock=clock)
+        self.replication.resumed = memory.agreed
         here.send = lambda message: self.replication.hear(node, message)
         here.use(memory)
         handlers.messages.update(dict.fromkeys(here.operations, self.replication.hear))
@@ -73,21 +72,12 @@ class PeerMemory:
     def connections(self) -> Mapping[Any, Callable[[], None]]:
         return {self._here.connection: self._here.receive}
 
-    def follow(
-        self, holds: Callable[[int, int], bool], terms: Callable[[], Terms], collect_metrics: Callable[[], None]
-    ) -> None:
-        """Sets count when they are on the run's lineage, and no later leader has gone on from an earlier step.
+    def follow(self, counts: Counts, collect_metrics: Callable[[], None]) -> None:
+        """Know which images count, from now on.
 
-        :param holds: whether a step of a round is on the lineage.
         :param collect_metrics: writes down what this node's ranks have reported.
         """
         self._here.before_lend = collect_metrics
-
-        def counts(record: Settled) -> bool:
-            with suppress(OSError):
-                return holds(record.step, record.round) and terms().count(record.step, record.term)
-            return False
-
         self.replication.counts = counts
 
     def turn(self, phase: Phase) -> on.Event | None:
@@ -145,9 +135,9 @@ class PeerMemory:
         return self._have_answered
 
     def copies(self) -> Copies | None:
-        """The last set that is whole, whoever is lost, for the drains to read, as far as the survey has shown."""
+        """The newest that is whole, whoever is lost, for the drains to read, as far as the survey has shown."""
         self._surveyed = False
-        found = self.replication.newest_set()
+        found = self.replication.newest()
         if found is None:
             return None
         known, where = found

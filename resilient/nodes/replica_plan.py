@@ -6,11 +6,12 @@ image of it is somewhere: with the rank's own node, which keeps it, or with a pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from resilient.nodes.replica_fetch import Source
 from resilient.nodes.replica_files import Image, Settled
+from resilient.protocol.past import Counts, Past, common_past
 from resilient.protocol.peer_settings import PeerSettings
 
 _SHORTEST_PAUSE = 1.0  # seconds between two sets, however small they are
@@ -25,11 +26,13 @@ class NodeState:
     """What a node has said of its images.
 
     :param address: where they can be had.
+    :param past: of the images of its own ranks; None where it is not known.
     """
 
     address: str = ""
     images: tuple[Image, ...] = ()
     record: Settled | None = None
+    past: Past | None = None
 
 
 def partners(group: Sequence[str], copies: int) -> dict[str, tuple[str, ...]]:
@@ -133,39 +136,55 @@ class Found:
 
     :param set: the set of replicas; empty where the ranks' own images are all there, on whichever nodes.
     :param where: for each rank the nodes that have its image, and of which set.
+    :param past: of the ranks' own images; of a set nothing is said here.
+    :param round: that has taken them, at the latest.
     :param roots: checksum of each image, where it is known.
-    :param round: that has taken them; -1 where no set says so.
     """
 
     step: int
     set: str
     where: Mapping[int, tuple[tuple[str, str], ...]]
+    past: Past
+    round: int
     roots: Mapping[int, str] = field(default_factory=dict)
-    round: int = -1
 
 
 def find_steps(
-    states: Mapping[str, NodeState],
-    world: int,
-    *,
-    counts: Callable[[Settled], bool] = lambda _record: True,
-    trusted: Collection[str] = (),
+    states: Mapping[str, NodeState], world: int, *, counts: Counts = lambda _step, _term, _round: True
 ) -> list[Found]:
     """What could be resumed from, the best first: the newest, and of equal steps the one whose images are known.
 
-    :param counts: whether a set is on the branch of the run that goes on.
-    :param trusted: nodes whose images are of one branch of the run, and of so many ranks, though no set names them.
+    :param counts: whether a step that was taken in a term by a round is on the branch of the run that goes on.
     """
     records = {state.record.set: state.record for state in states.values() if state.record is not None}
     found = [
-        Found(record.step, record.set, where, record.roots, record.round)
+        Found(record.step, record.set, where, Past(world), record.round, record.roots)
         for record in records.values()
-        if len(record.roots) == world and counts(record) and (where := _where(states, world, record.step, record.set))
+        if len(record.roots) == world
+        and counts(record.step, record.term, record.round)
+        and (where := _where(states, world, record.step, record.set))
     ]
-    one = {node: state for node, state in states.items() if node in trusted}
-    steps = {image.step for state in one.values() for image in state.images if not image.set}
-    found += [Found(step, "", where) for step in steps if (where := _where(one, world, step, ""))]
+    found += _find_own(states, world, counts)
     return sorted(found, key=lambda each: (each.step, bool(each.set), each.set), reverse=True)
+
+
+def _find_own(states: Mapping[str, NodeState], world: int, counts: Counts) -> Iterator[Found]:
+    """What can be put together from the ranks' own images, though no set names them: whatever those nodes have that
+    took part in the same round. In the last one of all, fewer of them may have.
+    """
+    pasts = {node: state.past for node, state in states.items() if state.past is not None and state.past.world == world}
+    rounds = {began for past in pasts.values() for began in past.rounds}
+    groups = {frozenset(node for node, past in pasts.items() if began in past.rounds) for began in rounds}
+    for group in groups:
+        common = common_past(pasts[node] for node in group)
+        if common is None:
+            continue
+        there = {node: states[node] for node in group}
+        steps = {image.step for state in there.values() for image in state.images if not image.set}
+        for step in filter(common.holds, steps):
+            where = _where(there, world, step, "")
+            if where and counts(step, common.last.term, common.last.round):
+                yield Found(step, "", where, replace(common.past, foreign=frozenset()), common.last.round)
 
 
 def _where(

@@ -16,6 +16,7 @@ from typing import Any
 from resilient.nodes.replica_files import Image, Settled
 from resilient.nodes.replica_plan import Cadence, Found, NodeState, Ranks, find_steps, pulls, ranks_of_images, sources
 from resilient.policy import events as on
+from resilient.protocol.past import Counts, Past
 from resilient.protocol.peer_settings import PeerSettings
 from resilient.supervisor.journal import Journal
 
@@ -70,9 +71,14 @@ class _Attempt:
 
 @dataclass
 class _Restore:
-    """A state that is being put together."""
+    """A state that is being put together.
+
+    :ivar nodes: that have a part of it.
+    :ivar waiting: those of them that have not answered.
+    """
 
     found: Found
+    nodes: frozenset[str]
     waiting: set[str]
     problems: list[str] = field(default_factory=list)
     damaged: bool = False
@@ -83,7 +89,8 @@ class Replication:
 
     :param post: sends a message to a node.
     :param term: of this leader.
-    :ivar counts: whether a set is on the branch of the run that goes on.
+    :ivar counts: whether a step that was taken in a term by a round is on the branch of the run that goes on.
+    :ivar resumed: called when every node has its ranks' images of a step, with the past of all nodes' memory then.
     """
 
     def __init__(
@@ -102,12 +109,12 @@ class Replication:
         self._journal = journal
         self._say = say
         self._clock = clock
-        self.counts: Callable[[Settled], bool] = lambda _record: True
+        self.counts: Counts = lambda _step, _term, _round: True
+        self.resumed: Callable[[Past], None] = lambda _past: None
         self._states: dict[str, NodeState] = {}
         self._unheard: set[str] = set()
         self._ranks: Ranks = {}
-        self._round, self._world = -1, 0
-        self._trusted: frozenset[str] = frozenset()  # nodes that have been there since the round was started
+        self._round = -1
         self._cadence = Cadence(settings)
         self._attempt: _Attempt | None = None
         self._restore: _Restore | None = None
@@ -120,7 +127,8 @@ class Replication:
 
     def open(self, nodes: Collection[str], token: str) -> None:
         """Ask these nodes, and no others, what they have; :attr:`heard_all` says when that is known."""
-        self._states = {node: self._states.get(node, NodeState()) for node in nodes}
+        known = {node: self._states.get(node, NodeState()) for node in nodes}
+        self._states = {node: replace(state, past=None) for node, state in known.items()}
         self._unheard = set(nodes)
         for node in nodes:
             self._post(node, {"op": "peer_open", "token": token})
@@ -133,7 +141,6 @@ class Replication:
     def lost(self, node: str) -> None:
         """A node is gone, with its memory."""
         self._states.pop(node, None)
-        self._trusted -= {node}
         self._unheard.discard(node)
         if self._attempt is not None and node in self._ranks:
             self._fail(f"{node} is lost")
@@ -147,7 +154,7 @@ class Replication:
         if node not in self._states:
             return
         if "address" in message:
-            self._states[node] = NodeState(message["address"], self._states[node].images, self._states[node].record)
+            self._states[node] = replace(self._states[node], address=message["address"])
         if move == "open":
             self._opened(node, message)
         elif move == "fetch":
@@ -159,7 +166,8 @@ class Replication:
         if "images" in message:
             record = None if message["record"] is None else Settled.of(message["record"])
             images = tuple(Image(*image) for image in message["images"])
-            self._states[node] = NodeState(message["address"], images, record)
+            past = None if message["past"] is None else Past.from_json(message["past"])
+            self._states[node] = NodeState(message["address"], images, record, past)
         self._unheard.discard(node)
 
     # --- making a set
@@ -172,7 +180,6 @@ class Replication:
     def begin_round(self, round_number: int, ranks: Ranks) -> None:
         """The workers of a round are started; each node has these ranks."""
         self._round, self._ranks = round_number, ranks
-        self._world, self._trusted = sum(map(len, ranks.values())), frozenset(ranks)
 
     def end_round(self) -> None:
         """The workers are gone, or are to go: nothing more is copied."""
@@ -230,7 +237,7 @@ class Replication:
         addresses = {node: self._states[node].address for node in self._ranks}
         wanted = pulls(self._ranks, self._settings.copies, attempt.step, begun, addresses)
         records = [state.record for state in self._states.values() if state.record is not None]
-        counting = [record for record in records if self.counts(record)]
+        counting = [record for record in records if self.counts(record.step, record.term, record.round)]
         keep = [max(counting, key=lambda record: record.step).set] if counting else []
         rate = self._settings.bytes_per_second
         for node, images in wanted.items():
@@ -286,8 +293,7 @@ class Replication:
         return next(iter(self._known(world)), None)
 
     def _known(self, world: int) -> list[Found]:
-        trusted = self._trusted if world == self._world else frozenset()
-        known = find_steps(self._states, world, counts=self.counts, trusted=trusted)
+        known = find_steps(self._states, world, counts=self.counts)
         return [found for found in known if (found.step, found.set) not in self._bad]
 
     def restore(self, step: int, ranks: Ranks) -> None:
@@ -299,12 +305,13 @@ class Replication:
         if gone := ranks.keys() - self._states.keys():
             self._events.append(on.RestoreFailed(step, f"{', '.join(sorted(gone))} is lost", on.Tier.PEER))
             return
-        self._restore = _Restore(found, set(ranks))
+        self._restore = _Restore(found, frozenset(ranks), set(ranks))
         for node, own in ranks.items():
             images = [
                 {
                     "rank": rank,
                     "root": found.roots.get(rank, ""),
+                    "own": (node, "") in found.where[rank],
                     "sources": [vars(source) for source in sources(found, rank, node, self._states)],
                 }
                 for rank in own
@@ -328,8 +335,11 @@ class Replication:
             return
         self._restore, step, told = None, restore.found.step, "; ".join(restore.problems)
         if not restore.problems:
-            for other in self._states:
-                self._post(other, {"op": "peer_resume", "step": step, "set": restore.found.set})
+            past = restore.found.past
+            for other in restore.nodes:
+                body = {"step": step, "set": restore.found.set, "past": past.to_json()}
+                self._post(other, {"op": "peer_resume", **body})
+            self.resumed(past)
             self._events.append(on.SnapshotRestored(step, on.Tier.PEER))
         elif restore.damaged:
             self._bad.add((step, restore.found.set))
@@ -353,15 +363,16 @@ class Replication:
         for node, state in list(self._states.items()):
             images = tuple(image for image in state.images if image.step <= step)
             record = state.record if state.record is not None and state.record.step <= step else None
-            self._states[node] = NodeState(state.address, images, record)
+            self._states[node] = replace(state, images=images, record=record)
             self._post(node, {"op": "peer_drop", "after": step})
 
-    def newest_set(self) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
-        """The last set that is whole, of however many ranks, and which node can write which ranks' images of it to
-        disk: each once, with the set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is
-        lost and the run ends or goes on smaller: the replicas of the lost node's ranks become durable in their place.
+    def newest(self) -> tuple[Found, Mapping[str, Mapping[int, str]]] | None:
+        """The newest that is whole, of however many ranks, and which node can write which ranks' images of it to disk:
+        each once, with the set that a replica is of, as ``NodeReplicas.slots_of`` takes it. For when a node is lost and
+        the run ends or goes on smaller: the replicas of the lost node's ranks become durable in their place.
         """
         worlds = {len(state.record.roots) for state in self._states.values() if state.record is not None}
-        known = [found for world in worlds for found in self._known(world) if found.set]
+        worlds |= {state.past.world for state in self._states.values() if state.past is not None}
+        known = [found for world in worlds for found in self._known(world)]
         found = max(known, key=lambda each: each.step, default=None)
         return None if found is None else (found, ranks_of_images(found, self._states))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.errors import ExitCode
+from resilient.nodes import left_reports
 from resilient.nodes.agent import Agent, Outcome
 from resilient.nodes.channel import Channel
 from resilient.nodes.ending import end_workers
@@ -30,6 +31,7 @@ from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
+from resilient.protocol.past import Counts
 from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
 from resilient.protocol.settings import SnapshotSettings
@@ -96,6 +98,20 @@ def agreed_version(worker: WorkerSettings, snapshot: SnapshotSettings, train: Ma
         "slots": snapshot.slots,
     }
     return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _counts(holds: Callable[[int, int], bool], snapshots: Path) -> Counts:
+    """Steps count when they are on the run's lineage, and no later leader has gone on from an earlier step.
+
+    :param holds: whether a step of a round is on the lineage.
+    """
+
+    def counts(step: int, term: int, round_number: int) -> bool:
+        with suppress(OSError):
+            return holds(step, round_number) and CountedTerms.read(snapshots).count(step, term)
+        return False
+
+    return counts
 
 
 class _Node:
@@ -296,8 +312,10 @@ class _Node:
                 spec.paths.identity(),
                 spec.paths.root,
                 post=self._hub.post,
+                term=term.number,
             )
             self._memory = memory
+            left_reports.write_down(self._place, spec.paths, memory.ranks)
             drain = WorldDrain(
                 spec.paths.snapshots,
                 lock=self._lock,
@@ -364,12 +382,9 @@ class _Node:
                 scheduler=self._scheduler,
                 others=leading,
             )
+            memory.counts = _counts(supervisor.lineage_holds, spec.paths.snapshots)
             if peers is not None:
-                peers.follow(
-                    supervisor.lineage_holds,
-                    lambda: CountedTerms.read(spec.paths.snapshots),
-                    supervisor.collect_metrics,
-                )
+                peers.follow(memory.counts, supervisor.collect_metrics)
             try:
                 code = supervisor.run()
             except Fenced as fenced:
@@ -419,6 +434,7 @@ class _Node:
 
     def _obey(self, channel: Channel) -> Outcome:
         spec = self._spec
+        left_reports.write_down(self._place, spec.paths, () if self._memory is None else self._memory.ranks)
         drain = Drain(spec.paths.snapshots, lock=self._lock, log=self._log("drain"), sweeps=False)
         agent = Agent(
             spec,

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from resilient.nodes.mirror import MirrorBoard, MirrorSlot
+from resilient.nodes.replica_files import ReplicaFiles
 from resilient.protocol.arena import Arena, Slot
 from resilient.protocol.board import Word, now
+from resilient.protocol.past import Began, CommonPast, Counts, Past, common_past
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.world_sum import Part, World, WorldSum
 from resilient.protocol.world_view import WorldView
 from resilient.supervisor.memory import RunMemory
+
+_OWN = ""  # the name under which this node's past is kept
 
 PostTo = Callable[[str, Mapping[str, Any]], int]
 """Sends a message to the node of that name, and returns its number."""
@@ -23,14 +27,22 @@ class WorldMemory(RunMemory):
     """Boards and arenas of all ranks of the group that is formed; of those whose node is lost there are none.
 
     :ivar world: how many ranks the group has, or had.
+    :ivar counts: asked of what was taken in earlier terms.
     """
 
     def __init__(
-        self, directory: Path, ranks: range, slots: int, identity: str, root: Path | None, *, post: PostTo
+        self, directory: Path, ranks: range, slots: int, identity: str, root: Path | None, *, post: PostTo, term: int
     ) -> None:
-        """:param ranks: those on the leader's own node."""
+        """:param ranks: those on the leader's own node.
+        :param term: the one that this node leads in.
+        """
         super().__init__(directory, ranks, slots, identity, root)
-        self.world = self.marked_world or len(ranks)  # until a group is formed, that of the one before
+        past = self.past
+        self.world = len(ranks) if past is None else past.world  # until a group is formed, that of the one before
+        self.counts: Counts = lambda _step, _term, _round: True
+        self._term = term
+        self._pasts: dict[str, Past | None] = {_OWN: past}
+        self._common: tuple[CommonPast | None] | None = None  # of them all, as soon as it is asked for
         self._post_to = post
         self._nodes: dict[str, range] = {}
         self._behind: dict[str, int] = {}
@@ -59,9 +71,14 @@ class WorldMemory(RunMemory):
         """Whether every rank of the group is on a node that is there."""
         return len(self.boards) == self.world
 
-    def attach(self, node: str, ranks: range, slots: int) -> None:
-        """The node has these ranks from now on, with so many slots each, of which nothing is known yet."""
+    def attach(self, node: str, ranks: range, slots: int, past: Past | None) -> None:
+        """The node has these ranks from now on, with so many slots each, of which nothing is known yet.
+
+        :param past: of what is in them.
+        """
         self._nodes[node] = ranks
+        self._pasts[node] = past
+        self._common = None
         self._behind.pop(node, None)
 
         def post(message: Mapping[str, Any]) -> int:
@@ -85,6 +102,8 @@ class WorldMemory(RunMemory):
             self._sum.remove(rank)
             for known in (self._changed, self._moved, self._unread, self._terminated, self._held):
                 known.discard(rank)
+        self._pasts.pop(node, None)
+        self._common = None
 
     def _sort(self) -> None:
         self.boards = dict(sorted(self.boards.items()))
@@ -180,13 +199,60 @@ class WorldMemory(RunMemory):
             self._post_to(node, message)
         return super().write_plan(plan)
 
+    # --- what belongs together
+
+    def mark(self, past: Past) -> None:
+        super().mark(past)
+        self._pasts[_OWN] = past
+        self._common = None
+
+    def mark_foreign(self, step: int) -> None:
+        super().mark_foreign(step)
+        known = self._pasts.items()
+        self._pasts = {node: None if past is None else past.with_foreign(step) for node, past in known}
+        self._common = None
+
+    def agreed(self, past: Past) -> None:
+        """What is in the memory of all nodes of the group is of this past; each of them marks its own."""
+        self._pasts = dict.fromkeys(self._pasts, past)
+        self._common = None
+
+    @property
+    def _common_past(self) -> CommonPast | None:
+        if self._common is None:
+            self._common = (common_past(self._pasts.values()),)
+        return self._common[0]
+
+    def past_of(self, round_number: int, step: int | None) -> Past:
+        """What is in the memory of all when a round has begun from ``step``."""
+        began, common = Began(self._term, round_number, step or 0), self._common_past
+        if step is not None and common is not None and self._belongs_together(step):
+            return common.past.followed_by(began)
+        return Past(self.world, (began,))
+
+    def _belongs_together(self, step: int) -> bool:
+        """Whether all images of the step are of one past, and that is on the branch of the run that goes on."""
+        common = self._common_past
+        if common is None or common.past.world != self.world or not common.holds(step):
+            return False
+        return common.last.term == self._term or self.counts(step, common.last.term, common.last.round)
+
     # --- where some ranks are missing, there is no image of all
 
-    def newest_step(self) -> int | None:
-        return super().newest_step() if self.complete else None
+    def whole_steps(self) -> set[int]:
+        return {step for step in super().whole_steps() if self._belongs_together(step)} if self.complete else set()
+
+    @property
+    def newest_in_part(self) -> int | None:
+        past = self._pasts[_OWN]
+        if self.newest_step() is not None or past is None or not past.rounds:
+            return None
+        last, images = past.rounds[-1], ReplicaFiles(self.directory).images()
+        steps = {image.step for image in images if not image.set}
+        return max((step for step in steps if self.counts(step, last.term, last.round)), default=None)
 
     def slots_of(self, step: int) -> dict[int, Slot] | None:
-        return super().slots_of(step) if self.complete else None
+        return super().slots_of(step) if self.complete and self._belongs_together(step) else None
 
     def held_slots(self, step: int) -> dict[int, Slot] | None:
         return super().held_slots(step) if self.complete else None

@@ -199,7 +199,7 @@ class RunPaths:
         """Remove what an earlier supervisor of this node was killed over before it had replaced anything; for whoever
         has the node's lock. Where another node leads now, nobody would overwrite it.
         """
-        for path in (self.config, self.status, self.lineage, self.distrusted, self.step_times):
+        for path in (self.root / "identity", self.config, self.status, self.lineage, self.distrusted, self.step_times):
             self.fresh(path).unlink(missing_ok=True)
 
     def create(self) -> None:

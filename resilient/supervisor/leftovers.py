@@ -171,17 +171,30 @@ def newest_step(directory: Path) -> int | None:
 
 
 def ranks_in(directory: Path, paths: RunPaths) -> tuple[int, ...]:
-    """The ranks of which there are images of this run in a memory directory, written since the machine was started."""
-    tenant = Tenant.read(directory)
-    if tenant is None or tenant.boot != boot_id() or _text(directory / "identity") != paths.identity():
+    """The ranks of which there are images of this run in a memory directory."""
+    if not is_of(directory, paths):
         return ()
     found = set()
     for path in directory.glob("rank-*.slot-*"):
         with suppress(OSError, ValueError):
             info = SlotInfo.peek(path)
             if info is not None and info.complete:
-                found.add(int(path.name.partition(".")[0].removeprefix("rank-")))
+                found.add(rank_of(path))
     return tuple(sorted(found))
+
+
+def is_of(directory: Path, paths: RunPaths) -> bool:
+    """Whether what is in a memory directory is of this run, written since the machine was started."""
+    tenant = Tenant.read(directory)
+    return tenant is not None and tenant.boot == boot_id() and _text(directory / "identity") == paths.identity()
+
+
+def rank_of(path: Path) -> int:
+    """Whose board or slot a file is.
+
+    :raises ValueError: it is neither.
+    """
+    return int(path.name.partition(".")[0].removeprefix("rank-"))
 
 
 def _size(directory: Path) -> int:

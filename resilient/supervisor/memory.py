@@ -14,6 +14,7 @@ from resilient.errors import ConfigurationError, StorageFull
 from resilient.protocol.arena import Arena, Loan, Slot
 from resilient.protocol.board import SIZE, Board, Word
 from resilient.protocol.pages import FULL
+from resilient.protocol.past import Past
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.plan import RoundPlan
 from resilient.protocol.scratch import Scratch
@@ -21,7 +22,6 @@ from resilient.protocol.spill import Spill
 from resilient.protocol.tenancy import LOCK, Tenancy, Tenant, boot_id
 from resilient.supervisor.ranks import clear_other_ranks
 
-_WORLD = "world.size"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private directory is made in it, with mode 0700
 
 
@@ -179,12 +179,22 @@ class RunMemory:
 
     def newest_step(self) -> int | None:
         """The newest step of which every rank holds a complete image."""
+        return max(self.whole_steps(), default=None)
+
+    def whole_steps(self) -> set[int]:
+        """Steps of which every rank holds a complete image."""
         steps = [
             {info.step for info in (slot.info() for slot in arena.slots) if info.complete}
             for arena in self.arenas.values()
         ]
-        common = set.intersection(*steps)
-        return max(common, default=None)
+        return set.intersection(*steps)
+
+    @property
+    def newest_in_part(self) -> int | None:
+        """Where nothing is whole: the newest step of which something is here that could be whole together with what
+        other nodes have, who are not there.
+        """
+        return None
 
     def slots_of(self, step: int) -> dict[int, Slot] | None:
         """Each rank's slot with the image of ``step``, or None if one has none."""
@@ -250,11 +260,11 @@ class RunMemory:
             slot.lend(Loan.NONE, slot.info().begun)
 
     def keep_only(self, step: int) -> None:
-        """Images of other steps are no snapshots any more: the run goes on from ``step``."""
+        """The run goes on from ``step``, and from what was written last of it: nothing else is a snapshot any more."""
         for arena in self.arenas.values():
+            kept = arena.find(step)
             for slot in arena.slots:
-                info = slot.info()
-                if info.step != step and not info.held:
+                if slot is not kept and not slot.info().held:
                     slot.void()
 
     def forget_newer(self, step: int | None) -> None:
@@ -287,25 +297,22 @@ class RunMemory:
         """Whether what is in memory was taken with so many ranks in all, or nothing is known of that. To another number
         of ranks it means nothing.
         """
-        return self.marked_world in (None, world)
+        past = self.past
+        return past is None or past.world == world
 
     @property
-    def marked_world(self) -> int | None:
-        """With how many ranks in all what is in memory was taken, where that is known."""
-        try:
-            return int((self.directory / _WORLD).read_text())
-        except (OSError, ValueError):
-            return None
+    def past(self) -> Past | None:
+        """Of what is in memory, where that is known; in runs of several nodes."""
+        return Past.read(self.directory)
 
-    def mark_world(self, world: int) -> None:
-        """A round of so many ranks begins, on all nodes together."""
-        mark = self.directory / _WORLD
-        try:
-            mark.write_text(str(world))
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            mark.unlink(missing_ok=True)
+    def mark(self, past: Past) -> None:
+        """From now on, what is in memory is of this past."""
+        past.write(self.directory)
+
+    def mark_foreign(self, step: int) -> None:
+        """Images of ``step`` will be read into memory from elsewhere."""
+        if (past := self.past) is not None:
+            self.mark(past.with_foreign(step))
 
     def remove_strangers(self) -> None:
         """What is there of ranks that other nodes have now is not needed any more: a round begins."""

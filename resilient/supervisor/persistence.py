@@ -85,7 +85,8 @@ class Persistence:
     @property
     def memory_is_durable(self) -> bool:
         """Whether the shared memory holds nothing that is not on disk as well."""
-        return self._unsaved is None
+        parts = self._memory.newest_in_part
+        return self._unsaved is None and (parts is None or parts <= (self.durable or 0))
 
     def adopt(self) -> None:
         """Forget which slots a killed predecessor was writing to disk, and look at what it has written."""
@@ -156,6 +157,7 @@ class Persistence:
         """Have the snapshot of ``step`` read into memory; :meth:`receive` says how it went. What memory holds is older,
         but stays until the snapshot has turned out to be sound.
         """
+        self._memory.mark_foreign(step)
         slots = self._memory.free_slots()
         sequence = self._memory.next_sequence()
         if tier is on.Tier.REMOTE and self._remote is not None:

@@ -69,7 +69,8 @@ class NodeCampaigns:
         try:
             scheduler.run()
             journal = _journals(nodes)
-            scheduler.history.memory_lost += _changes_of_leader(nodes)
+            if not scheduler.plan.peers:
+                scheduler.history.memory_lost += _changes_of_leader(nodes)
         except (CampaignFailed, ValueError) as error:
             return [str(error)]
         evidence = Evidence(workspace, nodes, reference, scheduler.plan, scheduler.history, journal)
@@ -106,7 +107,7 @@ def _journals(nodes: Nodes) -> list[Entry]:
 
 
 def _changes_of_leader(nodes: Nodes) -> list[float]:
-    """When another node took the lead: it has other ranks then, and what is in memory is nothing that counts."""
+    """When another node took the lead: it has other ranks then, and without peer memory their images stay behind."""
     files = (nodes.paths.root / "journal").glob("*.jsonl")
     opened = sorted(
         (float(entry["time"]), path.stem)

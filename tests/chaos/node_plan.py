@@ -55,6 +55,11 @@ class NodePlan:
     ranks: int = RANKS
     remote: bool = False
 
+    @property
+    def peers(self) -> bool:
+        """Whether images can go from one node's memory to another's."""
+        return "peer.enabled=true" in self.settings
+
     def __str__(self) -> str:
         strategy, ports = "FSDP2" if self.sharded else "DDP", ", fixed ports" * self.fixed_ports
         lines = [f"seed {self.seed}: {strategy}{ports}, {' '.join(self.settings)}"]

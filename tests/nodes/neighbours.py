@@ -16,6 +16,7 @@ from resilient.nodes.replication import Replication
 from resilient.policy import events as on
 from resilient.protocol.arena import Slot
 from resilient.protocol.lock import RunLock
+from resilient.protocol.past import Began, Past
 from resilient.protocol.paths import RunPaths, hostname
 from resilient.protocol.peer_settings import PeerSettings
 from resilient.supervisor.console import Console
@@ -156,9 +157,17 @@ class Cluster:
         self.leader.open(self.nodes, token)
         self.until(lambda: self.leader.heard_all)
 
-    def begin(self) -> None:
+    def begin(self, past: Past | None = None) -> None:
+        """Have a round launched.
+
+        :param past: of all memory from now on; one of its own where nothing is said.
+        """
         self.open()
-        self.leader.begin_round(0, {name: node.ranks for name, node in self.nodes.items()})
+        ranks = {name: node.ranks for name, node in self.nodes.items()}
+        self.leader.begin_round(0, ranks)
+        world = sum(map(len, ranks.values()))
+        for node in self.nodes.values():
+            node.memory.mark(past or Past(world, (Began(1, 0, 0),)))
 
     def notes(self, name: str) -> list[Any]:
         return [entry["data"] for entry in read_journal(self.root / "journal.jsonl") if entry.get("name") == name]

@@ -99,9 +99,13 @@ def test_with_too_few_nodes_the_run_asks_for_a_requeue_and_goes_on_then(
     nodes = Nodes(workspace, "few", [_SLOW, "group.wait_seconds=3"]).start().wait_for_step(15)
     lost = next(name for name in nodes.names if name != nodes.leader())
     nodes.kill_node(lost)
+    done = [max(entry.metrics.step for entry in nodes.entries() if entry.rank == rank) for rank in range(2)]
     left = nodes.leader()
     assert nodes.wait(left) == [ExitCode.REQUEUE], nodes.output()
     assert nodes.start().wait() == [0, 0], nodes.output()
+    resumed = nodes.noted("LaunchRound")[-1]
+    assert resumed["source"] in ("memory", "peer"), nodes.output()
+    assert resumed["step"] >= min(done) - 1, "what is whole in the memory of both is nothing that may be given up"
     nodes.assert_equal_to(one_node)
 
 

@@ -17,6 +17,7 @@ from resilient.nodes.replica_plan import (
     ranks_of_images,
     sources,
 )
+from resilient.protocol.past import Began, Past, common_past
 from resilient.protocol.peer_settings import PeerSettings
 
 NODES, COPIES, STEPS = st.integers(2, 6), st.integers(1, 4), st.integers(1, 30)
@@ -99,31 +100,42 @@ IMAGES = st.lists(
 )
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.tuples(IMAGES, st.sampled_from([None, 1, 2])), max_size=3), st.data())
-def test_what_is_found_is_whole_and_of_one_set(
-    nodes: dict[str, tuple[list[Image], int | None]], data: st.DataObject
+ROUNDS = [Began(1, 0, 0), Began(1, 1, 2), Began(2, 2, 3)]
+PASTS = st.builds(Past, st.just(2), st.sampled_from([(), *(tuple(ROUNDS[:count]) for count in (1, 2, 3))]))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"), st.tuples(IMAGES, st.sampled_from([None, 1, 2]), st.none() | PASTS), max_size=3
+    ),
+    st.sampled_from([1, 2, 3, 9]),
+)
+def test_what_is_found_is_whole_and_of_one_set_or_of_one_past(
+    nodes: dict[str, tuple[list[Image], int | None, Past | None]], discarded: int
 ) -> None:
     states = {
-        node: NodeState(f"{node}:1", tuple(images), None if step is None else record(step, 2, branch="s"))
-        for node, (images, step) in nodes.items()
+        node: NodeState(f"{node}:1", tuple(images), None if step is None else record(step, 2, branch="s"), past)
+        for node, (images, step, past) in nodes.items()
     }
-    trusted = data.draw(st.sets(st.sampled_from("abc")))
-    counts = data.draw(st.sampled_from([1, 2, 3]))
-    found = find_steps(states, 2, counts=lambda record: record.step < counts, trusted=trusted)
+    found = find_steps(states, 2, counts=lambda step, _term, _round: step < discarded)
     for each in found:
         assert each.where.keys() == {0, 1}
+        assert each.step < discarded, "what is off the lineage is nothing"
         for rank, places in each.where.items():
             for node, name in places:
                 assert name in ("", each.set), "images of two sets are never put together"
                 assert any(
                     (image.rank, image.step, image.set) == (rank, each.step, name) for image in states[node].images
                 )
-                assert each.set or node in trusted
         if each.set:
-            assert each.step < counts, "what is off the lineage is nothing"
             assert each.roots.keys() == {0, 1}, "each image can be told from others of its step"
+        else:
+            there = {node for places in each.where.values() for node, _ in places}
+            common = common_past(states[node].past for node in there)
+            assert common is not None
+            assert common.holds(each.step)
     assert [each.step for each in found] == sorted((each.step for each in found), reverse=True)
-    assert find_steps(states, 3, trusted=()) == [], "a set of another number of ranks is none"
+    assert find_steps(states, 3) == [], "what is of another number of ranks is nothing"
 
 
 @given(

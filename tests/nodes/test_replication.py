@@ -18,6 +18,7 @@ from resilient.nodes.node_replicas import Message
 from resilient.nodes.peer_link import Link, Refused
 from resilient.policy import events as on
 from resilient.protocol.arena import Loan
+from resilient.protocol.past import Began, Past
 from resilient.supervisor.drain import Drain
 from resilient.supervisor.drain_answers import Persisted
 from tests.nodes.neighbours import Cluster, Node, content
@@ -126,8 +127,57 @@ def test_a_successor_of_the_leader_finds_what_the_one_before_had_copied(cluster:
     cluster.elect()
     lose_and_replace(cluster, "a")
     assert cluster.peer_step() == 3
-    cluster.leader.counts = lambda record: record.term != 1
+    cluster.leader.counts = lambda _step, term, _round: term != 1
     assert cluster.peer_step() is None, "what is not on the branch of the run that goes on is none"
+
+
+def test_a_successor_goes_on_from_newer_images_than_were_copied(cluster: Cluster) -> None:
+    train(cluster, 3)
+    cluster.replicate(3)
+    train(cluster, 4, 5)
+    cluster.nodes["b"].train(6)
+    cluster.elect()
+    cluster.nodes["a"].take([2, 3])
+    cluster.nodes["b"].take([0, 1])
+    assert cluster.peer_step() == 5, "step 6 is not whole"
+    assert cluster.restore(5) == on.SnapshotRestored(5, on.Tier.PEER)
+    assert images(cluster, 5) == expected(cluster, 5)
+    assert cluster.peer_step() == 5, "they still belong together, should the leader be lost again"
+
+
+def test_a_node_that_was_away_while_others_went_on_is_trusted_as_far_as_it_had_the_same_past(cluster: Cluster) -> None:
+    a, b = cluster.nodes.values()
+    begun = a.memory.past
+    assert begun is not None
+    train(cluster, 2, 3, 4, 5)
+    a.memory.forget_newer(3)
+    a.memory.mark(begun.followed_by(Began(1, 1, 3)))
+    a.train(4, 5, branch=1)
+    for node, ranks in ((a, [2, 3]), (b, [0, 1])):
+        node.take(ranks)
+    assert cluster.peer_step() == 3
+    assert cluster.restore(3) == on.SnapshotRestored(3, on.Tier.PEER)
+    assert images(cluster, 3) == expected(cluster, 3)
+    assert a.memory.past == b.memory.past == begun
+    a.memory.mark(Past(4))
+    assert cluster.peer_step() == 3, "the other has all of it by now"
+    b.memory.mark(Past(4))
+    assert cluster.peer_step() is None, "what is not known to belong together is not put together"
+
+
+def test_a_rank_s_own_image_of_another_past_is_not_taken_for_what_is_restored(cluster: Cluster) -> None:
+    train(cluster, 5)
+    stale = cluster.join("stale", [2, 3])
+    stale.memory.mark(Past(4, (Began(1, 7, 0),)))
+    stale.train(5, branch=1)
+    cluster.open()
+    ranks = {"a": [0, 1], "stale": [2, 3]}
+    cluster.leader.restore(5, ranks)
+    events: list[on.Event | None] = []
+    cluster.until(lambda: any(events), lambda: events.append(cluster.leader.take()))
+    assert events[-1] == on.SnapshotRestored(5, on.Tier.PEER)
+    assert stale.images(5) == {rank: content(rank, 5) for rank in (2, 3)}
+    assert [slot.info().complete for slot in stale.memory.arenas[2].slots].count(True) == 1, "the other one is gone"
 
 
 def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluster) -> None:
@@ -135,7 +185,7 @@ def test_the_drain_writes_a_lost_nodes_ranks_from_their_replicas(cluster: Cluste
     cluster.replicate(3)
     cluster.lose("a")
     cluster.open()
-    whole = cluster.leader.newest_set()
+    whole = cluster.leader.newest()
     assert whole is not None
     (found, where), node = whole, cluster.nodes["b"]
     assert found.step == 3

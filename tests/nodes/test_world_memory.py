@@ -34,9 +34,9 @@ def post() -> Post:
 
 @pytest.fixture
 def memory(tmp_path: Path, post: Post) -> Iterator[WorldMemory]:
-    world = WorldMemory(tmp_path / "memory", range(1), 2, "this run", None, post=post)
+    world = WorldMemory(tmp_path / "memory", range(1), 2, "this run", None, post=post, term=1)
     world.world = 2
-    world.attach("b", range(1, 2), 2)
+    world.attach("b", range(1, 2), 2, None)
     yield world
     world.close()
 

@@ -120,7 +120,14 @@ def test_what_a_killed_supervisor_had_not_put_in_its_place_yet_is_removed_and_no
     others.touch()
     monkeypatch.setenv("RESILIENT_NODE", "a")
     paths.lineage.touch()
-    for path in (paths.config, paths.status, paths.lineage, paths.distrusted, paths.step_times):
+    for path in (
+        paths.root / "identity",
+        paths.config,
+        paths.status,
+        paths.lineage,
+        paths.distrusted,
+        paths.step_times,
+    ):
         paths.fresh(path).touch()
     paths.clear_fresh()
     assert {path for path in paths.root.iterdir() if path.is_file()} == {others, paths.lineage}
