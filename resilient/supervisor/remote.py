@@ -108,7 +108,7 @@ class RemoteCopies:
             if self.lineage.holds(step, remote.round) and terms.count(step, remote.term)
         }
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, fetch: bool) -> None:
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, fetch: bool = False) -> None:
         """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went.
 
         :param fetch: have it copied to the local tier instead; then it is :attr:`fetched`, or an event says why not.
