@@ -39,7 +39,13 @@ _PRELOAD = [f"resilient.protocol.{name}" for name in ("board", "environment", "p
 _OWN_PRELOAD = "resilient.worker.attach"  # what the forkserver imports beside that, torch with it
 _PATIENCE = 120.0
 _FLOORS = 3  # how often the floor is measured
-_BUDGET = ("restarts.intensity=200", "restarts.max_failures=200")  # so that nothing ends before all faults are made
+# The stubs go on from nothing, so a round that is cut soon makes no progress; nothing is to end or to wait for that.
+_BUDGET = (
+    "restarts.intensity=200",
+    "restarts.max_failures=200",
+    "restarts.crash_loop=200",
+    "restarts.first_wait=0",
+)
 
 
 @contextmanager

@@ -216,10 +216,11 @@ def _says(config: Path, text: str) -> bool:
 
 
 def _keep_old(config: Path) -> None:
-    number = 1
+    """Beside the new one, which takes its place in one step: other nodes start at the same time and read it."""
+    old, number = config.read_bytes(), 1
     while (kept := config.with_name(f"config-{number:04d}.yaml")).exists():
         number += 1
-    config.replace(kept)
+    kept.write_bytes(old)
 
 
 def _conf_of(overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -9,7 +9,7 @@ import json
 import os
 import struct
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
@@ -19,6 +19,7 @@ from typing import Any
 from resilient.errors import SnapshotCorrupt, SnapshotNotFound, StateError, StorageFull, TargetNotWritable
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.copies import Copy, read_chunks
+from resilient.snapshot.fetch import write_copy
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import ITEM_SIZE, Placed, TensorSpec
 from resilient.snapshot.lying import Images, OpenedImage
@@ -40,26 +41,13 @@ def export_snapshot(copy: Copy, target: Path, *, replace: bool = False) -> int:
         _require_replaceable(target, replace=replace)
     storage = Storage()
     with _made_beside(target, copy.manifest.size, storage) as fresh:
-        storage.make_directory(fresh)
-        for file in copy.manifest.files:
-            storage.write(fresh / file.name, _writer(copy, file))
-        encoded = memoryview(copy.manifest.to_bytes())
-        storage.write(fresh / manifests.NAME, lambda append: append(encoded))
-        storage.sync_directory(fresh)
+        write_copy(storage, fresh, copy)
         if target.exists():
             storage.exchange(fresh, target)
             storage.remove_tree(fresh)
         else:
             storage.rename(fresh, target)
     return copy.manifest.size
-
-
-def _writer(copy: Copy, file: ImageFile) -> Callable[[Callable[[memoryview], None]], None]:
-    def produce(append: Callable[[memoryview], None]) -> None:
-        for _, chunk in read_chunks(copy, file):
-            append(chunk)
-
-    return produce
 
 
 def _require_replaceable(target: Path, *, replace: bool) -> None:

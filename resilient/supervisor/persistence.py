@@ -76,6 +76,7 @@ class Persistence:
         self._flush_by = math.inf
         self._skipped = False  # there is no time for the newest image
         self._unsaved: str | None = None
+        self._fetched: int | None = None  # the step that is being read into memory and came from the remote tier
         self._durations = durations
         self._divergence = divergence
         self._others: OtherNodes = others or NobodyElse(len(memory.ranks))
@@ -160,14 +161,17 @@ class Persistence:
         self._memory.mark_foreign(step)
         slots = self._memory.free_slots()
         sequence = self._memory.next_sequence()
+        self._fetched = None
         if tier is on.Tier.REMOTE and self._remote is not None:
-            self._remote.restore(step, slots, sequence)
+            # other nodes, and ranks that need parts of several images, read what lies in the local tier
+            fetch = self._spec.policy.nodes is not None or self._spec.allow_reshard
+            self._remote.restore(step, slots, sequence, fetch=fetch)
         else:
             self._drain.restore(step, slots, sequence, reshard=self._spec.allow_reshard)
 
     def abandon_restore(self, tier: on.Tier) -> None:
         """Whoever was asked to restore stands still: another one will do it."""
-        if tier is on.Tier.REMOTE and self._remote is not None:
+        if tier is on.Tier.REMOTE and self._remote is not None and self._fetched is None:
             self._remote.abandon_restore()
         else:
             self._drain.abandon_restore()
@@ -346,10 +350,18 @@ class Persistence:
     def receive_remote(self) -> on.Event | None:
         """What the uploader has to say; returns what the policy core has to know of it."""
         event = self._remote.receive() if self._remote is not None else None
+        if self._remote is not None and self._remote.fetched is not None and not self._flushing:
+            self._restore_fetched(self._remote.fetched)
         if isinstance(event, on.SnapshotRestored) and self._remote is not None:
             self.identity, self.restored = self._remote.identity, self._remote.restored
             self._memory.keep_only(event.step)
         return event
+
+    def _restore_fetched(self, step: int) -> None:
+        """It was in the remote tier, and lies in the local one now."""
+        self._look()
+        self.restore(step)
+        self._fetched = step
 
     def receive(self) -> on.Event | None:
         """What the drain has to say; returns what the policy core has to know of it."""
@@ -382,7 +394,9 @@ class Persistence:
         elif isinstance(answer, Rejected):
             self._console.say(f"snapshot of step {answer.step} is corrupt: {answer.reason}; kept as {answer.kept_as}")
             self._look()
-            return on.SnapshotRejected(answer.step, on.Tier.LOCAL, answer.reason)
+            # what was copied here from the remote tier would be copied and rejected for ever
+            tier = on.Tier.REMOTE if answer.step == self._fetched else on.Tier.LOCAL
+            return on.SnapshotRejected(answer.step, tier, answer.reason)
         return None
 
     def _note(self, answer: Answer) -> None:

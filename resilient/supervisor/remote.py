@@ -23,7 +23,7 @@ from resilient.snapshot.fencing import Terms
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain_answers import Rejected, Restored, RestoreFailed
 from resilient.supervisor.journal import Journal
-from resilient.supervisor.uploads import ListingFailed, Remote, RemoteListed, Uploaded, UploadFailed, Uploads
+from resilient.supervisor.uploads import Fetched, ListingFailed, Remote, RemoteListed, Uploaded, UploadFailed, Uploads
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
@@ -34,6 +34,7 @@ class RemoteCopies:
     :ivar identity: of the snapshot restored last.
     :ivar restored: what that says of divergence.
     :ivar lineage: copies that are not on it are not used; they are deleted at the next upload.
+    :ivar fetched: the step whose snapshot the last :meth:`receive` has found to be copied to the local tier.
     :ivar told: the lineage as the newest copy there has it, and the last round of all; None before the listing.
     """
 
@@ -58,6 +59,7 @@ class RemoteCopies:
         self.restored: Mapping[str, Any] = {}
         self.lineage = Lineage()
         self.told: tuple[Lineage, int] | None = None
+        self.fetched: int | None = None
         self._known: dict[int, Remote] = {}
         self._damaged = 0
         self._listed = False
@@ -106,9 +108,12 @@ class RemoteCopies:
             if self.lineage.holds(step, remote.round) and terms.count(step, remote.term)
         }
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int) -> None:
-        """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went."""
-        self._uploads.restore(step, slots, sequence, self.lineage.to_json())
+    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, *, fetch: bool = False) -> None:
+        """Have a remote snapshot read into ``slots``; :meth:`receive` says how it went.
+
+        :param fetch: have it copied to the local tier instead; then it is :attr:`fetched`, or an event says why not.
+        """
+        self._uploads.restore(step, slots, sequence, self.lineage.to_json(), fetch=fetch)
 
     def abandon_restore(self) -> None:
         """End an uploader that does not answer."""
@@ -186,7 +191,7 @@ class RemoteCopies:
 
     def receive(self) -> on.Event | None:
         """What the uploader has to say; returns what the policy core has to know of it."""
-        answer = self._uploads.receive()
+        answer, self.fetched = self._uploads.receive(), None
         if answer is None:
             return None
         if isinstance(answer, Restored):
@@ -196,6 +201,10 @@ class RemoteCopies:
         event: on.Event | None = None
         if isinstance(answer, (Restored, Rejected, RestoreFailed)):
             event = self._restore_ended(answer)
+        elif isinstance(answer, Fetched):
+            self.fetched = answer.step
+            words = f"step {answer.step} verified and copied here from {self._settings.url} in {answer.seconds:.2f} s"
+            self._console.say(words)
         elif isinstance(answer, RemoteListed):
             self._remote_listed(answer)
         elif isinstance(answer, ListingFailed):

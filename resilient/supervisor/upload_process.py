@@ -1,4 +1,5 @@
-"""The uploader: copies committed snapshots to the remote tier, and remote ones back into slots, as its own process.
+"""The uploader: copies committed snapshots to the remote tier, and remote ones back into slots or to the local tier,
+as its own process.
 
 A network that hangs must delay neither the supervisor nor the drain, and neither of them imports fsspec. It reads local
 snapshots, which never change, and keeps no state: it can be killed at any moment, and the next one finds what lies
@@ -26,10 +27,12 @@ from resilient.snapshot import catalog, pins
 from resilient.snapshot.bucket_fsspec import open_bucket
 from resilient.snapshot.copies import read_image
 from resilient.snapshot.fencing import Terms
+from resilient.snapshot.fetch import fetch
 from resilient.snapshot.lying import read_images
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import RemoteItem, RemoteTier, current
 from resilient.snapshot.standing import Standing
+from resilient.snapshot.storage import Storage
 from resilient.snapshot.upload import Pace, upload
 
 _MOST_LISTED = 1000  # a message has a largest size, and nobody resumes from the thousandth newest
@@ -111,23 +114,24 @@ class Uploader:
         return removed, ""
 
     def _restore(self, request: Mapping[str, Any]) -> wire.Message:
-        """Read a snapshot into the named slots, verifying every byte. One that fails is marked, and another copy of the
-        same step is taken, if there is one.
+        """Read a snapshot into the named slots, or make it one here; every byte is verified. One that fails is marked,
+        and another copy of the same step is taken, if there is one.
         """
         began, step = time.monotonic(), int(request["step"])
         reasons = []
+        bring = self._fetch if request["fetch"] else self._read_into
         standing = self._standing(request)
         for item in sorted(self._tier.items(), key=_created, reverse=True):
             if item.step != step or not item.loadable or not _is_on(item, standing):
                 continue
             try:
-                manifest = self._read_into(item, request)
+                manifest = bring(item, request)
             except SnapshotCorrupt as error:
                 kept = "marked" if self._tier.mark(item, error.problem) else "not marked, for we may not write there"
                 reasons.append(f"{error.problem} ({kept})")
                 continue
             return {
-                "event": "restored",
+                "event": "fetched" if request["fetch"] else "restored",
                 "step": step,
                 "identity": manifest.identity,
                 "seconds": round(time.monotonic() - began, 6),
@@ -136,6 +140,11 @@ class Uploader:
             }
         reason = "; ".join(reasons) or "it is no longer there, or damaged"
         return {"event": "rejected", "step": step, "reason": reason, "kept_as": "it was"}
+
+    def _fetch(self, item: RemoteItem, _request: Mapping[str, Any]) -> Manifest:
+        copy = self._tier.copy(item)
+        fetch(Storage(), self._directory, copy)
+        return copy.manifest
 
     def _read_into(self, item: RemoteItem, request: Mapping[str, Any]) -> Manifest:
         copy = self._tier.copy(item)

@@ -86,7 +86,15 @@ class UploadFailed:
     lost: bool = False
 
 
-Answer = RemoteListed | ListingFailed | Uploaded | UploadFailed | Restored | Rejected | RestoreFailed
+@dataclass(frozen=True)
+class Fetched:
+    """A remote snapshot was verified and is one of the local tier now."""
+
+    step: int
+    seconds: float
+
+
+Answer = Fetched | RemoteListed | ListingFailed | Uploaded | UploadFailed | Restored | Rejected | RestoreFailed
 
 
 class Uploads(HelperQueue[Answer]):
@@ -130,17 +138,20 @@ class Uploads(HelperQueue[Answer]):
         if first in doomed:
             self._send_oldest()
 
-    def restore(self, step: int, slots: Mapping[int, Slot], sequence: int, lineage: Mapping[str, Any]) -> None:
+    def restore(
+        self, step: int, slots: Mapping[int, Slot], sequence: int, lineage: Mapping[str, Any], *, fetch: bool
+    ) -> None:
         """Ask for a snapshot to be read into ``slots``. An upload that is under way gives way: training waits for this,
         and what has been sent of it lies there.
 
         :param lineage: as JSON; copies that are not on it are passed over.
+        :param fetch: it is to become a snapshot of the local tier instead, and the slots are left as they are.
         """
         paths = {str(rank): str(slot.path) for rank, slot in slots.items()}
         if self._queue:
             self._stop()
         request = {"op": "restore", "step": step, "slots": paths, "sequence": sequence, "lineage": dict(lineage)}
-        self._queue.appendleft(request)
+        self._queue.appendleft({**request, "fetch": fetch})
         self._send()
 
     def abandon(self) -> None:
@@ -166,6 +177,8 @@ class Uploads(HelperQueue[Answer]):
         if event == "restored":
             known = {name: message[name] for name in ("durations", "divergence")}
             return Restored(message["step"], message["identity"], message["seconds"], **known)
+        if event == "fetched":
+            return Fetched(message["step"], message["seconds"])
         if event == "rejected":
             return Rejected(message["step"], message["reason"], message["kept_as"])
         return _failed(message, message["problem"], lost=message["lost"])
