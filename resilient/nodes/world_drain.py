@@ -73,6 +73,7 @@ class _Reading:
     """A snapshot that nodes are reading their parts of."""
 
     step: int
+    nodes: frozenset[str]
     waiting: set[str]
     here: Restored | None = None
 
@@ -227,18 +228,20 @@ class WorldDrain(Drain):
     ) -> None:
         world = world_size or len(slots)
         own, others = self._split(slots)
-        self._reads = _Reading(step, {_OWN, *others})
+        self._reads = _Reading(step, frozenset(others), {_OWN, *others})
         for node, indexes in others.items():
             body = {"op": "restore", "step": step, "slots": indexes, "sequence": sequence, "world": world}
             self._post(node, {**body, "reshard": reshard})
         super().restore(step, own, sequence, reshard=reshard, world_size=world)
 
     def abandon_restore(self) -> None:
-        for node in self._reads.waiting if self._reads is not None else ():
-            if node:
+        """Nobody answers to it any more: one that is asked for later may be of the same step."""
+        read, self._reads = self._reads, None
+        for node in read.waiting if read is not None else ():
+            if node == _OWN:
+                super().abandon_restore()
+            else:
                 self._post(node, {"op": "abandon_restore"})
-        self._reads = None
-        super().abandon_restore()
 
     def _read(self, node: str, answer: Restored) -> Answer | None:
         read = self._reads
@@ -252,11 +255,12 @@ class WorldDrain(Drain):
         self._reads = None
         return read.here
 
-    def _not_read(self, step: int, answer: Answer) -> Answer | None:
+    def _not_read(self, node: str, step: int, answer: Answer) -> Answer | None:
         """One has failed; what the others say of it is of no interest any more."""
         if self._reads is None or self._reads.step != step:
             return None
-        self._reads = None
+        self._reads.waiting.discard(node)
+        self.abandon_restore()
         return answer
 
     # --- answers
@@ -280,9 +284,9 @@ class WorldDrain(Drain):
         for step in [step for step, write in self._writes.items() if node in write.waiting]:
             if (answer := self._not_written(step, PersistFailed(step, problem))) is not None:
                 self._late.append(answer)
-        if self._reads is not None and node in self._reads.waiting:
+        if self._reads is not None and node in self._reads.nodes:  # what it had read already is lost with it
             failed = RestoreFailed(self._reads.step, problem)
-            if (answer := self._not_read(failed.step, failed)) is not None:
+            if (answer := self._not_read(node, failed.step, failed)) is not None:
                 self._late.append(answer)
 
     def _take(self, node: str, answer: Answer) -> Answer | None:
@@ -296,10 +300,10 @@ class WorldDrain(Drain):
             return self._not_written(answer.step, PersistFailed(answer.step, answer.problem))
         if isinstance(answer, (PersistFailed, answers.Unfinished)) and answer.step in self._writes:
             return self._not_written(answer.step, answer)
-        if isinstance(answer, Restored) and self._reads is not None:
+        if isinstance(answer, Restored):
             return self._read(node, answer)
-        if isinstance(answer, (Rejected, RestoreFailed)) and self._reads is not None:
-            return self._not_read(answer.step, answer)
+        if isinstance(answer, (Rejected, RestoreFailed)):
+            return self._not_read(node, answer.step, answer)
         return answer if node == _OWN else None
 
     def _committed(self, answer: Persisted) -> Answer:

@@ -241,6 +241,7 @@ def launches(evidence: Evidence) -> Iterator[str]:
     metrics = evidence.case.entries()
     corrupt = {entry["data"]["step"] for entry in evidence.journal if entry["name"] == "Rejected"}
     durable: dict[int, float] = {}
+    before = 0.0
     for entry in evidence.journal:
         now = entry["time"]
         if entry["name"] == "Persisted":
@@ -258,7 +259,11 @@ def launches(evidence: Evidence) -> Iterator[str]:
             if lost < found.metrics.time < now:
                 done[found.rank] = max(done[found.rank], found.metrics.step)
         furthest = min(done.values())
-        if plan.slots > 2 and step < furthest - plan.memory_every_steps:
+        # Ranks hear through the supervisors which images are whole, and keep those that they know to be. While one of
+        # these stands still, what is newer has only the slots that are left.
+        late = plan.slots - 1 if any(before < at < now for at in history.stood_still) else 0
+        before = now
+        if plan.slots > 2 and step < furthest - (1 + late) * plan.memory_every_steps:
             yield f"round {entry['data']['round']} resumed from step {step}, though step {furthest} had been done"
 
 

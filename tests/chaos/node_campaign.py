@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from resilient.protocol import bell
 from tests.chaos.campaign import BUDGETS, Result, at_interrupt, campaigns_of, make_workspace
 from tests.chaos.checks import Entry, Evidence, problems, read_strictly
 from tests.chaos.node_plan import PER_NODE, RANKS, NodePlan, node_plan
@@ -58,6 +59,7 @@ class NodeCampaigns:
                 process.kill()
             for name in nodes.names:
                 if (memory := nodes.memory_of(name)).exists():  # of a run that did not end; it may say why
+                    (memory / bell.NAME).unlink(missing_ok=True)  # a pipe, which cannot be copied to another disk
                     shutil.move(memory, workspace.directory / f"memory-{name}")
         if not found and not self.keep:
             shutil.rmtree(workspace.directory)

@@ -8,7 +8,7 @@ import time
 
 from resilient.snapshot.commit import TEMPORARY
 from resilient.supervisor.status import Status
-from tests.chaos.node_faults import Missed
+from tests.chaos.node_faults import Missed, StopNodeSupervisor
 from tests.chaos.node_plan import NodePlan, PlannedOnNodes
 from tests.chaos.plan import Moment, On
 from tests.chaos.scheduler import AGAIN, RECOVERING, STATES, Campaign, CampaignFailed
@@ -115,3 +115,5 @@ class NodeScheduler(Campaign[PlannedOnNodes]):
         self.history.done.append(type(planned.fault).__name__ + ", memory lost" * planned.fault.memory_lost)
         if planned.fault.memory_lost:
             self.history.memory_lost.append(time.time())
+        if isinstance(planned.fault, StopNodeSupervisor):
+            self.history.stood_still.append(time.time())

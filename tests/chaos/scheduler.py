@@ -49,7 +49,7 @@ class ChaosWorkspace(Workspace):
 class History:
     """What was done to the run, for the checks.
 
-    :ivar memory_lost: wall times; so ``disk_lost``.
+    :ivar memory_lost: wall times; so ``disk_lost`` and ``stood_still``, of supervisors of nodes.
     :ivar corrupted: identities of the snapshots in which a bit was flipped.
     """
 
@@ -57,6 +57,7 @@ class History:
     codes: list[int] = field(default_factory=list)
     memory_lost: list[float] = field(default_factory=list)
     disk_lost: list[float] = field(default_factory=list)
+    stood_still: list[float] = field(default_factory=list)
     corrupted: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
 
