@@ -178,7 +178,7 @@ def many_nodes(folder: Path, nodes: int, options: argparse.Namespace) -> dict[st
             told_first.append(min(member.killed_at for member in others) - moment)
             told_last.append(max(member.killed_at for member in others) - moment)
             members.serve(_PATIENCE, lambda: sum(member.training for member in members.members) >= want)
-            wait_for(lambda: journal.count("LaunchRound", struck), "the plan is written down", supervisor)  # noqa: B023
+            wait_for(lambda: journal.count("LaunchRound", struck) > 0, "the plan is written", supervisor)  # noqa: B023
             planned.append(journal.entries("LaunchRound", struck)[0]["time"] - struck)
             members.serve(2 * options.step_seconds)
     return {
