@@ -81,9 +81,10 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="conf=NAME and changes to the configuration")
     train.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     train.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b values, in turn")
-    wanted = [command] if command is not None and command in _MODULES else [] if command == "train" else list(_MODULES)
-    for module in dict.fromkeys(_MODULES[name] for name in wanted):
-        importlib.import_module(module).add_parser(commands)
+    if command != "train":
+        own = _MODULES.get(command or "")
+        for module in dict.fromkeys(_MODULES.values() if own is None else [own]):
+            importlib.import_module(module).add_parser(commands)
     return parser
 
 

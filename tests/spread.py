@@ -71,13 +71,18 @@ class Training:
 
     def wholes(self) -> dict[str, torch.Tensor]:
         """All tensors, put together by torch."""
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.state.{number}.{name}": value for name, value in state.items()}
-        return {
-            name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
-            for name, tensor in found.items()
-        }
+        return wholes_of(self.model, self.optimizer)
+
+
+def wholes_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All tensors of both, put together by torch; on all ranks at once."""
+    found = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.state.{number}.{name}": value for name, value in state.items()}
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+        for name, tensor in found.items()
+    }
 
 
 def mesh_of(shape: tuple[int, ...]) -> DeviceMesh:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resilient.supervisor.kernel_view import catches
-from resilient.supervisor.processes import content
+from resilient.supervisor.processes import content, parent
 
 _DAEMON = re.compile(r"slurmstepd: \[\S*\.(\w+)\]")
 _MOST = 64
@@ -41,7 +41,7 @@ def above(pid: int, signals: tuple[int, ...], proc: Path = Path("/proc")) -> Lin
     """Who is above the process ``pid``."""
     found: list[Ancestor] = []
     for _ in range(_MOST):
-        pid = _parent(pid, proc)
+        pid = parent(pid, proc) or 0
         if pid <= 0:
             return Line(between=tuple(found))
         if match := _DAEMON.match(content(proc / str(pid) / "cmdline")):
@@ -53,8 +53,3 @@ def above(pid: int, signals: tuple[int, ...], proc: Path = Path("/proc")) -> Lin
 
 def _is_there(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")  # noqa: PTH110  the short way is clearer
-
-
-def _parent(pid: int, proc: Path) -> int:
-    fields = content(proc / str(pid) / "stat").rpartition(")")[2].split()
-    return int(fields[1]) if len(fields) > 1 else 0

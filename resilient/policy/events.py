@@ -133,6 +133,11 @@ class WorkerProgressed(Event):
     step: int
     phase: str = "step"
 
+    @property
+    def ranks(self) -> tuple[WorkerProgressed, ...]:
+        """As of several."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class RanksProgressed(Event):

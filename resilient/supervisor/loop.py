@@ -54,7 +54,10 @@ _DUMP_POLL_SECONDS = 0.01  # while stacks are being written, which takes hundred
 
 
 class Supervisor:
-    """Supervises one run until it ends on this node. Its collaborators are passed in; it closes none of them."""
+    """Supervises one run until it ends on this node. Its collaborators are passed in; it closes none of them.
+
+    :ivar memory_is_durable: when the run ended here, the shared memory held nothing that is not on disk as well.
+    """
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class Supervisor:
         self._dumps = StackDumps(spec.paths, console, clock)
         self._remote = None
         self._ending: do.EndRun | None = None
-        self._memory_is_durable = False
+        self.memory_is_durable = False
         self._forming: do.FormGroup | None = None  # when what would be forgotten by that is durable
         if uploads is not None:
             self._remote = RemoteCopies(uploads, spec.paths, journal=journal, console=console, clock=clock)
@@ -155,11 +158,6 @@ class Supervisor:
             **self._diverging.handlers,
             do.DiscardAfter: self._discard_after,
         }
-
-    @property
-    def memory_is_durable(self) -> bool:
-        """Whether, when the run ended here, the shared memory held nothing that is not on disk as well."""
-        return self._memory_is_durable
 
     def lineage_holds(self, step: int, round_number: int) -> bool:
         """Whether what that round did up to ``step`` is on the lineage."""
@@ -467,8 +465,8 @@ class Supervisor:
         decision = self._ending = self._scheduler.conclude(decision, reached)
         self._console.say(decision.diagnosis)
         self._journal.write("note", ENDED, self._clock(), **plain(decision))
-        self._memory_is_durable = self._persistence.memory_is_durable
-        self._others.end(decision, durable=self._memory_is_durable)
+        self.memory_is_durable = self._persistence.memory_is_durable
+        self._others.end(decision, durable=self.memory_is_durable)
         state = "finished" if decision.exit_code is ExitCode.FINISHED else "ended"
         self._outside.write(self._state, state, decision)
         self._tracking.end(self._state)

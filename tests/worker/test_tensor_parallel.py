@@ -29,6 +29,7 @@ from resilient.snapshot.storage import Storage
 from resilient.worker.capture import Capture, flatten_objects, restore
 from resilient.worker.reshard import reshard
 from tests.processes import in_ranks
+from tests.spread import wholes_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -52,13 +53,7 @@ class _Training:
         self.optimizer.step()
 
     def wholes(self) -> Tensors:
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.state.{number}.{name}": value for name, value in state.items()}
-        return {
-            name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
-            for name, tensor in found.items()
-        }
+        return wholes_of(self.model, self.optimizer)
 
 
 def _equal(one: Tensors, other: Tensors) -> bool:

@@ -33,8 +33,7 @@ def moved_on(state: RunState, event: WorkerProgressed | RanksProgressed, now: fl
     """Ranks show progress while stacks are being written."""
     assert state.dumping is not None  # noqa: S101  DUMPING is only entered with one
     after, decisions = progressed(state, event, now)
-    moved = event.ranks if isinstance(event, RanksProgressed) else (event,)
-    resume = Phase.RUNNING if any(each.phase == "step" for each in moved) else state.dumping.resume
+    resume = Phase.RUNNING if any(each.phase == "step" for each in event.ranks) else state.dumping.resume
     return replace(after, dumping=replace(state.dumping, resume=resume)), decisions
 
 

@@ -16,9 +16,8 @@ from resilient.policy.state import Phase, RunState
 
 def progressed(state: RunState, event: WorkerProgressed | RanksProgressed, now: float) -> Outcome:
     """Ranks have completed a step, or show another sign of progress."""
-    moved = event.ranks if isinstance(event, RanksProgressed) else (event,)
     watches, steps, phase = {**state.watches}, {**state.steps}, state.phase
-    for each in moved:
+    for each in event.ranks:
         watches[each.rank] = watches[each.rank].progressed(each.phase, now, each.step)
         steps[each.rank] = each.step
         phase = Phase.RUNNING if phase is Phase.STARTING and each.phase == "step" else phase
