@@ -29,7 +29,7 @@ from resilient.protocol.board import now as moment
 from resilient.protocol.decoding import decode
 from resilient.protocol.environment import PLAN
 from resilient.protocol.launch import LaunchSpec
-from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.metrics_log import MetricsLog
 from resilient.protocol.parent import kill_orphans
 from resilient.protocol.past import Past
 from resilient.protocol.plan import RoundPlan
@@ -191,7 +191,7 @@ class Agent:
     def _collect_metrics(self) -> None:
         if self.memory is not None:
             for rank, board in self.memory.boards.items():
-                self._metrics.write([Entry(max(self._round, 0), rank, found) for found in board.collect_metrics()])
+                self._metrics.take_down(board, max(self._round, 0), rank)
 
     def _poll(self) -> None:
         if self._peers is not None:

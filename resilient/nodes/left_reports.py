@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from resilient.protocol.board import Board
-from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.metrics_log import MetricsLog
 from resilient.protocol.past import Past
 from resilient.protocol.paths import RunPaths
 from resilient.supervisor import leftovers
@@ -31,6 +31,6 @@ def write_down(directory: Path, paths: RunPaths, opened: Collection[int] = ()) -
             continue
         with suppress(OSError, ValueError):
             board = Board.open(path)
-            log.write(Entry(last, rank, found) for found in board.collect_metrics())
+            log.take_down(board, last, rank)
             board.close()
     log.close()

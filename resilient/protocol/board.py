@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -137,6 +137,7 @@ class Board:
         self._memory = memory
         self._words = memoryview(memory)[:_PAGE].cast("Q")
         self._index: dict[str, int] = {}
+        self._seen = self._words[Word.READ]
 
     @classmethod
     def create(cls, path: Path) -> Board:
@@ -283,12 +284,15 @@ class Board:
         start = 8 * Word.PHASE_NAME
         return bytes(self._memory[start : start + PHASE_NAME_BYTES]).rstrip(b"\0").decode(errors="replace")
 
-    def collect_metrics(self) -> Iterator[Metrics]:
-        """Yield what was written since the last call, and mark it as read."""
+    def unread_metrics(self) -> list[Metrics]:
+        """What was written since :meth:`mark_read`."""
         written, read = self._words[Word.WRITTEN], self._words[Word.READ]
-        for number in range(max(read, written - _RECORDS), written):
-            yield self._read_metrics(number)
-        self._words[Word.READ] = written
+        self._seen = written
+        return [self._read_metrics(number) for number in range(max(read, written - _RECORDS), written)]
+
+    def mark_read(self) -> None:
+        """What :meth:`unread_metrics` returned last is kept elsewhere now: not before, since a reader can be killed."""
+        self._words[Word.READ] = self._seen
 
     def _read_metrics(self, number: int) -> Metrics:
         record = _RECORD.unpack_from(self._memory, _RING_AT + number % _RECORDS * _RECORD_BYTES)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from resilient.protocol.append import AppendOnly
-from resilient.protocol.board import OURS_BEGIN, Metrics
+from resilient.protocol.board import OURS_BEGIN, Board, Metrics
 
 RESERVED = frozenset({"round", "rank", "step", "time"})
 """Keys of a line that no metric can have."""
@@ -22,6 +24,9 @@ PHASE_CHANGE = f"{OURS}phase_change"
 """Reported, as 1, with the step from which on metrics may stand anywhere."""
 BATCH_HASH, GRADIENT_HASH, PARAMETER_HASH = f"{OURS}batch", f"{OURS}gradients", f"{OURS}parameters"
 """Hashes of what a step was made of: the top 53 bits of an xxh3-64, an integer that a float holds exactly."""
+_TIME_DIGITS = 6
+_MANY_BYTES = 64 << 20  # some hundred thousand steps
+_LEFT_BYTES = 8 << 20  # more than all reports that fit on one board take in the log
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,30 @@ class MetricsLog:
     """Appends entries; every line is written whole, so readers and crashes see whole lines or none."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = AppendOnly(path)
 
     def write(self, entries: Iterable[Entry]) -> None:
         lines = b"".join(_line(entry) for entry in entries)
         if lines:
             self._file.write(lines)
+
+    def take_down(self, board: Board, round_number: int, rank: int) -> list[Entry]:
+        """Write what the worker of a board has reported since the last time, whoever took that down.
+
+        The board is told so afterwards: a SIGKILL in between loses nothing, and the next one to take it down finds
+        what is in the log already.
+        """
+        found = [Entry(round_number, rank, metrics) for metrics in board.unread_metrics()]
+        if found:
+            self.write(entry for entry in found if _report(entry) not in self._predecessors)
+            board.mark_read()
+        return found
+
+    @cached_property
+    def _predecessors(self) -> frozenset[tuple[int, int, float]]:
+        """The last reports in the log as it was found: their boards may not have been told of them."""
+        return frozenset(map(_report, last_entries(self._path, _LEFT_BYTES)))
 
     def close(self) -> None:
         self._file.close()
@@ -53,13 +76,21 @@ def read_metrics(path: Path) -> Iterator[Entry]:
     if not path.exists():
         return
     with path.open("rb") as stream:
-        for line in stream:
-            try:
-                body = json.loads(line)
-            except ValueError:
-                continue
-            place = [body.pop(key) for key in ("round", "rank", "step", "time")]
-            yield Entry(place[0], place[1], Metrics(place[2], place[3], {k: float(v) for k, v in body.items()}))
+        yield from filter(None, map(_entry, stream))
+
+
+def last_entries(path: Path, most: int = _MANY_BYTES) -> Iterator[Entry]:
+    """The entries in the last ``most`` bytes of a log; of one that cannot be read, none."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - most))
+            if size > most:
+                stream.readline()
+            lines = stream.readlines()
+    except OSError:
+        return
+    yield from filter(None, map(_entry, lines))
 
 
 def series(path: Path, name: str, rank: int = 0) -> dict[int, float]:
@@ -70,6 +101,22 @@ def series(path: Path, name: str, rank: int = 0) -> dict[int, float]:
         if entry.rank == rank and name in entry.metrics.values
     }
     return dict(sorted(found.items()))
+
+
+def _entry(line: bytes) -> Entry | None:
+    """What :func:`_line` has written; None where it is nothing of the kind."""
+    try:
+        body = json.loads(line)
+        values = {name: float(value) for name, value in body.items() if name not in RESERVED}
+        metrics = Metrics(int(body["step"]), float(body["time"]), values)
+        return Entry(int(body["round"]), int(body["rank"]), metrics)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _report(entry: Entry) -> tuple[int, int, float]:
+    """Which report it is, whatever round it is ascribed to; its time as it stands in the log."""
+    return entry.rank, entry.metrics.step, round(entry.metrics.time, _TIME_DIGITS)
 
 
 def _line(entry: Entry) -> bytes:
@@ -83,6 +130,6 @@ def _line(entry: Entry) -> bytes:
         "round": entry.round,
         "rank": entry.rank,
         "step": entry.metrics.step,
-        "time": round(entry.metrics.time, 6),
+        "time": round(entry.metrics.time, _TIME_DIGITS),
     }
     return json.dumps({**place, **values}).encode() + b"\n"

@@ -14,9 +14,8 @@ from resilient.errors import CurveUnreadable
 from resilient.policy.lineage import Lineage
 from resilient.protocol.board import Metrics
 from resilient.protocol.lineage_file import read_lineage
-from resilient.protocol.metrics_log import OURS, Entry
+from resilient.protocol.metrics_log import OURS, Entry, last_entries
 from resilient.protocol.paths import RunPaths
-from resilient.supervisor.detector_history import last_entries
 
 _STEPS = ("step", "global_step", "_step", "iteration", "iter", "steps")
 _NO_METRICS = ("round", "rank", "time", "wall time", "epoch")

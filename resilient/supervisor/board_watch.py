@@ -10,7 +10,7 @@ from resilient.policy.events import OwnTimesSeen, RanksProgressed, WorkerProgres
 from resilient.policy.state import Phase, RunState
 from resilient.policy.stragglers import OwnTime
 from resilient.protocol.board import Board, Word, WorkerPhase
-from resilient.protocol.metrics_log import Entry, MetricsLog
+from resilient.protocol.metrics_log import MetricsLog
 from resilient.supervisor.agreement import pass_on_termination, release_unfulfilled
 from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
@@ -87,11 +87,8 @@ class BoardWatch:
             self._collect_metrics_of(rank, round_number)
 
     def _collect_metrics_of(self, rank: int, round_number: int) -> None:
-        found = [Entry(max(round_number, 0), rank, one) for one in self._memory.boards[rank].collect_metrics()]
-        if not found:
-            return
-        self._metrics.write(found)
-        if not rank:
+        found = self._metrics.take_down(self._memory.boards[rank], max(round_number, 0), rank)
+        if found and not rank:
             self.latest.update(found[-1].metrics.values)
 
     def progress(self, live: AbstractSet[int]) -> WorkerProgressed | RanksProgressed | None:

@@ -4,8 +4,7 @@ snapshot, and what the logs of metrics say since.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resilient.errors import SnapshotCorrupt
@@ -13,12 +12,10 @@ from resilient.policy.divergence import DivergenceSettings, MonitorState
 from resilient.policy.lineage import Lineage
 from resilient.protocol import names
 from resilient.protocol.board import Metrics
-from resilient.protocol.metrics_log import RESERVED, Entry
+from resilient.protocol.metrics_log import Entry, last_entries
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
 from resilient.supervisor.divergence_sensor import folded, state_from
-
-_MOST_BYTES = 64 << 20  # of each log, from its end: some hundred thousand steps
 
 
 def detector_at(paths: RunPaths, settings: DivergenceSettings, lineage: Lineage, step: int) -> MonitorState:
@@ -61,24 +58,3 @@ def of_lineage(entries: Iterable[Entry], holds: Callable[[int, int], bool]) -> l
         elif entry.round == known[0]:
             known[1].append(entry.metrics)
     return [record for _, (_, records) in sorted(steps.items()) for record in records]
-
-
-def last_entries(log: Path) -> Iterator[Entry]:
-    """The last entries of a log of metrics; what is no entry is passed over."""
-    try:
-        with log.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - _MOST_BYTES))
-            if size > _MOST_BYTES:
-                stream.readline()
-            lines = stream.readlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            body = json.loads(line)
-            values = {name: float(value) for name, value in body.items() if name not in RESERVED}
-            metrics = Metrics(int(body["step"]), float(body["time"]), values)
-            yield Entry(int(body["round"]), int(body["rank"]), metrics)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue

@@ -40,9 +40,15 @@ def _report(step: int, **values: float) -> Metrics:
     return Metrics(step, 1.5 * step, values)
 
 
+def _read(board: Board) -> list[Metrics]:
+    found = board.unread_metrics()
+    board.mark_read()
+    return found
+
+
 def test_a_fresh_board_is_blank(ours: Board) -> None:
     assert [ours[word] for word in Word if word is not Word.MAGIC] == [0] * (len(Word) - 1)
-    assert list(ours.collect_metrics()) == []
+    assert _read(ours) == []
     assert not any(ours.has_flag(flag) for flag in Flag)
 
 
@@ -64,7 +70,7 @@ def test_rank_0_says_which_data_is_left_out(ours: Board, theirs: Board, count: i
     theirs.tell_skips(skips)
     assert ours.skips == skips
     theirs.write_metrics(_report(1, loss=2.0))
-    assert [item.values for item in ours.collect_metrics()] == [{"loss": 2.0}]
+    assert [item.values for item in _read(ours)] == [{"loss": 2.0}]
 
 
 def test_of_more_skips_than_fit_nothing_is_said(ours: Board, theirs: Board) -> None:
@@ -89,17 +95,17 @@ def test_flags_add_up(ours: Board, theirs: Board) -> None:
 def test_metrics_arrive_once_and_in_order(ours: Board, theirs: Board) -> None:
     theirs.write_metrics(_report(1, loss=3.0))
     theirs.write_metrics(_report(2, loss=2.0, lr=0.1))
-    assert list(ours.collect_metrics()) == [_report(1, loss=3.0), _report(2, loss=2.0, lr=0.1)]
-    assert list(ours.collect_metrics()) == []
+    assert _read(ours) == [_report(1, loss=3.0), _report(2, loss=2.0, lr=0.1)]
+    assert _read(ours) == []
     theirs.write_metrics(_report(3, lr=0.2))
-    assert list(ours.collect_metrics()) == [_report(3, lr=0.2)]
+    assert _read(ours) == [_report(3, lr=0.2)]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.dictionaries(st.sampled_from([f"metric {number}" for number in range(30)]), st.floats(), max_size=VALUES))
 def test_every_float_arrives_as_it_was(ours: Board, theirs: Board, values: dict[str, float]) -> None:
     theirs.write_metrics(Metrics(1, 0.0, values))
-    (found,) = ours.collect_metrics()
+    (found,) = _read(ours)
     assert list(found.values) == list(values)
     for name, value in values.items():
         assert math.isnan(found.values[name]) if math.isnan(value) else found.values[name] == value
@@ -109,25 +115,33 @@ def test_every_float_arrives_as_it_was(ours: Board, theirs: Board, values: dict[
 def test_a_reader_that_lags_loses_the_oldest_records_only(ours: Board, theirs: Board) -> None:
     for step in range(RING + 10):
         theirs.write_metrics(_report(step, loss=float(step)))
-    found = list(ours.collect_metrics())
+    found = _read(ours)
     assert [record.step for record in found] == list(range(10, RING + 10))
     assert all(record.values == {"loss": float(record.step)} for record in found)
     theirs.write_metrics(_report(9999, loss=0.0))
-    assert [record.step for record in ours.collect_metrics()] == [9999]
+    assert [record.step for record in _read(ours)] == [9999]
 
 
 def test_the_ring_holds_exactly_as_many_as_it_says(ours: Board, theirs: Board) -> None:
     for step in range(RING):
         theirs.write_metrics(_report(step, loss=0.0))
-    assert sum(1 for _ in ours.collect_metrics()) == RING
+    assert len(_read(ours)) == RING
+
+
+def test_what_its_reader_has_not_marked_as_read_is_still_there(ours: Board, theirs: Board) -> None:
+    theirs.write_metrics(_report(1, loss=3.0))
+    assert ours.unread_metrics() == [_report(1, loss=3.0)]
+    theirs.write_metrics(_report(2, loss=2.0))
+    ours.mark_read()  # the first alone
+    assert _read(ours) == [_report(2, loss=2.0)]
 
 
 def test_a_successor_collects_what_its_predecessor_had_not(ours: Board, theirs: Board) -> None:
     theirs.write_metrics(_report(1, loss=3.0))
-    assert len(list(ours.collect_metrics())) == 1
+    assert len(_read(ours)) == 1
     theirs.write_metrics(_report(2, grad_norm=2.0))
     successor = Board.open(ours.path)
-    assert list(successor.collect_metrics()) == [_report(2, grad_norm=2.0)]
+    assert _read(successor) == [_report(2, grad_norm=2.0)]
     successor.close()
 
 
@@ -144,7 +158,7 @@ def test_what_a_killed_worker_reported_is_there(ours: Board) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(ours.path)], check=False)
     assert done.returncode == -9
     assert ours[Word.STEP] == 5
-    assert list(ours.collect_metrics()) == [_report(5, loss=0.25)]
+    assert _read(ours) == [_report(5, loss=0.25)]
 
 
 def test_a_full_record_arrives_and_one_more_value_is_refused(ours: Board, theirs: Board) -> None:
@@ -152,7 +166,7 @@ def test_a_full_record_arrives_and_one_more_value_is_refused(ours: Board, theirs
     theirs.write_metrics(Metrics(1, 0.0, full))
     with pytest.raises(ValueError, match=f"at most {VALUES}"):
         theirs.write_metrics(Metrics(2, 0.0, {**full, "one more": 0.0}))
-    assert [record.values for record in ours.collect_metrics()] == [full]
+    assert [record.values for record in _read(ours)] == [full]
 
 
 def test_as_many_names_as_fit_and_not_one_more(ours: Board, theirs: Board) -> None:
@@ -165,7 +179,7 @@ def test_as_many_names_as_fit_and_not_one_more(ours: Board, theirs: Board) -> No
         theirs.register(f"resilient.{number}")
     with pytest.raises(ValueError, match="one too many"):
         theirs.register("resilient.4")
-    found = list(ours.collect_metrics())
+    found = _read(ours)
     assert [next(iter(record.values)) for record in found] == [*(f"name {number}" for number in range(NAMES)), "name 0"]
     assert 99 not in [record.step for record in found]
 
@@ -173,7 +187,7 @@ def test_as_many_names_as_fit_and_not_one_more(ours: Board, theirs: Board) -> No
 @pytest.mark.parametrize("name", ["x" * 64, "größe", "損失", "a b/c.d:e"])
 def test_a_name_of_up_to_64_bytes_arrives_as_it_was(ours: Board, theirs: Board, name: str) -> None:
     theirs.write_metrics(Metrics(1, 0.0, {name: 1.0}))
-    assert [record.values for record in ours.collect_metrics()] == [{name: 1.0}]
+    assert [record.values for record in _read(ours)] == [{name: 1.0}]
 
 
 @pytest.mark.parametrize("name", ["x" * 65, "損" * 22])
@@ -184,7 +198,7 @@ def test_a_longer_name_is_refused(theirs: Board, name: str) -> None:
 
 def test_an_empty_report_arrives_empty(ours: Board, theirs: Board) -> None:
     theirs.write_metrics(Metrics(3, 4.5, {}))
-    assert list(ours.collect_metrics()) == [_report(3)]
+    assert _read(ours) == [_report(3)]
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, bytes(SIZE), b"\xff" * SIZE, bytes(SIZE + 1)])
@@ -200,7 +214,7 @@ def test_a_new_board_replaces_an_old_one(ours: Board, theirs: Board) -> None:
     theirs.raise_flag(Flag.FINISHED)
     fresh = Board.create(ours.path)
     assert not fresh.has_flag(Flag.FINISHED)
-    assert list(fresh.collect_metrics()) == []
+    assert _read(fresh) == []
     fresh.close()
 
 

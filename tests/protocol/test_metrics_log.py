@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient.protocol.board import Metrics
+from resilient.protocol.board import Board, Metrics
 from resilient.protocol.metrics_log import Entry, MetricsLog, read_metrics, series
 
 
@@ -109,3 +109,22 @@ def test_a_metric_cannot_take_the_place_of_the_step(tmp_path: Path) -> None:
     write(path, Entry(0, 0, Metrics(7, 1.0, {"step": 99.0, "round": 99.0, "loss": 2.0})))
     (found,) = read_metrics(path)
     assert (found.round, found.metrics.step, found.metrics.values) == (0, 7, {"loss": 2.0})
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_each_report_is_taken_down_once_however_far_a_killed_predecessor_came(tmp_path: Path, written: int) -> None:
+    path, board = tmp_path / "host.jsonl", Board.create(tmp_path / "rank-00001.board")
+    reports = [Metrics(step, 1.7e9 + step / 3, {"loss": 1 / step}) for step in (1, 2)]
+    for report in reports:
+        board.write_metrics(report)
+    write(path, entry(1, loss=2.0), *(Entry(4, 1, report) for report in reports[:written]))
+    log = MetricsLog(path)
+    assert [found.metrics for found in log.take_down(board, 4, 1)] == reports
+    assert log.take_down(board, 4, 1) == []
+    board.write_metrics(Metrics(1, 1.8e9, {"loss": 1.0}))  # the same step, done once more after a rollback
+    log.take_down(board, 4, 1)
+    log.close()
+    found = [one for one in read_metrics(path) if one.rank == 1]
+    assert [one.metrics.step for one in found] == [1, 2, 1]
+    assert {one.round for one in found} == {4}
+    board.close()

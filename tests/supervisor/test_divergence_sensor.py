@@ -20,12 +20,12 @@ from resilient.policy.divergence import (
 )
 from resilient.policy.lineage import Lineage, Rollback
 from resilient.protocol.board import Metrics
-from resilient.protocol.metrics_log import BATCH_HASH, PHASE_CHANGE, Entry, MetricsLog
+from resilient.protocol.metrics_log import BATCH_HASH, PHASE_CHANGE, Entry, MetricsLog, last_entries
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot.commit import Draft, commit
 from resilient.snapshot.storage import Storage
 from resilient.supervisor.declared import declared
-from resilient.supervisor.detector_history import detector_at, last_entries, of_lineage
+from resilient.supervisor.detector_history import detector_at, of_lineage
 from resilient.supervisor.divergence_sensor import DivergenceSensor, JudgedMetrics, folded, state_from
 
 SPIKE = SpikeSettings(window=16, level_window=4, history=8, hits=2, of=3, patience=5)

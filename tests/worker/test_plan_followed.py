@@ -53,7 +53,7 @@ class Round:
 
     def __init__(self, output: str, board: Board) -> None:
         self.seen, self.step, self.finished, self.left_early, self.lr_factor = json.loads(output.splitlines()[-1])
-        self.metrics: list[Metrics] = list(board.collect_metrics())
+        self.metrics: list[Metrics] = board.unread_metrics()
         self.flags = {flag for flag in Flag if board.has_flag(flag)}
         self.told = board.skips
 

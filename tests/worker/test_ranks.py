@@ -157,7 +157,7 @@ def test_both_stop_after_the_step_that_the_plan_names(pair: Callable[..., Pair])
         assert not board.has_flag(Flag.LEFT_EARLY)
         assert not board.has_flag(Flag.FINISHED)
     hashes = [
-        [metrics.values[BATCH_HASH] for metrics in board.collect_metrics()] for board in two.memory.boards.values()
+        [metrics.values[BATCH_HASH] for metrics in board.unread_metrics()] for board in two.memory.boards.values()
     ]
     assert len(set(hashes[0])) == 5
     assert hashes[0] == hashes[1], "each reports its own, and here they have the same data"
