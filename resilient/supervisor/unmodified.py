@@ -25,11 +25,13 @@ class Start:
     :param arguments: appended to its own.
     :param step: at which the count of its steps goes on.
     :param source: what it resumes from, in words; empty where that is not known here.
+    :param finds_itself: it may resume from a checkpoint that nobody told us of.
     """
 
     arguments: tuple[str, ...] = ()
     step: int = 0
     source: str = ""
+    finds_itself: bool = False
 
 
 class UnmodifiedScript:
@@ -66,7 +68,7 @@ class UnmodifiedScript:
         chosen = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
         self._last.clear()
         if chosen is None:
-            return Start()
+            return Start(finds_itself=number > 0 and not self._worker.checkpoint_globs)
         self._start = self._times.step_at(chosen.modified)
         return Start(fill_in(self._worker.resume_args, chosen), self._start, f"its own checkpoint {chosen.name}")
 
