@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -157,9 +158,12 @@ class UnmodifiedScript:
             return replace(failure, failure_class=FailureClass.APPLICATION)
         return failure
 
-    def ended(self, board: Board, *, failed: bool) -> None:
-        """Rank 0 is gone."""
-        self._ended = self._clock()
+    def ended(self, board: Board, *, failed: bool, orderly: bool) -> None:
+        """Rank 0 is gone.
+
+        :param orderly: by the script's own end, until when it has written what it had to write.
+        """
+        self._ended = math.inf if orderly else self._clock()
         self._times.save()
         if failed:
             self._own.crashed(progressed=self.step(board) > self._start)
