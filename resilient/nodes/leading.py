@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from resilient.nodes.channel import Message
@@ -27,6 +28,7 @@ from resilient.supervisor.journal import Journal, plain
 from resilient.supervisor.other_nodes import Copies, Place
 
 _SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
+_PATIENT_SECONDS, _REMIND_SECONDS = 3.0, 60.0  # before it is said for whom the run waits, and until it is said again
 _DUMP_SECONDS = 1.0  # beyond the time that a node has for its stacks
 _LAST_WORDS_SECONDS, _PACE_SECONDS = 2.0, 0.004
 
@@ -53,6 +55,7 @@ class Leading:
     :param node: name of this one.
     :param per_node: ranks of each node.
     :param version: what all nodes must agree on, or they could not work together.
+    :param meeting_place: the directory in which nodes find their leader.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Leading:
         address: str,
         per_node: int,
         version: str,
+        meeting_place: Path,
         memory: WorldMemory,
         drain: WorldDrain,
         journal: Journal,
@@ -79,6 +83,7 @@ class Leading:
         self._node = node
         self._per_node = per_node
         self._version = version
+        self._meeting_place = meeting_place
         self._memory = memory
         self._drain = drain
         self._journal = journal
@@ -97,6 +102,7 @@ class Leading:
         self._seen: tuple[str, ...] = ()
         self._seen_since = 0.0
         self._said_at = 0.0
+        self._remind_at = 0.0
         self._dumping: set[str] = set()
         self._dump_by = 0.0
         self._accounts: list[Any] | None = None
@@ -167,12 +173,21 @@ class Leading:
             return self._memory.world
         now = self._clock()
         if self._gathering is None:
-            self._gathering, self._seen = now, ()
+            self._gathering, self._seen, self._remind_at = now, (), now + _PATIENT_SECONDS
         seen = (self._node, *sorted(self._hub.members))
+        if now >= self._remind_at:
+            self._remind_at = now + _REMIND_SECONDS
+            self._tell_of_the_missing(seen)
         if seen == self._seen and now - self._said_at < _SAY_SECONDS:
             return None
         self._seen, self._said_at = seen, now
         return on.NodesSeen(seen, self._gathering)
+
+    def _tell_of_the_missing(self, seen: Sequence[str]) -> None:
+        nodes = self._state().settings.nodes
+        if nodes is not None and len(seen) < nodes.count:
+            there = f"{len(seen)} of {nodes.count} are there"
+            self._console.say(f"waiting for more nodes: {there}; all must see {self._meeting_place}")
 
     def forgets(self, decision: do.FormGroup) -> bool:
         return not self._memory.belongs_to(len(decision.nodes) * self._per_node)

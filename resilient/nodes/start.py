@@ -358,6 +358,7 @@ class _Node:
                 address=self._address,
                 per_node=spec.worker.ranks,
                 version=self._version(),
+                meeting_place=spec.paths.terms,
                 memory=memory,
                 drain=drain,
                 journal=self._journal,

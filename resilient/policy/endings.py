@@ -103,11 +103,12 @@ def untrusted(state: RunState, incident: Incident, verdict: VerdictOnReplay) -> 
 def nodes_missing(state: RunState, settings: NodeSettings, there: tuple[str, ...]) -> EndRun:
     """There are too few nodes, and no others came in time."""
     requeue = settings.shortage is Shortage.requeue
+    strangers = "" if state.group.nodes else "; nodes find each other in the run's directory, which all must see"
     fewer = f"group.least={len(there)} would go on with those that are there" if settings.fewest > len(there) else ""
     return EndRun(
         ExitCode.REQUEUE if requeue else ExitCode.NODES_MISSING,
         f"Stopped after step {state.step}: {len(there)} of {settings.count} nodes are there ({', '.join(there)}), and "
-        f"the run needs {settings.fewest}. Start the same command again on as many"
+        f"the run needs {settings.fewest}. Start the same command again on as many{strangers}"
         f"{f'; {fewer}' if fewer else ''}.",
     )
 

@@ -96,12 +96,13 @@ def test_the_leader_s_node_does_not_come_back_and_a_spare_takes_its_place(
 def test_with_too_few_nodes_the_run_asks_for_a_requeue_and_goes_on_then(
     workspace: Workspace, one_node: RunCase
 ) -> None:
-    nodes = Nodes(workspace, "few", [_SLOW, "group.wait_seconds=3"]).start().wait_for_step(15)
+    nodes = Nodes(workspace, "few", [_SLOW, "group.wait_seconds=4"]).start().wait_for_step(15)
     lost = next(name for name in nodes.names if name != nodes.leader())
     nodes.kill_node(lost)
     done = [max(entry.metrics.step for entry in nodes.entries() if entry.rank == rank) for rank in range(2)]
     left = nodes.leader()
     assert nodes.wait(left) == [ExitCode.REQUEUE], nodes.output()
+    assert "waiting for more nodes: 1 of 2 are there" in nodes.output()
     assert nodes.start().wait() == [0, 0], nodes.output()
     resumed = nodes.noted("LaunchRound")[-1]
     assert resumed["source"] in ("memory", "peer"), nodes.output()

@@ -218,6 +218,14 @@ def test_too_few_nodes_ask_for_a_requeue_with_what_is_in_memory_made_durable() -
     assert end.exit_code is ExitCode.REQUEUE
     assert "1 of 2 nodes are there (a), and the run needs 2" in end.diagnosis
     assert "group.least=1" in end.diagnosis
+    assert "all must see" not in end.diagnosis, "they have seen each other"
+
+
+def test_nodes_that_never_met_may_not_share_a_directory() -> None:
+    story = Story(PolicySettings(ranks=2, nodes=TWO))
+    story.on(RunOpened())
+    assert kinds(story.on(seen("a"), at=TWO.start_seconds)) == [RecordIncident, FlushMemory]
+    assert "in the run's directory, which all must see" in ending(story.on(FlushEnded(0))).diagnosis
 
 
 def test_or_end_the_run_where_nobody_would_requeue_it() -> None:
