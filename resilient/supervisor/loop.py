@@ -353,7 +353,7 @@ class Supervisor:
             self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
         exited = self._ends.read(report, board, asked=asked)
         if report.rank == 0:
-            self._script.ended(board, failed=exited.failure is not None)
+            self._script.ended(board, failed=exited.failure is not None, orderly=report.code == 0)
         return exited
 
     # --- decisions
