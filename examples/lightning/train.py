@@ -26,6 +26,7 @@ class Settings:
     samples: int = 700
     batch_size: int = 16
     accumulate: int = 2
+    limit: float = 1.0  # the part of each epoch that is trained on
     workers: int = 0
     seed: int = 0
     validation_seconds: float = 0.0  # that each batch of a validation takes longer, to interrupt one
@@ -87,6 +88,7 @@ def main() -> None:
         accelerator="cpu",
         devices=int(os.environ.get("WORLD_SIZE", "1")),
         accumulate_grad_batches=settings.accumulate,
+        limit_train_batches=settings.limit,
         val_check_interval=0.5,
         logger=False,
         enable_progress_bar=False,

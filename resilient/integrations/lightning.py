@@ -139,6 +139,7 @@ class Resilient(_Callback):  # type: ignore[misc]  # which package it is from is
         self._report_logged(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._count_batch()  # the next epoch begins before the step ends, and this one may have left data over
         self._report_logged(trainer)
 
     def _report_logged(self, trainer: Any) -> None:

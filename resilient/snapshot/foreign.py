@@ -131,6 +131,8 @@ def _defect_of_directory(path: Path, ended: float) -> str | None:
         return "it is empty"
     if (path / ".metadata").exists():
         return _defect_of_distributed(path)
+    if (path / ".snapshot_metadata").exists():
+        return _defect_of_torchsnapshot(path)
     if path.name.startswith("checkpoint-") or (path / "trainer_state.json").exists():
         defect = _defect_of_transformers(path)
         if defect is not None:
@@ -182,3 +184,8 @@ def _defect_of_distributed(path: Path) -> str | None:
         if not file.is_file() or not file.stat().st_size:
             return f"{name} is missing"
     return None
+
+
+def _defect_of_torchsnapshot(path: Path) -> str | None:
+    """A directory of torchsnapshot, whose ``.snapshot_metadata`` is written when all ranks have written the rest."""
+    return "its .snapshot_metadata is cut short" if _defect_of_json(path / ".snapshot_metadata") else None

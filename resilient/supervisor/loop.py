@@ -177,6 +177,7 @@ class Supervisor:
             while self._state.phase is not Phase.ENDED:
                 self._wait(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
                 self._poll()
+                self._sources.look_again()
         finally:
             for part in (self._sources, self._diverging, self._rounds, self._metrics, self._output, self._script):
                 part.close()
@@ -352,7 +353,8 @@ class Supervisor:
             self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
         exited = self._ends.read(report, board, asked=asked)
         if report.rank == 0:
-            self._script.ended(board, failed=exited.failure is not None, finished=exited.finished)
+            failed, orderly = exited.failure is not None, report.code == 0
+            self._script.ended(board, failed=failed, orderly=orderly, finished=exited.finished)
         return exited
 
     # --- decisions

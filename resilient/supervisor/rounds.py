@@ -25,7 +25,7 @@ _START_SECONDS = 10.0  # what a start on another machine takes, beside reading t
 
 def in_words(launch: LaunchRound, start: Start, lineage: Lineage) -> str:
     """What a round begins with, in a line."""
-    source = start.source or "the beginning"
+    source = start.source or ("its own checkpoint, if it finds one" if start.finds_itself else "the beginning")
     if launch.source is not None:
         source = f"step {launch.step} in {launch.source.value}"
     otherwise = lineage_in_words(lineage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,11 +26,13 @@ class Start:
     :param arguments: appended to its own.
     :param step: at which the count of its steps goes on.
     :param source: what it resumes from, in words; empty where that is not known here.
+    :param finds_itself: it may resume from a checkpoint that nobody told us of.
     """
 
     arguments: tuple[str, ...] = ()
     step: int = 0
     source: str = ""
+    finds_itself: bool = False
 
 
 class UnmodifiedScript:
@@ -69,7 +72,7 @@ class UnmodifiedScript:
         chosen = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
         self._last.clear()
         if chosen is None:
-            return Start()
+            return Start(finds_itself=number > 0 and not self._worker.checkpoint_globs)
         self._start = self._times.step_at(chosen.modified)
         return Start(fill_in(self._worker.resume_args, chosen), self._start, f"its own checkpoint {chosen.name}")
 
@@ -165,9 +168,13 @@ class UnmodifiedScript:
             return replace(failure, failure_class=FailureClass.APPLICATION)
         return failure
 
-    def ended(self, board: Board, *, failed: bool, finished: bool = False) -> None:
-        """Rank 0 is gone."""
-        self._ended = self._clock()
+    def ended(self, board: Board, *, failed: bool, orderly: bool, finished: bool = False) -> None:
+        """Rank 0 is gone.
+
+        :param orderly: by the script's own end, until when it has written what it had to write.
+        :param finished: with all that it had to do.
+        """
+        self._ended = math.inf if orderly else self._clock()
         self._finished = finished
         self._times.save()
         if failed:

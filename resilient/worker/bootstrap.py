@@ -11,6 +11,7 @@ import builtins
 import importlib
 import io
 import os
+import random
 import runpy
 import signal
 import sys
@@ -44,15 +45,16 @@ def become_worker(spec: LaunchSpec, parent: int) -> None:
     _redirect_output(spec)
     os.environ.update(spec.environment)
     os.chdir(spec.directory)
-    _reseed_numpy()
     atexit.register(kill_data_loading)  # runs before the handler of multiprocessing, which was registered earlier
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if spec.board is None:
         sigterm.install()
+        _seed_as_in_every_round(os.environ["TORCHELASTIC_RUN_ID"], spec.rank)
     else:  # the script knows nothing of us, so these signals mean to it what they always do
         job_signals.as_usual()
         sigterm.watch()
         progress.begin(spec.board)
+        _reseed_numpy()
         _reseed_torch()
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     tie_children_to_this_process()
@@ -159,6 +161,21 @@ def _redirect_output(spec: LaunchSpec) -> None:
     raw.name = "<stdin>"
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw))  # type: ignore[misc]
     open_log(Path(spec.log), most=spec.log_max_bytes, keep=spec.log_keep)
+
+
+def _seed_as_in_every_round(run_id: str, rank: int) -> None:
+    """What a script draws before it attaches and without a seed of its own, such as data that is made up or how a data
+    set is split, is no part of the state that is restored. So it is drawn alike in all rounds of a run.
+
+    Torch's generators begin alike on all ranks, as they do where all are forks of one process.
+    """
+    own, common = random.Random(f"{run_id} {rank}"), random.Random(run_id)  # noqa: S311  dice, and no secret
+    random.seed(own.getrandbits(64))
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None:
+        numpy.random.seed(own.getrandbits(32))
+    if torch is not None:
+        torch.manual_seed(common.getrandbits(63))
 
 
 def _reseed_numpy() -> None:

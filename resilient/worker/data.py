@@ -47,6 +47,6 @@ def positioned(data: Any, seed: int) -> Positioned:
     if isinstance(data, Iterable):
         raise UsageError(
             f"the position in a {type(data).__name__} cannot be restored",
-            "pass a DataLoader, or give it state_dict() and load_state_dict()",
+            "pass a DataLoader, such as the one that it was made from, or give it state_dict() and load_state_dict()",
         )
     raise UsageError(f"data={data!r} is nothing to iterate over", "pass a DataLoader")

@@ -105,7 +105,9 @@ class OuterLoop:
 class Epochs:
     """Data that is iterated an epoch at a time: first what is left of the one in which the run stands.
 
-    An epoch counts as over when another is begun, as soon as any batch of it has been used, and wherever it was left.
+    An epoch counts as over when another is begun, as soon as any batch of it has been used, and wherever it was left:
+    from ``iter()`` on, not only from the first batch, so that a step that ends in between is followed by the next epoch
+    after a resume too.
 
     :param from_end_to_next: where the run stands at the very end of an epoch, begin with the next one, rather than with
         none of its batches.
@@ -127,6 +129,9 @@ class Epochs:
     def __iter__(self) -> Iterator[Any]:
         if self._used:
             self._turn()
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
         empty = True
         for batch in self._data.epoch(self._opened):
             empty = False

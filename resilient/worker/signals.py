@@ -132,17 +132,17 @@ def tie_children_to_this_process() -> None:
     """Processes forked by the main thread die with this one, even when it is killed by SIGKILL.
 
     The kernel ties a child to the forking *thread*, so children of other threads are left out: they would die with
-    their thread.
+    their thread. So are children's children: a daemon lets go of its parent by having that exit.
     """
-    forker = {"pid": 0, "is_main": False}
+    this, tied = os.getpid(), False
 
     def before() -> None:
-        forker["pid"] = os.getpid()
-        forker["is_main"] = threading.current_thread() is threading.main_thread()
+        nonlocal tied
+        tied = os.getpid() == this and threading.current_thread() is threading.main_thread()
 
     def in_child() -> None:
-        if forker["is_main"]:
-            die_with_parent(forker["pid"])
+        if tied:
+            die_with_parent(this)
 
     os.register_at_fork(before=before, after_in_child=in_child)
 

@@ -55,6 +55,9 @@ def test_preempted_twice_and_resumed_from_disk(workspace: Workspace, reference: 
     assert case.finish() == 0
     assert case.incidents() == ["preemption", "preemption"]
     case.assert_equal_to(reference)
+    drawn = {_drawn_without_a_seed(case, number) for number in range(3)}
+    assert len(drawn) == 1, "what a script makes up before it attaches is no part of the state"
+    assert _drawn_without_a_seed(reference, 0) not in drawn, "another run draws something else"
 
 
 def test_without_memory_snapshots_steps_are_repeated_with_the_same_losses(
@@ -133,3 +136,8 @@ def test_sigterm_to_the_worker_alone_is_a_preemption_of_it(workspace: Workspace,
     assert running.wait() == 0, case.output()
     assert case.incidents() == ["preemption"]
     case.assert_equal_to(reference)
+
+
+def _drawn_without_a_seed(case: RunCase, number: int) -> str:
+    lines = case.paths.log(number, 0).read_text().splitlines()
+    return next(line for line in lines if line.startswith("drawn without a seed"))

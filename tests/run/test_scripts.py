@@ -116,6 +116,8 @@ def test_steps_of_spawned_ranks_are_seen(workspace: Workspace) -> None:
     assert running.wait() == 0, case.output()
     assert case.incidents() == ["killed"]
     assert "all ranks are done" in case.log(1)
+    assert "round 0: starting from the beginning" in case.output()
+    assert "round 1: starting from its own checkpoint, if it finds one" in case.output()
     assert 390 <= max(entry.metrics.step for entry in read_metrics(case.paths.metrics)) <= 400
 
 

@@ -58,6 +58,7 @@ def main() -> None:
     put_the_compiler_off()
     settings = resilient.config(Settings)
     torch.set_num_threads(1)
+    print("drawn without a seed:", random.random(), float(np.random.rand()), float(torch.rand(())))
     torch.manual_seed(settings.seed)
     random.seed(0)
     np.random.seed(0)

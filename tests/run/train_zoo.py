@@ -48,11 +48,31 @@ def fork_a_sleeper() -> None:
         os._exit(0)
 
 
+def fork_a_daemon() -> None:
+    """Forked twice, as a daemon is; the script waits for what it says once the process between them has exited."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if between == 0:
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                time.sleep(0.001)
+            os.write(writing, b"up")
+            os.close(writing)
+            time.sleep(600)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(between, 0)
+    if os.read(reading, 2) != b"up":
+        raise RuntimeError("the daemon died with the process between")
+
+
 def open_the_zoo(lock: str, port: str) -> None:
     start("child")
     start("stubborn", code=STUBBORN)
     start("daemon", start_new_session=True)
     start("storm", code=STORM)
+    fork_a_daemon()
     subprocess.Popen(["sh", "-c", "(setsid sleep 600 &) ; (sleep 600 &)"]).wait()
     subprocess.Popen(["sh", "-c", "sleep 600 | cat"])
     multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True).start()

@@ -116,6 +116,19 @@ def test_distributed_checkpoint(tmp_path: Path) -> None:
     assert "is missing" in str(find_defect(path, ended=late(path)))
 
 
+def test_torchsnapshot_directory(tmp_path: Path) -> None:
+    path = tmp_path / "4442b196-1b72-432e-b192-c589bf57aa5c"
+    blob = path / "0" / "model" / "weight"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"numbers")
+    now = blob.stat().st_mtime
+    assert "still being written" in str(find_defect(path, ended=now))
+    (path / ".snapshot_metadata").write_text(json.dumps({"version": "0.1.0", "world_size": 1, "manifest": {}}))
+    assert find_defect(path, ended=now) is None
+    (path / ".snapshot_metadata").write_text('{"version": ')
+    assert "cut short" in str(find_defect(path, ended=now))
+
+
 def test_other_directories(tmp_path: Path) -> None:
     path = tmp_path / "state_5"
     path.mkdir()

@@ -97,7 +97,7 @@ def test_losses_are_counted_for_steps_where_no_optimizer_is_seen(tmp_path: Path)
     assert (event.step, event.phase) == (1, "startup"), "its next line may take as long as its first"
     round_.prints("loss: 1.25\n")
     assert round_.recorded() == [(1, 1.5), (2, 1.25)]
-    round_.script.ended(round_.board, failed=True)
+    round_.script.ended(round_.board, failed=True, orderly=False)
     round_.script.begin_round(0)
     round_.prints("loss: 1\n")
     round_.steps_to(9)
@@ -108,9 +108,9 @@ def test_losses_are_counted_for_steps_where_no_optimizer_is_seen(tmp_path: Path)
 def test_a_script_that_finishes_without_a_step_is_told_how_to_show_them(tmp_path: Path) -> None:
     round_ = Round(tmp_path)
     round_.prints("not enough GPUs\n")
-    round_.script.ended(round_.board, failed=False)
+    round_.script.ended(round_.board, failed=False, orderly=True)
     assert round_.script.describe(FlushEnded(None)).own == "Its checkpoints are its own.", "it was asked to stop"
-    round_.script.ended(round_.board, failed=False, finished=True)
+    round_.script.ended(round_.board, failed=False, orderly=True, finished=True)
     assert "worker.step_pattern" in round_.script.describe(FlushEnded(None)).own
     round_.steps_to(1)
     assert round_.script.describe(FlushEnded(None)).own == "Its checkpoints are its own."
@@ -132,11 +132,22 @@ def test_the_count_goes_on_from_the_step_of_its_checkpoint(tmp_path: Path) -> No
         if step == 30:
             (tmp_path / "c_1.json").write_text("{}")
             os.utime(tmp_path / "c_1.json", (round_.now + 0.5, round_.now + 0.5))
-    round_.script.ended(round_.board, failed=True)
+    round_.script.ended(round_.board, failed=True, orderly=False)
     start = round_.script.begin_round(1)
     assert start.arguments == ("--resume", "c_1.json")
     assert start.step == 30
     assert "c_1.json" in start.source
+
+
+@pytest.mark.parametrize(("orderly", "arguments"), [(True, ("c_1.bin",)), (False, ())])
+def test_what_was_written_just_before_is_whole_where_the_script_came_to_its_end(
+    tmp_path: Path, orderly: bool, arguments: tuple[str, ...]
+) -> None:
+    round_ = Round(tmp_path, checkpoints="c_*.bin", resume_args=["{latest}"])
+    (tmp_path / "c_1.bin").write_bytes(b"of no format that shows its end")
+    os.utime(tmp_path / "c_1.bin", (round_.now, round_.now))
+    round_.script.ended(round_.board, failed=False, orderly=orderly)
+    assert round_.script.begin_round(1).arguments == arguments
 
 
 def test_an_error_of_the_code_on_a_checkpoint_is_tried_again_with_an_older_one(tmp_path: Path) -> None:
@@ -147,7 +158,7 @@ def test_an_error_of_the_code_on_a_checkpoint_is_tried_again_with_an_older_one(t
     for expected in ("c_2.json", "c_2.json", "c_1.json"):
         assert round_.script.begin_round(0).arguments == (expected,)
         assert round_.script.failure(error, round_.board).failure_class is FailureClass.APPLICATION
-        round_.script.ended(round_.board, failed=True)
+        round_.script.ended(round_.board, failed=True, orderly=False)
     round_.script.begin_round(0)
     round_.board[Word.STEP] = 5
     assert round_.script.failure(error, round_.board) == error

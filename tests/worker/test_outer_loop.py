@@ -211,3 +211,23 @@ def test_a_loader_that_is_made_late_draws_nothing_that_training_would_have_drawn
 
     next(data.batches(opened))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_step_that_ends_when_the_next_epoch_has_begun_is_followed_by_that(tmp_path: Path) -> None:
+    """A framework may leave an epoch before its data ends, and begin the next one before it fetches of it."""
+    first = Training(tmp_path)
+    loop = first.run.outer_loop(STEPS)
+    assert loop.goes_on()
+    batch = next(iter(loop.epochs))
+    loop.begin_step(batch)
+    loop.consumed()
+    first.step(first.forward(batch))
+    following = iter(loop.epochs)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not loop.end_step()
+    _as_if_it_were_gone(first.run)
+    second = Training(tmp_path)
+    assert second.run.step == 1
+    again = second.run.outer_loop(STEPS)
+    assert again.goes_on()
+    assert torch.equal(next(iter(again.epochs))[0], next(following)[0])
