@@ -56,7 +56,8 @@ _NEXT: Mapping[ExitCode, str] = {
     ExitCode.CRASH_LOOP: "Look at `resilient incidents RUN`; correct it, then the same command again.",
     ExitCode.BUDGET_SPENT: "Look at the incidents: the machine may be bad. Raise the limits under "
     "[restarts](configuration.md#restarts) only if each failure is understood.",
-    ExitCode.HUNG: "Look at the stacks in the incident; raise `hang.min_seconds` if it was only slow.",
+    ExitCode.HUNG: "Look at the stacks in the incident; if it was only slow, raise `hang.min_seconds`, or "
+    "`hang.startup_seconds` for a start-up.",
     ExitCode.DIVERGED: "Look at the evidence. `resilient rollback` takes it further back, with another learning rate "
     "or without some data.",
     ExitCode.REMOTE_UNAVAILABLE: "Check endpoint and credentials, then the same command again.",

@@ -94,6 +94,7 @@ _RANK_PREFIX = re.compile(r"^\[?rank ?\d+\]?: ?")  # torch puts it before what a
 _ENDS_A_TRACEBACK = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 _BEGINS_A_TRACEBACK = "Traceback (most recent call last):"
 _FROM_A_DATALOADER = "Original Traceback (most recent call last):"
+_FROM_A_SPAWNED_PROCESS = "ProcessRaisedException"
 _MOST_LINES = 8  # of a message; libraries put the reason first and a backtrace after it
 _KILLED_PID = re.compile(r"Killed process (\d+)")
 # What is believed to be a consequence, where the kernel knows the cause.
@@ -138,6 +139,11 @@ def _first_sight(evidence: Evidence) -> Failure:
 
 
 def _of_exception(evidence: Evidence) -> Failure:
+    if evidence.error_type[0] == _FROM_A_SPAWNED_PROCESS:
+        # torch.multiprocessing.spawn passes on what a process raised as text: the traceback, after a line of its own.
+        raised = _raised_in_log(tuple(evidence.error_message.splitlines()))
+        if raised is not None:
+            return raised
     failure = _named(evidence.error_type, evidence.error_message)
     if failure.failure_class is FailureClass.APPLICATION:
         for cause in evidence.causes:

@@ -146,8 +146,8 @@ TREATMENTS: Mapping[FailureClass, Treatment] = {
     FailureClass.HANG: Treatment(
         remedy="kill and relaunch",
         exit_code=ExitCode.HUNG,
-        advice="Look at the stacks and the worker's log for what it waits for, or raise hang.min_seconds if it was "
-        f"only slow. {_RESUMES}",
+        advice="Look at the stacks and the worker's log for what it waits for, or, if it was only slow, raise "
+        f"hang.min_seconds, for a start-up hang.startup_seconds. {_RESUMES}",
     ),
     FailureClass.NETWORK: Treatment(
         advice="Ranks lost each other and none of them failed before: check the links between them; "

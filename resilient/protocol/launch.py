@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _MOST_DETAIL = 4000  # characters
+_LINE_END = "\n"
 _MOST_CAUSES = 5
 
 
@@ -71,7 +72,7 @@ class WorkerError:
         types = tuple(kind.__name__ for kind in type(error).__mro__ if kind is not object)
         lines = str(error).strip().splitlines()
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        detail = str(error).strip()[:_MOST_DETAIL]
+        detail = _bounded(str(error).strip())
         return cls(types, lines[0] if lines else "", text, detail, _causes(error), round(time.time(), 6))
 
     def write(self, path: Path) -> None:
@@ -88,6 +89,15 @@ class WorkerError:
             return cls(types, str(body["message"]), str(body["traceback"]), detail, causes, at)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+
+
+def _bounded(message: str) -> str:
+    """Its beginning and its end, in whole lines: a message that holds a traceback ends with what was raised."""
+    if len(message) <= _MOST_DETAIL:
+        return message
+    half = _MOST_DETAIL // 2
+    head, end = message[:half], message[-half:]
+    return f"{head.rpartition(_LINE_END)[0] or head}{_LINE_END}  …{_LINE_END}{end.partition(_LINE_END)[2] or end}"
 
 
 def _causes(error: BaseException) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ class SlurmJob:
         """What is certain now; the controller is asked what else there is, and :meth:`poll` says so."""
         if number not in job_signals.ANNOUNCING:
             seconds = self._stop.grace_seconds
-            reason = f"{number.name} received: asking the workers for a last snapshot"
+            reason = f"{number.name} received: asking the workers to save and leave"
             return Notice(kind_of(number, self._stop), seconds, reason, patient=number is signal.SIGINT)
         self._signalled = (number, self._wall())
         if self._settings.grace_seconds <= 0:
@@ -169,7 +169,7 @@ class SlurmJob:
         if stopping:
             return None  # SLURM repeats its signals; that is no hurry. It may mean another deadline.
         seconds = self._settings.grace_seconds or self._least_grace()
-        reason = f"{number.name} received: asking the workers for a last snapshot ({seconds:.0f} s of grace at least)"
+        reason = f"{number.name} received: asking the workers to save and leave ({seconds:.0f} s of grace at least)"
         return Notice(kind_of(number, self._stop), self._without_margin(seconds), reason)
 
     def _least_grace(self) -> float:

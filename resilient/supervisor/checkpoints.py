@@ -94,9 +94,14 @@ class OwnCheckpoints:
             sound.append(checkpoint)
             if self._crashes.get(checkpoint, 0) < _CRASHES:
                 break
-            self._tell(checkpoint, f"is passed over: the script has crashed on it {_CRASHES} times")
         good = [checkpoint for checkpoint in sound if self._crashes.get(checkpoint, 0) < _CRASHES]
         self.used = good[0] if good else next(iter(sound), None)
+        crashed = f"the script has crashed on it {_CRASHES} times"
+        for checkpoint in sound:
+            if checkpoint != self.used:
+                self._tell(checkpoint, f"is passed over: {crashed}")
+            elif not good:
+                self._tell(checkpoint, f"is tried again, though {crashed}: there is no better one")
         return self.used
 
     def crashed(self, *, progressed: bool) -> None:

@@ -353,7 +353,8 @@ class Supervisor:
             self._feed(on.StopRequested(on.StopKind.PREEMPTION, self._spec.policy.stop.grace_seconds))
         exited = self._ends.read(report, board, asked=asked)
         if report.rank == 0:
-            self._script.ended(board, failed=exited.failure is not None, orderly=report.code == 0)
+            failed, orderly = exited.failure is not None, report.code == 0
+            self._script.ended(board, failed=failed, orderly=orderly, finished=exited.finished)
         return exited
 
     # --- decisions

@@ -105,6 +105,11 @@ class LinePatterns:
         self._metrics = {name: re.compile(pattern) for name, pattern in metrics.items()}
         self._step = re.compile(step) if step else None
 
+    @property
+    def reads_steps(self) -> bool:
+        """Whether there is a pattern for steps."""
+        return self._step is not None
+
     def values(self, line: str) -> dict[str, float]:
         """What the line says of the metrics."""
         found = {}

@@ -95,7 +95,7 @@ class Unscheduled:
 
     def signalled(self, number: signal.Signals, *, stopping: bool) -> Notice | None:  # noqa: ARG002
         grace = self._settings.grace_seconds
-        reason = f"{number.name} received: asking the workers for a last snapshot ({grace:g} s of grace)"
+        reason = f"{number.name} received: asking the workers to save and leave ({grace:g} s of grace)"
         return Notice(kind_of(number, self._settings), grace, reason, patient=number is signal.SIGINT)
 
     def poll(self, needed: Callable[[], Needed]) -> Notice | None:  # noqa: ARG002

@@ -51,6 +51,9 @@ class UnmodifiedScript:
         self._lines: PrintedLines | None = None
         self._last: dict[str, tuple[int, float]] = {}
         self._start = self._printed = 0
+        self._counted = False  # an optimizer of torch's has made a step
+        self._seen = False  # a step was, in whatever way
+        self._finished = False
         self._round = 0
         self._ended: float | None = None
 
@@ -84,12 +87,16 @@ class UnmodifiedScript:
             self.close()
             return None
         lines = self._lines.read_last() if last else self._lines.read()
+        in_startup = board[Word.PHASE] == WorkerPhase.STARTUP
+        self._counted = self._counted or not in_startup
         stepped = self._read(lines, board)
-        self._times.note(self._clock(), self.step(board))
-        if stepped:
+        step = self.step(board)
+        self._times.note(self._clock(), step)
+        self._seen = self._seen or step > 0
+        if stepped and self._patterns.reads_steps:
             return on.WorkerProgressed(0, self._printed, "step")
-        if lines and board[Word.PHASE] == WorkerPhase.STARTUP and not self._printed:
-            return on.WorkerProgressed(0, board[Word.STEP], "startup")  # it is alive, and nothing else shows it
+        if lines and in_startup and not (self._printed and self._patterns.reads_steps):
+            return on.WorkerProgressed(0, step, "startup")  # it is alive, and nothing else shows it
         return None
 
     def speaks_for(self, board: Board) -> bool:
@@ -115,6 +122,9 @@ class UnmodifiedScript:
                 for name, value in self._patterns.values(line).items()
                 if self._last.get(name) != (at, value)  # a progress bar says the same many times
             }
+            if values and not (self._counted or self._patterns.reads_steps):
+                # Nothing else shows that it gets anywhere: relaunched now and then, it would be taken for a crash loop.
+                at = self._printed = max(at, self._start) + 1
             if values:
                 self._last.update({name: (at, value) for name, value in values.items()})
                 entries.append(Entry(self._round, 0, Metrics(at, self._clock(), values)))
@@ -158,12 +168,14 @@ class UnmodifiedScript:
             return replace(failure, failure_class=FailureClass.APPLICATION)
         return failure
 
-    def ended(self, board: Board, *, failed: bool, orderly: bool) -> None:
+    def ended(self, board: Board, *, failed: bool, orderly: bool, finished: bool = False) -> None:
         """Rank 0 is gone.
 
         :param orderly: by the script's own end, until when it has written what it had to write.
+        :param finished: with all that it had to do.
         """
         self._ended = math.inf if orderly else self._clock()
+        self._finished = finished
         self._times.save()
         if failed:
             self._own.crashed(progressed=self.step(board) > self._start)
@@ -174,4 +186,6 @@ class UnmodifiedScript:
             return flushed
         newest = self._own.choose(self._ended) if self._worker.checkpoint_globs else None
         own = f"Its newest checkpoint is {newest.name}." if newest is not None else "Its checkpoints are its own."
+        if self._finished and not self._seen:
+            own = f"No step of it was seen; worker.step_pattern reads them from what it prints. {own}"
         return replace(flushed, own=own)

@@ -70,6 +70,15 @@ def test_a_user_class_derived_from_a_known_one_is_classed_like_it() -> None:
     assert classify(_raised("MissingColumn", "KeyError", "LookupError")).failure_class is FailureClass.CODE
 
 
+def test_what_a_spawned_process_raised_is_named_and_not_that_it_did() -> None:
+    raised = "-- Process 1 terminated with the following error:\nTraceback (most recent call last):\n"
+    raised += "  File \"train.py\", line 9, in main_worker\n    fn(i)\nKeyError: 'state_dict'\n"
+    failure = classify(_raised("ProcessRaisedException", "ProcessException", "Exception", message=raised))
+    assert failure == Failure(FailureClass.CODE, "KeyError: 'state_dict'")
+    nothing = classify(_raised("ProcessRaisedException", "ProcessException", "Exception", message="…"))
+    assert nothing.failure_class is FailureClass.APPLICATION
+
+
 def test_a_port_that_somebody_else_has_is_passing() -> None:
     message = "The server socket has failed to listen … code: -98, name: EADDRINUSE, message: address already in use"
     taken = _raised("DistNetworkError", "DistError", "RuntimeError", message=message)

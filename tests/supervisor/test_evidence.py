@@ -259,6 +259,15 @@ def test_our_error_file_keeps_the_causes(tmp_path: Path) -> None:
     assert abs(error.time - time.time()) < 60
 
 
+def test_of_a_long_message_both_ends_are_kept() -> None:
+    frames = [f'  File "deep.py", line {number}, in call' for number in range(400)]
+    error = WorkerError.of(RuntimeError("\n".join(["a process raised:", *frames, "KeyError: 'model'"])))
+    lines = error.detail.splitlines()
+    assert (lines[0], lines[-1]) == ("a process raised:", "KeyError: 'model'")
+    assert len(error.detail) < 5000
+    assert all(line.startswith("  ") for line in lines[1:-1]), "no line is cut"
+
+
 # --- the tail of a log
 
 

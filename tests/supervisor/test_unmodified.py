@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from resilient.errors import ExitCode
+from resilient.policy.events import FlushEnded
 from resilient.policy.failures import Failure, FailureClass
 from resilient.policy.restarts import FailedRound, History, RestartSettings, stop_rule
 from resilient.policy.state import PolicySettings
@@ -87,6 +88,32 @@ def test_the_steps_that_rank_0_prints_are_those_of_all_ranks_whose_own_nothing_c
     assert round_.script.speaks_for(other)
     other.beat(WorkerPhase.STEP, 3)
     assert not round_.script.speaks_for(other)
+
+
+def test_losses_are_counted_for_steps_where_no_optimizer_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("{}")
+    round_ = Round(tmp_path, checkpoints="c.json", resume_args=["{latest}"])
+    event = round_.prints("epoch 1\nloss: 1.5\nloss: 1.5\n")
+    assert (event.step, event.phase) == (1, "startup"), "its next line may take as long as its first"
+    round_.prints("loss: 1.25\n")
+    assert round_.recorded() == [(1, 1.5), (2, 1.25)]
+    round_.script.ended(round_.board, failed=True, orderly=False)
+    round_.script.begin_round(0)
+    round_.prints("loss: 1\n")
+    round_.steps_to(9)
+    round_.prints("loss: 0.5\n")
+    assert round_.recorded()[2:] == [(3, 1.0), (9, 0.5)], "on from the checkpoint; an optimizer counts better"
+
+
+def test_a_script_that_finishes_without_a_step_is_told_how_to_show_them(tmp_path: Path) -> None:
+    round_ = Round(tmp_path)
+    round_.prints("not enough GPUs\n")
+    round_.script.ended(round_.board, failed=False, orderly=True)
+    assert round_.script.describe(FlushEnded(None)).own == "Its checkpoints are its own.", "it was asked to stop"
+    round_.script.ended(round_.board, failed=False, orderly=True, finished=True)
+    assert "worker.step_pattern" in round_.script.describe(FlushEnded(None)).own
+    round_.steps_to(1)
+    assert round_.script.describe(FlushEnded(None)).own == "Its checkpoints are its own."
 
 
 def test_a_script_that_attaches_speaks_for_itself(tmp_path: Path) -> None:

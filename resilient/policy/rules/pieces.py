@@ -49,7 +49,7 @@ def note_stop(state: RunState, event: StopRequested) -> tuple[RunState, tuple[De
     if event.kind is not StopKind.PREEMPTION or state.stop_noted:
         return state, ()
     failure = Failure(FailureClass.PREEMPTION, "asked to leave")
-    state, incident = new_incident(state, failure, rank=None, remedy="make a last snapshot durable, ask for a requeue")
+    state, incident = new_incident(state, failure, rank=None, remedy="save and leave, ask for a requeue")
     return replace(state, stop_noted=True), (RecordIncident(incident),)
 
 
