@@ -30,7 +30,7 @@ from benchmarks.scale_journal import JournalTail
 from benchmarks.scale_members import Members
 from benchmarks.scale_training import two_nodes
 from resilient.config import load
-from resilient.nodes.start import agreed_version
+from resilient.nodes.agreed_version import agreed_version
 from resilient.protocol.paths import RunPaths
 from resilient.protocol.terms import Terms
 

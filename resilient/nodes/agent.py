@@ -109,7 +109,7 @@ class Agent:
         self._dumps = StackDumps(spec.paths, console, clock)
         self._dump_state = RunState()
         self._shown = Shown()
-        self._pace = LookPace(clock)
+        self._pace = LookPace(clock, glance_seconds=_POLL_SECONDS)
         self._told_ranks: range | None = None  # those of which the leader expects news
         self._view: WorldView | None = None
         self._plan = ""
@@ -153,12 +153,14 @@ class Agent:
             if self._channel.has_kept:
                 self._on_leader()
             while self._outcome is None:
-                self._sources.handle(self._pace.seconds)
+                self._sources.handle(max(0.0, min(self._pace.seconds, polled + _POLL_SECONDS - self._clock())))
                 now = self._clock()
                 if now - polled >= _POLL_SECONDS:
                     polled = now
                     self._poll()
-                self._tell_news()
+                    self._sources.look_again()
+                if self._pace.due():
+                    self._pace.looked(changed=self._tell_news(glance=self._pace.is_glance))
                 self._channel.flush()
                 self._channel.beat()
         except ChannelClosed as closed:
@@ -213,17 +215,25 @@ class Agent:
             if handler is not None:
                 handler(message)
 
-    def _tell_news(self) -> None:
+    def _tell_news(self, *, glance: bool = False) -> bool:
+        """Whether there were any."""
         if self.memory is None or self._told_ranks != self.memory.ranks:
-            return
-        news = self._news(self.memory)
-        if news["boards"] or news["slots"]:
-            self._channel.send({"op": "news", **news})
-            self._pace.changed()
+            return False
+        news = self._news(self.memory, glance=glance)
+        if not news["boards"] and not news["slots"]:
+            return False
+        self._channel.send({"op": "news", **news})
+        return True
 
-    def _news(self, memory: RunMemory) -> dict[str, Any]:
-        boards, slots = self._shown.news(memory.boards, {rank: arena.slots for rank, arena in memory.arenas.items()})
-        return {"boards": boards, "slots": slots, "done": self._done, "at": moment()}
+    def _tell_again(self, rank: int, slot: int | None = None) -> None:
+        """The leader has written there, and does not believe what it was told before."""
+        self._shown.forget(rank, slot)
+        self._pace.heard()
+
+    def _news(self, memory: RunMemory, *, glance: bool = False) -> dict[str, Any]:
+        slots = {rank: arena.slots for rank, arena in memory.arenas.items()}
+        boards, headers = self._shown.news(memory.boards, slots, glance=glance)
+        return {"boards": boards, "slots": headers, "done": self._done, "at": moment()}
 
     def _lose_leader(self, why: str) -> None:
         """Another group may be going on without us by now: stop at once, and leave what is in memory as it is."""
@@ -301,14 +311,14 @@ class Agent:
         rank = int(message["rank"])
         if self.memory is not None and rank in self.memory.boards:
             self.memory.boards[rank][Word(int(message["word"]))] = int(message["value"])
-            self._shown.forget(rank)
+            self._tell_again(rank)
 
     def _change_slot(self, message: Message) -> None:
         rank, index = int(message["rank"]), int(message["index"])
         if self.memory is None or rank not in self.memory.arenas:
             return
         slot = self.memory.arenas[rank].slots[index]
-        self._shown.forget(rank, index)
+        self._tell_again(rank, index)
         if slot.info().begun != message["begun"]:
             return  # it has become another image's meanwhile
         {"hold": slot.hold, "release": slot.release, "void": slot.void}[str(message["do"])]()
@@ -319,7 +329,7 @@ class Agent:
         self._collect_metrics()
         self.memory.renew_boards()
         for rank in self.memory.ranks:
-            self._shown.forget(rank)
+            self._tell_again(rank)
         if self._view is not None:
             self._view.write(World())
 

@@ -21,11 +21,12 @@ _MOST_BYTES = 64 << 20  # of one message, and of what waits to be sent
 _PIECE = 1 << 18
 BEAT_SECONDS = 0.5
 _SIGN_OF_LIFE = b"{}"
+_to_json, _from_json = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:
     """As it goes over the network, but for its length."""
-    return json.dumps(message, separators=(",", ":")).encode()
+    return _to_json(message).encode()
 
 
 class ChannelClosed(ConnectionError):  # noqa: N818  named by condition, as all our errors
@@ -128,8 +129,8 @@ class Channel:
                 return True
             self._heard_at = self._clock()
             self._incoming += data
-            if len(self._incoming) > _MOST_BYTES:
-                return False
+            if len(data) < _PIECE or len(self._incoming) > _MOST_BYTES:
+                return False  # of what has come meanwhile, or that this was all, whoever waits is told again
 
     def _whole(self) -> list[Message]:
         found, at = [], 0
@@ -142,7 +143,7 @@ class Channel:
             if len(self._incoming) - start < length:
                 break
             try:
-                message = json.loads(self._incoming[start : start + length])
+                message = _from_json(self._incoming[start : start + length].decode())
             except (ValueError, RecursionError):
                 self._failed = "what it says is no message of ours"
                 break

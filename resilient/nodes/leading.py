@@ -14,6 +14,7 @@ from resilient.nodes.look_pace import LookPace
 from resilient.nodes.peer_memory import PeerMemory
 from resilient.nodes.world_drain import WorldDrain
 from resilient.nodes.world_memory import WorldMemory
+from resilient.nodes.world_stacks import WorldStacks
 from resilient.policy import decisions as do
 from resilient.policy import events as on
 from resilient.policy.failures import Failure, FailureClass
@@ -24,12 +25,12 @@ from resilient.protocol.decoding import NotDecodable, decode
 from resilient.protocol.launch import LaunchSpec
 from resilient.protocol.past import Past
 from resilient.supervisor.console import Console
-from resilient.supervisor.journal import Journal, plain
+from resilient.supervisor.journal import Journal
 from resilient.supervisor.other_nodes import Copies, Place
 
+_ROUND_SECONDS = 0.04  # between two looks at the lease, at who is silent and at the copies, where nothing waits
 _SAY_SECONDS = 1.0  # between two reports of who is there, while that does not change
 _PATIENT_SECONDS, _REMIND_SECONDS = 3.0, 60.0  # before it is said for whom the run waits, and until it is said again
-_DUMP_SECONDS = 1.0  # beyond the time that a node has for its stacks
 _LAST_WORDS_SECONDS, _PACE_SECONDS = 2.0, 0.004
 
 
@@ -101,21 +102,17 @@ class Leading:
         self._gathering: float | None = None
         self._seen: tuple[str, ...] = ()
         self._seen_since = 0.0
-        self._said_at = 0.0
-        self._remind_at = 0.0
-        self._dumping: set[str] = set()
-        self._dump_by = 0.0
-        self._accounts: list[Any] | None = None
+        self._said_at = self._remind_at = self._next_round = 0.0
         self._asked_first = False
-        self._own_accounts = False  # are among them
+        self._stacks = WorldStacks(hub.post, console, clock)
         handlers.joined, handlers.lost = self._joined, self._lost
         handlers.messages.update(
             {
-                "news": self._memory.take,
+                "news": self._news,
                 "assigned": self._assigned,
                 "launched": self._launched,
                 "exited": self._exited,
-                "dumped": self._dumped,
+                "dumped": self._stacks.heard,
                 "drain": self._drain.heard,
                 "stop": self._asked_to_stop,
             }
@@ -141,16 +138,24 @@ class Leading:
         return {self._peers.pid} if self._peers is not None else set()
 
     def tick(self) -> None:
+        if self._pace.due():
+            self._tell_world()
+        now = self._clock()
+        if now < self._next_round and not self._hub.is_behind and not (self._peers is not None and self._peers.waits):
+            return
+        self._next_round = now + _ROUND_SECONDS
         if not self._reign.renew():
             raise Fenced("another node has begun a new term")
         self._hub.tick()
-        world = self._memory.tell_world()
-        if world is not None:
-            self._pace.changed()
-            self._hub.post_all({"op": "world", "world": vars(world)}, self._memory.nodes)
         if self._peers is not None and (event := self._peers.turn(self._state().phase)) is not None:
             self._feed(event)
         self._tell_of_others()
+
+    def _tell_world(self) -> None:
+        world = self._memory.tell_world()
+        if world is not None:
+            self._hub.post_all({"op": "world", "world": vars(world)}, self._memory.nodes)
+        self._pace.looked(changed=world is not None)
 
     # --- who takes part
 
@@ -249,7 +254,7 @@ class Leading:
             return
         past = None if message["past"] is None else Past.from_json(message["past"])
         self._memory.attach(name, range(ranks[0], ranks[-1] + 1), int(message["count"]), past)
-        self._memory.take(name, message)
+        self._news(name, message)
         self._unconfirmed.discard(name)
 
     def _lost(self, name: str, why: str) -> None:
@@ -259,7 +264,7 @@ class Leading:
         if self._peers is not None:
             self._peers.replication.lost(name)
         self._unconfirmed.discard(name)
-        self._dumping.discard(name)
+        self._stacks.lost(name)
         if name in self._members:
             self._formed = False
         if self._state().phase is Phase.ENDED:
@@ -346,39 +351,16 @@ class Leading:
     # --- stacks
 
     def dump(self, decision: do.DumpStacks, state: RunState) -> None:
-        self._accounts, self._dump_by = [], decision.by + _DUMP_SECONDS
-        self._dumping = set()
-        now = self._clock()
-        for name, ranks in self._memory.nodes.items():
-            theirs = [rank for rank in decision.ranks if rank in ranks]
-            if not theirs:
-                continue
-            watches = {str(rank): plain(state.watches[rank]) for rank in theirs}
-            self._dumping.add(name)
-            body = {"number": decision.number, "ranks": theirs, "hung": decision.hung, "seconds": decision.by - now}
-            silent = {str(rank): now - state.watches[rank].since for rank in theirs}
-            self._hub.post(name, {"op": "dump", **body, "watches": watches, "silent": silent})
+        self._stacks.dump(decision, state, self._memory.nodes)
 
     def dumped(self, here: on.StacksDumped | None) -> on.StacksDumped | None:
-        if here is not None:
-            self._accounts, self._own_accounts = [*(self._accounts or []), *here.accounts], True
-        if self._accounts is None or not self._own_accounts:
-            return None
-        if self._dumping and self._clock() < self._dump_by:
-            return None
-        accounts, self._accounts, self._own_accounts = tuple(self._accounts), None, False
-        return on.StacksDumped(accounts) if self._state().phase is Phase.DUMPING else None
-
-    def _dumped(self, name: str, message: Message) -> None:
-        if name not in self._dumping or self._accounts is None:
-            return
-        self._dumping.discard(name)
-        try:
-            self._accounts += decode(on.StacksDumped, {"accounts": message.get("accounts", [])}).accounts
-        except NotDecodable as error:
-            self._console.say(f"what node {name} says of its stacks cannot be read: {error}")
+        dumped = self._stacks.dumped(here)
+        return dumped if self._state().phase is Phase.DUMPING else None
 
     # --- what they say
+
+    def _news(self, name: str, message: Message) -> None:
+        self._pace.heard(waits=self._memory.take(name, message))
 
     def _launched(self, name: str, message: Message) -> None:
         at = {"rank": message.get("rank"), "pid": message.get("pid"), "node": name}

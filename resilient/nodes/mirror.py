@@ -20,7 +20,7 @@ from resilient.protocol.slot_header import Word as SlotWord
 
 WORKER_WORDS = range(1, 32)
 """Of a board: those that its worker writes."""
-SLOT_WORDS = tuple(word for word in SlotWord if word not in (SlotWord.MAGIC, SlotWord.REACHED, SlotWord.MOVED))
+SLOT_WORDS = (SlotWord.STATE, SlotWord.STEP, SlotWord.SEQUENCE, SlotWord.SIZE, SlotWord.HOLD, SlotWord.BEGUN)
 """Of a slot's header: what it holds. How far one that is being written has come is only for its own node."""
 _BOARD_WORDS = 512
 _MOMENTS = frozenset(map(str, map(int, (BoardWord.ATTACHING, BoardWord.READY, BoardWord.STEPPED))))
@@ -129,25 +129,33 @@ class Shown:
     """On the node: what has changed of its boards and slots since it was told last."""
 
     def __init__(self) -> None:
+        self._seen: dict[int, bytes] = {}  # boards as they were
         self._boards: dict[int, list[int]] = {}
-        self._headers: dict[tuple[int, int], list[int]] = {}  # as they were
+        self._headers: dict[tuple[int, int], bytes] = {}  # as they were
         self._slots: dict[tuple[int, int], list[int]] = {}
 
     def forget(self, rank: int, index: int | None = None) -> None:
         """Tell everything about it again: what was told last may not have been believed."""
         if index is None:
+            self._seen.pop(rank, None)
             self._boards.pop(rank, None)
         else:
             self._headers.pop((rank, index), None)
             self._slots.pop((rank, index), None)
 
     def news(
-        self, boards: Mapping[int, Board], slots: Mapping[int, Sequence[Any]]
+        self, boards: Mapping[int, Board], slots: Mapping[int, Sequence[Any]], *, glance: bool = False
     ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, list[int]]]]:
-        """Changed words of boards by rank and word, and all words of changed slots by rank and index."""
+        """Changed words of boards by rank and word, and all words of changed slots by rank and index.
+
+        :param glance: slots are not looked at where no board has changed. Where one has, they always are: whoever hears
+            that a rank has passed a step takes it that there is no image of it that they were not told of.
+        """
         # The boards first: a rank that has passed a step has begun its image before, or never will.
         found = {str(rank): changed for rank, board in boards.items() if (changed := self._changed(rank, board))}
         headers: dict[str, dict[str, list[int]]] = {}
+        if glance and not found:
+            return found, headers
         for rank, each in slots.items():
             for slot in each:
                 header = slot.header()
@@ -161,9 +169,11 @@ class Shown:
         return found, headers
 
     def _changed(self, rank: int, board: Board) -> dict[str, int]:
-        words, before = board.worker_words(), self._boards.get(rank)
-        if words == before:
+        seen = board.shown()
+        if seen == self._seen.get(rank):
             return {}
+        self._seen[rank] = seen
+        words, before = board.worker_words(), self._boards.get(rank)
         self._boards[rank] = words
         if before is None:
             return {str(word): value for word, value in zip(WORKER_WORDS, words, strict=True)}
@@ -173,8 +183,4 @@ class Shown:
 
 def header_of(info: SlotInfo) -> list[int]:
     """The words in :data:`SLOT_WORDS` of a slot that holds this."""
-    words = dict.fromkeys(SLOT_WORDS, 0)
-    words[SlotWord.STATE], words[SlotWord.STEP] = int(info.state), info.step
-    words[SlotWord.SEQUENCE], words[SlotWord.SIZE] = info.sequence, info.size
-    words[SlotWord.HOLD], words[SlotWord.BEGUN] = int(info.held), info.begun
-    return [words[word] for word in SLOT_WORDS]
+    return [int(info.state), info.step, info.sequence, info.size, int(info.held), info.begun]

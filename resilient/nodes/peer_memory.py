@@ -20,7 +20,7 @@ from resilient.supervisor.console import Console
 from resilient.supervisor.journal import Journal
 from resilient.supervisor.other_nodes import Copies
 
-_LOOK_SECONDS = 0.05  # between two looks at whether something is to be copied
+_LOOK_SECONDS = 0.1  # between two looks at the helper, and at whether something is to be copied
 _PATIENCE_SECONDS = 15.0  # for word of what the nodes have
 _TRAINING = frozenset({Phase.STARTING, Phase.RUNNING})
 
@@ -80,18 +80,22 @@ class PeerMemory:
         self._here.before_lend = collect_metrics
         self.replication.counts = counts
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something for :meth:`turn` to do at once."""
+        return bool(self._own) or self.replication.has_ended
+
     def turn(self, phase: Phase) -> on.Event | None:
         """Do what is due; returns how a restore has ended, if one has."""
         while self._own:
             self._here.hear(self._own.popleft())
-        self._here.poll()
         now = self._clock()
-        if phase in _TRAINING and now - self._looked_at >= _LOOK_SECONDS and self._memory.complete:
+        if now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
-            if self.replication.rests:
-                return self.replication.take()
-            held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
-            self.replication.poll(self._memory.newest_step(), held)
+            self._here.poll()
+            if phase in _TRAINING and self._memory.complete and not self.replication.rests:
+                held = [step for step in self._memory.held_steps() if self._memory.slots_of(step)]
+                self.replication.poll(self._memory.newest_step(), held)
         return self.replication.take()
 
     def listed(self, ranks: Mapping[str, Sequence[int]]) -> bool:

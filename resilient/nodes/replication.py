@@ -353,6 +353,11 @@ class Replication:
         for node in restore.waiting if restore is not None else ():
             self._post(node, {"op": "peer_abandon"})
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a restore has ended, of which :meth:`take` will tell."""
+        return bool(self._events)
+
     def take(self) -> on.Event | None:
         """How a restore has ended, once."""
         return self._events.pop(0) if self._events else None

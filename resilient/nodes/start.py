@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from resilient.errors import ExitCode
 from resilient.nodes import left_reports
+from resilient.nodes.address import own_address
 from resilient.nodes.agent import Agent, Outcome
+from resilient.nodes.agreed_version import agreed_version
 from resilient.nodes.channel import Channel
+from resilient.nodes.counting import counting
 from resilient.nodes.ending import end_workers
 from resilient.nodes.greeting import Greeting, greet
 from resilient.nodes.hub import Handlers, Hub
@@ -31,13 +30,10 @@ from resilient.protocol.election import Election, Follow, Lead, is_first_of_job
 from resilient.protocol.environment import shared_by
 from resilient.protocol.lock import RunLock
 from resilient.protocol.parent import adopt_orphans, kill_orphans
-from resilient.protocol.past import Counts
 from resilient.protocol.paths import hostname, node_name
 from resilient.protocol.scratch import Scratch
-from resilient.protocol.settings import SnapshotSettings
 from resilient.protocol.terms import Term, Terms
 from resilient.snapshot import catalog
-from resilient.snapshot.fencing import Terms as CountedTerms
 from resilient.supervisor import leftovers, start
 from resilient.supervisor.console import Console
 from resilient.supervisor.drain import Drain
@@ -47,7 +43,6 @@ from resilient.supervisor.launcher import Launcher
 from resilient.supervisor.loop import Supervisor
 from resilient.supervisor.memory import RunMemory
 from resilient.supervisor.scheduler import Scheduler, Unscheduled
-from resilient.supervisor.settings import WorkerSettings
 from resilient.supervisor.signals import SignalQueue
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.status import Status
@@ -73,45 +68,6 @@ def supervise_group(
         code = node.run()
         node.note_end(code)
         return code
-
-
-def own_address(wanted: str) -> str:
-    """The address under which other nodes reach this one.
-
-    :param wanted: as it was configured; found out where it is empty.
-    """
-    if wanted:
-        return wanted
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # nothing is sent; the kernel says from which address it would be
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
-
-
-def agreed_version(worker: WorkerSettings, snapshot: SnapshotSettings, train: Mapping[str, Any]) -> str:
-    """What all nodes must agree on, or they could not work together."""
-    agreed = {
-        **start.installed_versions(),
-        "script": worker.script or worker.module,
-        "args": worker.args,
-        "train": train,
-        "slots": snapshot.slots,
-    }
-    return hashlib.sha256(json.dumps(agreed, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _counts(holds: Callable[[int, int], bool], snapshots: Path) -> Counts:
-    """Steps count when they are on the run's lineage, and no later leader has gone on from an earlier step.
-
-    :param holds: whether a step of a round is on the lineage.
-    """
-
-    def counts(step: int, term: int, round_number: int) -> bool:
-        with suppress(OSError):
-            return holds(step, round_number) and CountedTerms.read(snapshots).count(step, term)
-        return False
-
-    return counts
 
 
 class _Node:
@@ -383,7 +339,7 @@ class _Node:
                 scheduler=self._scheduler,
                 others=leading,
             )
-            memory.counts = _counts(supervisor.lineage_holds, spec.paths.snapshots)
+            memory.counts = counting(supervisor.lineage_holds, spec.paths.snapshots)
             if peers is not None:
                 peers.follow(memory.counts, supervisor.collect_metrics)
             try:

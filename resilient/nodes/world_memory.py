@@ -18,6 +18,8 @@ from resilient.protocol.world_view import WorldView
 from resilient.supervisor.memory import RunMemory
 
 _OWN = ""  # the name under which this node's past is kept
+_WAITED_FOR = frozenset(map(str, map(int, (Word.ARRIVED, Word.FLAGS))))
+"""Words of a board that change when a rank begins to wait for all others, see the workers' ``group`` module."""
 
 PostTo = Callable[[str, Mapping[str, Any]], int]
 """Sends a message to the node of that name, and returns its number."""
@@ -50,7 +52,7 @@ class WorldMemory(RunMemory):
         self._view = WorldView.create(directory)
         self._known = World()
         self._sum = WorldSum()
-        self._seen: dict[int, list[list[int]]] = {}  # of each of our own ranks, by which a change is seen
+        self._seen: dict[int, list[bytes]] = {}  # of each of our own ranks, by which a change is seen
         self._changed: set[int] = set()  # ranks on other nodes that are to be summed up anew
         self._moved: set[int] = set()  # and those that may have moved on
         self._unread: set[int] = set()  # and those of which it is not known whether they belong to one of these
@@ -109,8 +111,8 @@ class WorldMemory(RunMemory):
         self.boards = dict(sorted(self.boards.items()))
         self.arenas = dict(sorted(self.arenas.items()))
 
-    def take(self, node: str, message: Mapping[str, Any]) -> None:
-        """News of a node's boards and slots."""
+    def take(self, node: str, message: Mapping[str, Any]) -> bool:
+        """News of a node's boards and slots; whether somebody waits for what is in it."""
         ranks, done = self._nodes.get(node, range(0)), int(message["done"])
         # The message was on its way for a while; of all of them, the fastest shows best how far the clocks are apart.
         late = now() - int(message["at"])
@@ -121,10 +123,13 @@ class WorldMemory(RunMemory):
                 for index, words in headers.items():
                     if int(index) < len(slots):
                         slots[int(index)].take(words, done)
+        waits = False
         for rank, words in message["boards"].items():
             if int(rank) in ranks:
                 cast("MirrorBoard", self.boards[int(rank)]).take(words, done, behind)
+                waits = waits or not _WAITED_FOR.isdisjoint(words)
         self._touch({rank for rank in map(int, (*message["slots"], *message["boards"])) if rank in ranks})
+        return waits
 
     def _touch(self, ranks: AbstractSet[int]) -> None:
         for waiting in (self._changed, self._moved, self._unread):
@@ -173,7 +178,7 @@ class WorldMemory(RunMemory):
         """Ranks of this node whose board or slots are not as they were. What a worker writes, nobody tells us of."""
         found = set()
         for rank in self._ranks:
-            seen = [self.boards[rank].worker_words(), *(slot.header() for slot in self.arenas[rank].slots)]
+            seen = [self.boards[rank].shown(), *[slot.header() for slot in self.arenas[rank].slots]]
             if seen != self._seen.get(rank):
                 self._seen[rank] = seen
                 found.add(rank)

@@ -25,6 +25,7 @@ PHASE_CHANGE = f"{OURS}phase_change"
 BATCH_HASH, GRADIENT_HASH, PARAMETER_HASH = f"{OURS}batch", f"{OURS}gradients", f"{OURS}parameters"
 """Hashes of what a step was made of: the top 53 bits of an xxh3-64, an integer that a float holds exactly."""
 _TIME_DIGITS = 6
+_to_json = json.JSONEncoder().encode
 _MANY_BYTES = 64 << 20  # some hundred thousand steps
 _LEFT_BYTES = 8 << 20  # more than all reports that fit on one board take in the log
 
@@ -58,7 +59,8 @@ class MetricsLog:
         """
         found = [Entry(round_number, rank, metrics) for metrics in board.unread_metrics()]
         if found:
-            self.write(entry for entry in found if _report(entry) not in self._predecessors)
+            known = self._predecessors
+            self.write([entry for entry in found if _report(entry) not in known] if known else found)
             board.mark_read()
         return found
 
@@ -132,4 +134,4 @@ def _line(entry: Entry) -> bytes:
         "step": entry.metrics.step,
         "time": round(entry.metrics.time, _TIME_DIGITS),
     }
-    return json.dumps({**place, **values}).encode() + b"\n"
+    return _to_json({**place, **values}).encode() + b"\n"

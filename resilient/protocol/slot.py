@@ -84,18 +84,11 @@ class Slot:
         """Whether somebody holds what there is; for looking often, where hardly ever anything is held."""
         return bool(self._words[Word.HOLD] or self._words[Word.MOVED])
 
-    @property
-    def may_be_writing(self) -> bool:
-        """Whether an image is being written, likewise."""
-        return bool(self._words[Word.STATE] == SlotState.WRITING or self._words[Word.MOVED])
-
-    def header(self) -> list[int]:
-        """The words behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
+    def header(self) -> bytes:
+        """What is behind :meth:`info`, by which a change is seen soonest; but for how far an image has come."""
         if self._words[Word.MOVED]:
             self._follow()
-        words: list[int] = self._words[:WORDS].tolist()
-        words[Word.REACHED] = 0
-        return words
+        return self.memory[: 8 * Word.REACHED] + self.memory[8 * Word.BEGUN : 8 * WORDS]
 
     def begin(self, step: int, size: int) -> None:
         """EMPTY or COMPLETE → WRITING, with room for an image of ``size`` bytes.

@@ -5,13 +5,12 @@ What a change costs depends on that rank alone, so a leader of very many ranks c
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from resilient.protocol.board import Board, Flag, Word
-from resilient.protocol.slot_header import SlotInfo
+from resilient.protocol.slot_header import SlotInfo, SlotState
 
 DONE = (Flag.FINISHED, Flag.LEFT_EARLY, Flag.STOPPED_AFTER)
 """What says that a rank has what it needs to leave."""
@@ -42,10 +41,8 @@ class World:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> World:
         """From its fields, as they come out of JSON: several times in each step."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
-        }
-        return cls(**fields)
+        lists = {name: tuple(told[name]) for name in ("first", "complete", "writing")}
+        return cls(**{**told, **lists})
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,28 @@ class Part:
         entered = board[Word.ENTERED]  # before what was said of that step
         arrived = None if board[Word.FLAGS] & _DONE_BITS else board[Word.ARRIVED]
         step, plans = board[Word.STEP], (board[Word.MEMORY_PLAN], board[Word.DURABLE_PLAN])
-        infos = [info for info in slots if info.complete or info.writing]
-        return cls(
-            arrived,
-            step,
-            entered,
-            plans,
-            frozenset(info.step for info in infos if info.complete),
-            frozenset(info.step for info in infos),
-        )
+        complete, coming = [], []
+        for info in slots:
+            if info.state is not SlotState.EMPTY:
+                coming.append(info.step)
+                if info.state is SlotState.COMPLETE:
+                    complete.append(info.step)
+        return cls(arrived, step, entered, plans, frozenset(complete), frozenset(coming))
+
+
+class Tally(dict[int, int]):
+    """How many ranks have each value."""
+
+    def replace(self, old: Collection[int], new: Collection[int]) -> None:
+        """A rank has other values than before; mostly it has the same."""
+        if old == new:
+            return
+        for value in old:
+            self[value] -= 1
+            if not self[value]:
+                del self[value]
+        for value in new:
+            self[value] = self.get(value, 0) + 1
 
 
 class WorldSum:
@@ -88,44 +98,30 @@ class WorldSum:
     def __init__(self) -> None:
         self._parts: dict[int, Part] = {}
         self._first: int | None = None
-        self._arrived: Counter[int] = Counter()
-        self._steps: Counter[int] = Counter()
-        self._entered: Counter[int] = Counter()
-        self._complete: Counter[int] = Counter()
-        self._coming: Counter[int] = Counter()
+        self._arrived, self._steps, self._entered, self._complete, self._coming = (Tally() for _ in range(5))
 
     def put(self, rank: int, part: Part) -> None:
         """The rank contributes this from now on."""
-        before = self._parts.get(rank)
-        if before is not None:
-            self._take_away(before)
+        self._replace(self._parts.get(rank), part)
         self._parts[rank] = part
         self._first = rank if self._first is None else min(self._first, rank)
-        for counter, values in self._counted(part):
-            counter.update(values)
 
     def remove(self, rank: int) -> None:
         """There is nothing of the rank, or nothing any more."""
         part = self._parts.pop(rank, None)
         if part is None:
             return
-        self._take_away(part)
+        self._replace(part, None)
         if rank == self._first:
             self._first = min(self._parts, default=None)
 
-    def _take_away(self, part: Part) -> None:
-        for counter, values in self._counted(part):
-            for value in values:
-                counter[value] -= 1
-                if not counter[value]:
-                    del counter[value]
-
-    def _counted(self, part: Part) -> Iterator[tuple[Counter[int], Iterable[int]]]:
-        yield self._arrived, () if part.arrived is None else (part.arrived,)
-        yield self._steps, (part.step,)
-        yield self._entered, (part.entered,)
-        yield self._complete, part.complete
-        yield self._coming, part.coming
+    def _replace(self, old: Part | None, new: Part | None) -> None:
+        before, after = _counted(old), _counted(new)
+        self._arrived.replace(before[0], after[0])
+        self._steps.replace(before[1], after[1])
+        self._entered.replace(before[2], after[2])
+        self._complete.replace(before[3], after[3])
+        self._coming.replace(before[4], after[4])
 
     def world(self) -> World:
         """Of at least one rank."""
@@ -142,3 +138,11 @@ class WorldSum:
             tuple(sorted(common)),
             tuple(sorted(begun - common)),
         )
+
+
+def _counted(part: Part | None) -> Sequence[Collection[int]]:
+    """The values of a rank that are counted."""
+    if part is None:
+        return (), (), (), (), ()
+    arrived = () if part.arrived is None else (part.arrived,)
+    return arrived, (part.step,), (part.entered,), part.complete, part.coming

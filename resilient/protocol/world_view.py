@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from pathlib import Path
 
 from resilient.protocol.board import Board, Flag, Word
@@ -68,9 +69,9 @@ class WorldView:
         generation = self._words[1] + 1
         at = _PLACES[generation % 2]
         complete, writing = world.complete[-_MOST:], world.writing[-_MOST:]
-        words = (world.arrived, world.entered, world.step, int(world.done), *world.first, len(complete), len(writing))
-        for place, word in enumerate((*words, *complete, *writing), at):
-            self._words[place] = word
+        counts = (len(complete), len(writing))
+        words = (world.arrived, world.entered, world.step, world.done, *world.first, *counts, *complete, *writing)
+        struct.pack_into(f"{len(words)}Q", self._memory, 8 * at, *words)
         self._words[1] = generation  # last, so that the rest is there when it counts
 
     def read(self) -> World:

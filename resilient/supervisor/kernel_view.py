@@ -29,7 +29,7 @@ def condition(pid: int) -> Condition | None:
 
 def is_dead(pid: int) -> bool:
     """Whether the process is gone, or dead and not reaped; for looking often."""
-    return _read(Path(f"/proc/{pid}/stat")).rpartition(") ")[2][:1] in ("", "Z", "X")
+    return content(f"/proc/{pid}/stat").rpartition(") ")[2][:1] in ("", "Z", "X")
 
 
 def command(pid: int) -> str:

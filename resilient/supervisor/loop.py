@@ -177,6 +177,7 @@ class Supervisor:
             while self._state.phase is not Phase.ENDED:
                 self._wait(_DUMP_POLL_SECONDS if self._dumps.busy else _POLL_SECONDS)
                 self._poll()
+                self._sources.look_again()
         finally:
             for part in (self._sources, self._diverging, self._rounds, self._metrics, self._output, self._script):
                 part.close()

@@ -109,7 +109,7 @@ def _after_the_name(pid: int, proc: Path) -> list[str]:
     return content(proc / str(pid) / "stat").rpartition(")")[2].split()
 
 
-def content(path: Path) -> str:
+def content(path: Path | str) -> str:
     """What a file of the kernel says, or nothing: the process may be gone, or not ours to look at."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # many are read each second: no file object for each

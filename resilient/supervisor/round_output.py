@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from resilient.policy.events import Incident
@@ -11,6 +12,8 @@ from resilient.supervisor.output import WorkerOutput
 from resilient.supervisor.spec import RunSpec
 from resilient.supervisor.view import View
 
+_LOOK_SECONDS = 0.09  # between two looks, which nobody who reads can tell from none
+
 
 class RoundOutput:
     """Follows the logs of one round after the other: those of the ranks that are shown."""
@@ -19,6 +22,7 @@ class RoundOutput:
         self._spec = spec
         self._console = console
         self._clock = clock
+        self._passed_on = -math.inf
         self._output: WorkerOutput | None = None
         self._view: View | None = None
 
@@ -33,7 +37,9 @@ class RoundOutput:
 
     def pass_on(self) -> None:
         """Show what has come since the last call."""
-        if self._output is not None and self._view is not None:
+        now = self._clock()
+        if self._output is not None and self._view is not None and now - self._passed_on >= _LOOK_SECONDS:
+            self._passed_on = now
             self._tell(self._output.read())
             self._view.look(self._output.unfinished())
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resilient.protocol.arena import Arena, Slot, SlotInfo
-from resilient.protocol.bell import Bell
+from resilient.protocol.bell import BellPull
 from resilient.protocol.board import Board, Word
 from resilient.protocol.neighbour import Neighbour
 from resilient.protocol.world_view import Everybody, First, WorldView, is_done
@@ -56,7 +56,7 @@ class Group:
         neighbours: Mapping[int, Neighbour],
         *,
         world: WorldView | None = None,
-        bell: Bell | None = None,
+        bell: BellPull | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
@@ -71,7 +71,7 @@ class Group:
             self._others.append(everybody)
             self._neighbours.append((everybody, everybody))
         self._first: Board | First = boards[0] if world is None or 0 in boards else First(world)
-        self._ring: Callable[[], None] = (lambda: None) if bell is None else bell.ring
+        self._bell = bell
         self._clock = clock
         self._sleep = sleep
         self._memory_wanted = self._durable_wanted = False
@@ -90,7 +90,7 @@ class Group:
         if not alone and world is None:
             raise ValueError(f"{memory} has nothing of the other nodes")
         neighbours = {other: Neighbour(memory, other) for other in others}
-        bell = None if alone else Bell.open(memory)
+        bell = None if alone else BellPull.find(memory)
         return cls(rank, {rank: own, **boards}, neighbours, world=world, bell=bell)
 
     # --- leaving
@@ -103,7 +103,7 @@ class Group:
         if not asked:
             return False
         self._own[Word.ARRIVED] = step + 1
-        self._ring()
+        self._ring(waiting=True)
         while not all(board[Word.ARRIVED] == step + 1 or is_done(board) for board in self._others):
             if any(board[Word.ENTERED] > step for board in self._others):
                 return False
@@ -117,9 +117,13 @@ class Group:
 
     def wait_until_all_left(self) -> None:
         """Return when every rank has what it needs to leave. The first to be gone takes the others along."""
-        self._ring()
+        self._ring(waiting=True)
         while not all(is_done(board) for board in self._others):
             self._sleep(_POLL_SECONDS)
+
+    def _ring(self, *, waiting: bool = False) -> None:
+        if self._bell is not None:
+            self._bell.ring(waiting=waiting)
 
     # --- what is due
 
@@ -143,6 +147,10 @@ class Group:
         self._memory_wanted = False
         if durable:
             self._durable_wanted, self._held_last = False, step
+
+    def written(self) -> None:
+        """The image is complete, or will not be; called in whatever thread has written it."""
+        self._ring()
 
     def due(self, step: int, *, aligned: bool) -> tuple[bool, bool]:
         """What rank 0 has said of ``step``, which is completed: whether there is to be an image, and a durable one.

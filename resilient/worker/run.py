@@ -336,16 +336,11 @@ class Run:
         sequence, meta = self._host.arena.next_sequence(), {"metrics": dict(self._latest)}
 
         def done(unchanged: bool) -> None:
-            if not unchanged:
+            if unchanged:
+                slot.complete(sequence, meta, hold=hold)
+            else:
                 slot.void()
-                self._overlap.voided()
-                self._put_off(hold=hold)
-                return
-            slot.complete(sequence, meta, hold=hold)
-            if hold:
-                self._durable_due, self._durable_step = False, step
-                self._schedule.taken(lambda: slot.info().held and slot.info().step == step)
-                self._host.durable_requested(slot)
+            self._written(slot, step, hold=hold, is_whole=unchanged)
 
         try:
             if not last and self._alignment.seen and self._overlap.allows():
@@ -364,6 +359,17 @@ class Run:
                 self._go_without(error)
             return
         self._host.preparation.want(slot.info().size)
+
+    def _written(self, slot: Slot, step: int, *, hold: bool, is_whole: bool) -> None:
+        if self._group is not None:
+            self._group.written()
+        if not is_whole:
+            self._overlap.voided()
+            self._put_off(hold=hold)
+        elif hold:
+            self._durable_due, self._durable_step = False, step
+            self._schedule.taken(lambda: slot.info().held and slot.info().step == step)
+            self._host.durable_requested(slot)
 
     def _next_slot(self) -> Slot | None:
         arena = self._host.arena

@@ -47,8 +47,8 @@ class Wire:
             )
             self.shown.forget(3, 0)
 
-    def tell(self) -> None:
-        boards, slots = self.shown.news({3: self.board}, {3: [self]})
+    def tell(self, *, glance: bool = False) -> None:
+        boards, slots = self.shown.news({3: self.board}, {3: [self]}, glance=glance)
         if boards or slots:
             self.up.append({"boards": boards, "slots": slots, "done": self.done})
 
@@ -57,8 +57,8 @@ class Wire:
     def info(self) -> SlotInfo:
         return self.slot
 
-    def header(self) -> list[int]:
-        return header_of(self.slot)
+    def header(self) -> bytes:
+        return bytes(str(self.slot), "utf-8")
 
     def deliver_up(self) -> None:
         if not self.up:
@@ -105,6 +105,19 @@ def test_only_what_has_changed_is_told(tmp_path: Path) -> None:
     wire.up.clear()
     wire.tell()
     assert not wire.up
+
+
+def test_a_glance_is_at_boards_but_no_step_is_told_of_without_its_image(tmp_path: Path) -> None:
+    wire = Wire(tmp_path)
+    wire.settle()
+    wire.slot = SlotInfo(0, SlotState.WRITING, 1, 1, 64, held=False, begun=1)
+    wire.tell(glance=True)
+    assert not wire.up
+    wire.board.beat(WorkerPhase.STEP, 1)
+    wire.tell(glance=True)
+    assert wire.up[0]["boards"]["3"][str(int(Word.STEP))] == 1
+    assert wire.up[0]["slots"] == {"3": {"0": header_of(wire.slot)}}
+    wire.board.close()
 
 
 def test_a_moment_on_the_node_s_clock_is_one_on_ours(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from resilient.nodes.mirror import header_of
 from resilient.nodes.world_memory import WorldMemory
-from resilient.protocol.board import Command, Word
+from resilient.protocol.board import Command, Flag, Word
 from resilient.protocol.slot_header import SlotInfo, SlotState
 from resilient.supervisor.agreement import pass_on_termination, unfulfilled
 
@@ -41,14 +41,16 @@ def memory(tmp_path: Path, post: Post) -> Iterator[WorldMemory]:
     world.close()
 
 
-def news(memory: WorldMemory, post: Post, *, words: dict[Word, int] | None = None, held: int | None = None) -> None:
-    """The other node says this of its rank, having carried out all that it was told; ``held`` is a step."""
+def news(memory: WorldMemory, post: Post, *, words: dict[Word, int] | None = None, held: int | None = None) -> bool:
+    """The other node says this of its rank, having carried out all that it was told; ``held`` is a step. Whether
+    somebody waits for it.
+    """
     boards = {str(THERE): {str(int(word)): value for word, value in (words or {}).items()}} if words else {}
     slots = {}
     if held is not None:
         info = SlotInfo(0, SlotState.COMPLETE, held, 1, 64, held=True, begun=1)
         slots = {str(THERE): {"0": header_of(info)}}
-    memory.take("b", {"boards": boards, "slots": slots, "done": len(post.sent), "at": 0})
+    return memory.take("b", {"boards": boards, "slots": slots, "done": len(post.sent), "at": 0})
 
 
 def test_only_ranks_that_something_was_heard_of_have_moved(memory: WorldMemory, post: Post) -> None:
@@ -80,6 +82,12 @@ def test_what_is_held_elsewhere_is_known_until_it_is_let_go(memory: WorldMemory,
     assert unfulfilled(memory) == [7]
     memory.release(7)
     assert not memory.some_held()
+
+
+def test_it_is_seen_when_a_rank_elsewhere_begins_to_wait_for_the_others(memory: WorldMemory, post: Post) -> None:
+    assert not news(memory, post, words={Word.STEP: 7, Word.ENTERED: 8, Word.BEATS: 9}, held=7)
+    assert news(memory, post, words={Word.ARRIVED: 9})
+    assert news(memory, post, words={Word.FLAGS: Flag.ATTACHED | Flag.LEFT_EARLY})
 
 
 def test_nothing_of_a_lost_node_is_looked_at(memory: WorldMemory, post: Post) -> None:
