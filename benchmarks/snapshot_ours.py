@@ -136,7 +136,7 @@ class Resilient(Contestant):
         slot = self._engine.next_slot()
         file = catalog.read_manifest(snapshot).files[0]
         slot.begin(self._engine.step, file.checksum.size)
-        catalog.read_image(snapshot, file, slot.image)
+        catalog.read_files(snapshot, [(file, slot.put)])  # as the drain does
         return slot
 
     def install(self, loaded: Slot) -> None:

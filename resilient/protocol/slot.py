@@ -200,6 +200,18 @@ class Slot:
             raise SnapshotCorrupt(f"{self.path} is shorter than the {size} bytes its header promises")
         return memoryview(self.memory)[HEADER : HEADER + size]
 
+    def put(self, offset: int, data: memoryview) -> None:
+        """Write a piece of the image that is being written, through the file: whoever has not touched the mapping yet
+        would take a fault for each of its pages, which is longer than the copy.
+
+        :raises SnapshotCorrupt: the header does not promise so many bytes.
+        """
+        if offset + len(data) > self._words[Word.SIZE]:
+            raise SnapshotCorrupt(f"{self.path} has no room for {len(data)} bytes at byte {offset} of the image")
+        while data:
+            count = os.pwrite(self._descriptor, data, HEADER + offset)
+            data, offset = data[count:], offset + count
+
     def keep_linked(self) -> None:
         """If somebody has removed the file (some systems clear shared memory when a user logs out), write it anew.
 

@@ -40,8 +40,7 @@ class DirectoryBucket:
     def read(self, key: str, start: int, into: memoryview) -> None:
         descriptor = open_direct(self._root / key, os.O_RDONLY)
         try:
-            os.lseek(descriptor, start, os.SEEK_SET)
-            read_exactly(descriptor, into)
+            read_exactly(descriptor, into, start)
         finally:
             os.close(descriptor)
 
@@ -154,7 +153,7 @@ def _sound_chunks(partial: Path, checksum: Checksum) -> int:
         for number, expected in enumerate(checksum.chunks):
             chunk = buffer[: min(CHUNK, checksum.size - number * CHUNK)]
             try:
-                read_exactly(descriptor, chunk)
+                read_exactly(descriptor, chunk, number * CHUNK)
             except EOFError:
                 return number
             if digest(chunk) != expected:

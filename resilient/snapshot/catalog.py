@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+
+import xxhash
 
 from resilient.errors import SnapshotCorrupt
 from resilient.policy.lineage import Lineage
@@ -20,7 +23,7 @@ from resilient.protocol.append import AWAY
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.direct import open_direct, read_exactly
 from resilient.snapshot.fencing import Terms
-from resilient.snapshot.hashing import CHUNK, checksum, chunks_of, digest
+from resilient.snapshot.hashing import CHUNK, checksum
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.memory import memory_for_disk
 from resilient.snapshot.storage import Storage
@@ -30,6 +33,13 @@ DISCARDED = ".discarded-"
 """Before the number of the rollback that a snapshot was set aside for."""
 OF_TERM = "term"
 """Between that and the number of a term: nobody has gone on from that snapshot, for its leader was not the leader."""
+
+_PIECE = 8 << 20  # bytes: what some streams have in hand fits into a processor's cache
+_STREAMS = 4  # while two are hashed and handed on, two are read
+
+Put = Callable[[int, memoryview], object]
+"""Takes a piece of a file, and the byte at which it begins."""
+Buffers = SimpleQueue[memoryview]
 
 _OF_THE_MOMENT = AWAY | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Why a file cannot be read that may be sound; a bad sector (``EIO``) is not among them."""
@@ -101,17 +111,69 @@ def read_manifest(snapshot: Path) -> Manifest:
 
 
 def read_image(snapshot: Path, file: ImageFile, into: memoryview) -> None:
-    """Read one image into memory of exactly its size, verifying every chunk on the way.
+    """Read one image into memory of exactly its size, as :func:`read_files` does."""
+    read_files(snapshot, [(file, into)])
 
-    :raises SnapshotCorrupt: the file is missing, has another size, or a chunk fails its checksum.
+
+def read_files(snapshot: Path, wanted: Sequence[tuple[ImageFile, memoryview | Put]]) -> None:
+    """Read whole files, several chunks at the same time, verifying every chunk on the way.
+
+    :param wanted: with each, memory of exactly its size, or what takes it piece by piece in any order. What that has
+        been given is not verified before this returns.
+    :raises SnapshotCorrupt: a file is missing, has another size, or a chunk fails its checksum.
     """
-    path = require_size(snapshot, file)
+    paths = [require_size(snapshot, file) for file, _ in wanted]
+    largest = max((file.checksum.size for file, _ in wanted), default=0)
+    buffers: Buffers = SimpleQueue()
+    for _ in range(_STREAMS):
+        buffers.put(memory_for_disk(min(_PIECE, largest)))
+    with ThreadPoolExecutor(_STREAMS, "resilient-read") as pool:
+        reads = [
+            pool.submit(_read_chunk, path, file, number, into, buffers)
+            for path, (file, into) in zip(paths, wanted, strict=True)
+            for number in range(len(file.checksum.chunks))
+        ]
+        try:
+            for read in reads:
+                read.result()
+        finally:
+            for read in reads:
+                read.cancel()
+
+
+def _read_chunk(path: Path, file: ImageFile, number: int, into: memoryview | Put, buffers: Buffers) -> None:
+    """Read and verify one chunk, in pieces that are still in the processor's cache when they are hashed and handed on.
+
+    Each chunk has a descriptor of its own, for one that has to do without ``O_DIRECT`` is changed for all who use it.
+    """
+    begin, found = number * CHUNK, xxhash.xxh3_128()
+    end = min(begin + CHUNK, file.checksum.size)
+    buffer = buffers.get()
+    with ExitStack() as stack:
+        stack.callback(buffers.put, buffer)
+        with _said_to_be_corrupt(path):
+            descriptor = open_direct(path, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        for at in range(begin, end, _PIECE):
+            size = min(_PIECE, end - at)
+            piece = into[at : at + size] if isinstance(into, memoryview) else buffer[:size]
+            with _said_to_be_corrupt(path):
+                read_exactly(descriptor, piece, at)
+            found.update(piece)
+            if not isinstance(into, memoryview):
+                into(at, piece)
+    if found.hexdigest() != file.checksum.chunks[number]:
+        raise _mismatch(path, file, number)
+
+
+@contextmanager
+def _said_to_be_corrupt(path: Path) -> Iterator[None]:
     try:
-        _read_verified(path, file, into)
+        yield
     except OSError as error:
-        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
+        raise SnapshotCorrupt(f"{path.parent.name}/{path.name} cannot be read: {error.strerror}") from error
     except EOFError as error:
-        raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
+        raise SnapshotCorrupt(f"{path.parent.name}/{path.name} ended early") from error
 
 
 def require_size(snapshot: Path, file: ImageFile) -> Path:
@@ -129,21 +191,6 @@ def require_size(snapshot: Path, file: ImageFile) -> Path:
     return path
 
 
-def _read_verified(path: Path, file: ImageFile, into: memoryview) -> None:
-    """Read chunk after chunk, and hash each in a thread while the next is being read."""
-    with ExitStack() as stack:
-        hasher = stack.enter_context(ThreadPoolExecutor(1, "resilient-hash"))
-        descriptor = open_direct(path, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        hashed: list[Future[str]] = []
-        for chunk in chunks_of(into):
-            read_exactly(descriptor, chunk)
-            hashed.append(hasher.submit(digest, chunk))
-        for number, (found, expected) in enumerate(zip(hashed, file.checksum.chunks, strict=True)):
-            if found.result() != expected:
-                raise _mismatch(path, file, number)
-
-
 def _mismatch(path: Path, file: ImageFile, chunk: int) -> SnapshotCorrupt:
     begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, file.checksum.size)
     return SnapshotCorrupt(f"{path.parent.name}/{file.name}: checksum mismatch in bytes {begin} to {end}")
@@ -158,12 +205,8 @@ def verify(snapshot: Path, *, cached: bool = False) -> Manifest:
     manifest = read_manifest(snapshot)
     for file in manifest.files:
         path = require_size(snapshot, file)
-        try:
+        with _said_to_be_corrupt(path):
             found = checksum(_read_chunks(path, file.checksum.size, cached=cached))
-        except OSError as error:
-            raise SnapshotCorrupt(f"{snapshot.name}/{file.name} cannot be read: {error.strerror}") from error
-        except EOFError as error:
-            raise SnapshotCorrupt(f"{snapshot.name}/{file.name} ended early") from error
         for number, (chunk, expected) in enumerate(zip(found.chunks, file.checksum.chunks, strict=True)):
             if chunk != expected:
                 raise _mismatch(path, file, number)
@@ -260,7 +303,7 @@ def _read_chunks(path: Path, size: int, *, cached: bool) -> Iterator[memoryview]
     try:
         for at in range(0, size, CHUNK):
             chunk = buffer[: min(CHUNK, size - at)]
-            read_exactly(descriptor, chunk)
+            read_exactly(descriptor, chunk, at)
             yield chunk
     finally:
         os.close(descriptor)

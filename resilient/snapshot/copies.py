@@ -64,8 +64,7 @@ class LocalCopy:
                 direct = not self._shared and len(into) >= _LEAST_DIRECT
                 descriptor = open_direct(path, os.O_RDONLY) if direct else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    os.lseek(descriptor, offset + done, os.SEEK_SET)
-                    read_exactly(descriptor, into[done:])
+                    read_exactly(descriptor, into[done:], offset + done)
                 finally:
                     os.close(descriptor)
         except (OSError, EOFError) as error:
@@ -121,14 +120,15 @@ def read_end(copy: Copy, file: ImageFile, offset: int, end: End) -> bytes:
     return bytes(found)
 
 
-def read_image(copy: Copy, file: ImageFile, into: memoryview) -> None:
-    """Read an image into memory of exactly its size, several chunks at the same time.
+def read_files(copy: Copy, wanted: Sequence[tuple[ImageFile, memoryview]]) -> None:
+    """Read files, each into memory of exactly its size, several chunks at the same time.
 
     :raises SnapshotCorrupt: a chunk fails its checksum.
     """
     with ThreadPoolExecutor(_STREAMS, "resilient-read") as pool:
         reads = [
             pool.submit(read_chunk, copy, file, number, into[number * CHUNK : (number + 1) * CHUNK])
+            for file, into in wanted
             for number in range(len(file.checksum.chunks))
         ]
         try:

@@ -36,20 +36,20 @@ def write_all(descriptor: int, data: memoryview) -> None:
             _without_direct(descriptor, error)
 
 
-def read_exactly(descriptor: int, into: memoryview) -> None:
-    """Fill ``into`` from the file's position.
+def read_exactly(descriptor: int, into: memoryview, offset: int = 0) -> None:
+    """Fill ``into`` from this byte of the file on.
 
     :raises EOFError: the file ends before.
     """
     while into:
         try:
-            count = os.readv(descriptor, [into])
+            count = os.preadv(descriptor, [into], offset)
         except OSError as error:
             _without_direct(descriptor, error)
             continue
         if not count:
             raise EOFError("the file ended early")
-        into = into[count:]
+        into, offset = into[count:], offset + count
 
 
 def read_cached(path: Path, offset: int, into: memoryview) -> int:

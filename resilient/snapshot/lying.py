@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import mmap
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from resilient.errors import SnapshotCorrupt
-from resilient.snapshot.copies import Copy, read_chunks, read_end, read_image, read_range
+from resilient.snapshot.copies import Copy, read_chunks, read_end, read_files, read_range
 from resilient.snapshot.hashing import CHUNK
 from resilient.snapshot.image import HEADER, STATE, Layout, Placed, header_size, parse_state, state_place
 from resilient.snapshot.manifest import ImageFile
+from resilient.snapshot.memory import memory_for_disk
 
-ReadFile = Callable[[ImageFile, memoryview], None]
+ReadFiles = Callable[[Sequence[tuple[ImageFile, memoryview]]], None]
 _MOST_HEADER = 1 << 28
 
 
@@ -122,23 +122,21 @@ def _lying(name: str, layout: Layout, own: Mapping[str, Lying], base: ImageFile,
     return Lying(base, place)
 
 
-def read_images(copy: Copy, into: Mapping[int, memoryview], read: ReadFile) -> None:
+def read_images(copy: Copy, into: Mapping[int, memoryview], read: ReadFiles) -> None:
     """Put images together as they were in memory.
 
     Of a file that others refer to, each byte is read once, however many of them are wanted.
 
     :param into: by rank, memory of exactly the size of the image.
-    :param read: reads a whole file and verifies it.
+    :param read: reads whole files and verifies them.
     :raises SnapshotCorrupt: a byte is not as it was written.
     """
     files = {file.rank: file for file in copy.manifest.files}
     borrowers: dict[int, list[int]] = defaultdict(list)
     for rank in sorted(into):
-        base = files[rank].base
-        if base is None:
-            read(files[rank], into[rank])
-        else:
+        if (base := files[rank].base) is not None:
             borrowers[base].append(rank)
+    read([(files[rank], into[rank]) for rank in sorted(into) if files[rank].base is None])
     for base, ranks in borrowers.items():
         wanted = [piece for rank in ranks for piece in _read_own(files[rank], into[rank], read)]
         if base in into:
@@ -157,18 +155,18 @@ def whole_image(copy: Copy, rank: int) -> memoryview:
     :raises SnapshotCorrupt: a byte is not as it was written.
     """
     [size] = [file.image_size for file in copy.manifest.files if file.rank == rank]
-    image = memoryview(mmap.mmap(-1, size))
-    read_images(copy, {rank: image}, functools.partial(read_image, copy))
+    image = memory_for_disk(size)
+    read_images(copy, {rank: image}, functools.partial(read_files, copy))
     return image
 
 
 _Piece = tuple[str, memoryview, int]
 
 
-def _read_own(file: ImageFile, image: memoryview, read: ReadFile) -> list[_Piece]:
+def _read_own(file: ImageFile, image: memoryview, read: ReadFiles) -> list[_Piece]:
     """Read what the file of an image has; returns of tensors that it has not the names, where they go, and the size."""
-    stored = memoryview(mmap.mmap(-1, file.checksum.size))
-    read(file, stored)
+    stored = memory_for_disk(file.checksum.size)
+    read([(file, stored)])
     here = Layout.parse(stored)
     kept = here.tensors.get(HEADER)
     layout = in_memory(file, b"" if kept is None else stored[kept.offset : kept.end])

@@ -8,12 +8,11 @@ any moment and started again. Run as ``python -m resilient.supervisor.drain_proc
 
 from __future__ import annotations
 
-import functools
 import select
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from resilient.snapshot.commit import remove_discarded, remove_leftovers
 from resilient.snapshot.copies import LocalCopy
 from resilient.snapshot.fencing import Terms
 from resilient.snapshot.lying import read_images
-from resilient.snapshot.manifest import Manifest
+from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.storage import Storage
 from resilient.supervisor import drain_parts
 from resilient.supervisor.drain_persist import open_slot, persist
@@ -96,7 +95,14 @@ def _fill(slots: Mapping[int, Slot], snapshot: Path, manifest: Manifest, sequenc
     for rank, slot in slots.items():
         slot.begin(manifest.step, images[rank].image_size)
     contents = {rank: slot.image for rank, slot in slots.items()}
-    read_images(LocalCopy(snapshot), contents, functools.partial(catalog.read_image, snapshot))
+
+    def read(wanted: Sequence[tuple[ImageFile, memoryview]]) -> None:
+        """A file that is whole goes into the slot of its rank, and not by way of what we have mapped of it."""
+        catalog.read_files(
+            snapshot, [(file, slots[file.rank].put if file.base is None else into) for file, into in wanted]
+        )
+
+    read_images(LocalCopy(snapshot), contents, read)
     for slot in slots.values():
         slot.complete(sequence, {"metrics": dict(manifest.metrics)}, hold=False)
 

@@ -25,7 +25,7 @@ from resilient.protocol.parent import die_with_parent
 from resilient.protocol.remote_settings import RemoteSettings
 from resilient.snapshot import catalog, pins
 from resilient.snapshot.bucket_fsspec import open_bucket
-from resilient.snapshot.copies import read_image
+from resilient.snapshot.copies import read_files
 from resilient.snapshot.fencing import Terms
 from resilient.snapshot.fetch import fetch
 from resilient.snapshot.lying import read_images
@@ -157,7 +157,7 @@ class Uploader:
                 # the listing has compared sizes with those of the objects, so memory is not reserved for nothing
                 slot.begin(item.step, images[rank].image_size)
             contents = {rank: slot.image for rank, slot in slots.items()}
-            read_images(copy, contents, functools.partial(read_image, copy))
+            read_images(copy, contents, functools.partial(read_files, copy))
             for slot in slots.values():
                 slot.complete(request["sequence"], {"metrics": dict(copy.manifest.metrics)}, hold=False)
         return copy.manifest

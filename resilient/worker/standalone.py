@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import mmap
 import os
 import sys
 import threading
@@ -24,6 +23,7 @@ from resilient.protocol.plan import RoundPlan
 from resilient.protocol.settings import FingerprintSettings, RetentionSettings, SnapshotSettings
 from resilient.snapshot import catalog
 from resilient.snapshot.commit import Draft, commit, remove_leftovers
+from resilient.snapshot.memory import memory_for_disk
 from resilient.snapshot.prune import prune
 from resilient.snapshot.storage import Storage
 from resilient.worker.group import Group
@@ -88,7 +88,7 @@ class StandaloneHost:
         if len(manifest.files) != 1:
             raise SnapshotError(f"{path.name} is the snapshot of {len(manifest.files)} ranks, this is one process")
         catalog.require_size(path, manifest.files[0])  # before memory is reserved for it
-        image = memoryview(mmap.mmap(-1, manifest.files[0].checksum.size))  # aligned to pages
+        image = memory_for_disk(manifest.files[0].checksum.size)
         catalog.read_image(path, manifest.files[0], image)
         self.preparation.want(len(image))
         self._parent = manifest.identity

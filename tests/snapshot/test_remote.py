@@ -18,7 +18,7 @@ from resilient.protocol.settings import RetentionSettings
 from resilient.snapshot.bucket import Bucket
 from resilient.snapshot.bucket_fsspec import ObjectBucket, open_bucket
 from resilient.snapshot.commit import Draft, commit
-from resilient.snapshot.copies import LocalCopy, RemoteCopy, read_chunks, read_image, verify
+from resilient.snapshot.copies import LocalCopy, RemoteCopy, read_chunks, read_files, verify
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.remote import MARK, RemoteTier, current, remote_name, remote_step
 from resilient.snapshot.retention import Reason
@@ -38,7 +38,7 @@ def read(tier: RemoteTier, step: int) -> bytes:
     copy = tier.copy(current(tier.items())[step])
     file = copy.manifest.files[0]
     into = memoryview(bytearray(file.checksum.size))
-    read_image(copy, file, into)
+    read_files(copy, [(file, into)])
     return bytes(into)
 
 
@@ -124,7 +124,8 @@ def test_a_damaged_read_is_tried_once_more(tmp_path: Path) -> None:
     manifest = put(bucket, tmp_path / "s", 10, image)
     noisy = Noisy(bucket)
     into = memoryview(bytearray(5000))
-    read_image(RemoteCopy(noisy, remote_name(10, manifest.identity), manifest), manifest.files[0], into)
+    copy = RemoteCopy(noisy, remote_name(10, manifest.identity), manifest)
+    read_files(copy, [(manifest.files[0], into)])
     assert bytes(into) == image
     assert noisy.done["read"] == 2
 

@@ -17,7 +17,7 @@ from resilient.protocol.remote_settings import RemoteSettings
 from resilient.snapshot.bucket import Bucket, Patience, PatientBucket, part_sizes
 from resilient.snapshot.bucket_directory import FileUpload
 from resilient.snapshot.bucket_s3 import MultipartUpload, S3Bucket
-from resilient.snapshot.copies import read_image
+from resilient.snapshot.copies import read_files
 from resilient.snapshot.direct import write_all
 from resilient.snapshot.remote import RemoteTier, remote_name
 from resilient.snapshot.upload import Pace, upload
@@ -36,7 +36,7 @@ def loads(bucket: Bucket, step: int, images: list[bytes]) -> bool:
     copy = tier.copy(found[-1])
     for file, image in zip(copy.manifest.files, images, strict=True):
         into = memoryview(bytearray(file.checksum.size))
-        read_image(copy, file, into)
+        read_files(copy, [(file, into)])
         assert into == image
     return True
 

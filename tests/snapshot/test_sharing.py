@@ -87,7 +87,7 @@ def draft(ranks: int, fill: Fill) -> Draft:
 def read_back(copy: Copy, ranks: Mapping[int, memoryview]) -> dict[int, bytes]:
     """The images of some ranks, put together from what is stored."""
     into = {rank: memoryview(bytearray(len(image))) for rank, image in ranks.items()}
-    read_images(copy, into, functools.partial(copies.read_image, copy))
+    read_images(copy, into, functools.partial(copies.read_files, copy))
     return {rank: bytes(image) for rank, image in into.items()}
 
 
