@@ -21,9 +21,8 @@ from resilient.protocol import names
 from resilient.snapshot import catalog
 from resilient.snapshot import manifest as manifests
 from resilient.snapshot.ends import ends_of_image
-from resilient.snapshot.hashing import Checksum, chunks_of
+from resilient.snapshot.hashing import Checksum, checksum, chunks_of
 from resilient.snapshot.manifest import ImageFile, Manifest, bounded
-from resilient.snapshot.relay import relay
 from resilient.snapshot.shards import Whole, distributed_in
 from resilient.snapshot.sharing import Base, Sharing
 from resilient.snapshot.storage import ASIDE, Storage, Writer
@@ -198,7 +197,7 @@ def _write_file(storage: Storage, path: Path, chunks: Iterator[memoryview]) -> C
     sums: list[Checksum] = []
 
     def produce(append: Writer) -> None:
-        sums.append(relay(chunks, append))
+        sums.append(checksum(chunks, append))
 
     storage.write(path, produce)
     return sums[0]

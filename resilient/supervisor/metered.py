@@ -36,7 +36,6 @@ class MeteredStorage(Storage):
         self._began = 0.0
         self._written = 0
         self._spared = 0
-        self._appending = False
 
     def start(self, limit: float) -> None:
         """Begin to count.
@@ -52,23 +51,16 @@ class MeteredStorage(Storage):
         self._progress(self._written + self._spared)
 
     def idle(self, seconds: float) -> None:
-        """What comes next was not there for so long: if nothing was being written meanwhile, that says nothing of the
-        disk. Called in any thread.
-        """
-        if not self._appending:
-            self.waited += seconds
+        """There was nothing to write for so long: that says nothing of the disk."""
+        self.waited += seconds
 
     def append(self, descriptor: int, data: memoryview) -> None:
-        self._appending = True
-        try:
-            for at in range(0, len(data), _PIECE):
-                piece = data[at : at + _PIECE]
-                super().append(descriptor, piece)
-                self._written += len(piece)
-                self._keep_the_limit()
-                self._progress(self._written + self._spared)
-        finally:
-            self._appending = False
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            super().append(descriptor, piece)
+            self._written += len(piece)
+            self._keep_the_limit()
+            self._progress(self._written + self._spared)
 
     def _keep_the_limit(self) -> None:
         while self._limit and (early := self._began + self._written / self._limit - self._clock()) > 0:

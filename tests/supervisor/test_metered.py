@@ -83,19 +83,3 @@ def test_what_a_limit_costs_is_told_while_it_costs_it(tmp_path: Path) -> None:
     storage.write(tmp_path / "image", lambda append: append(memoryview(bytes(MB))))
     assert max(later - earlier for (earlier, _), (later, _) in zip(told, told[1:], strict=False)) < 1.0
     assert all(waited == pytest.approx(now - 100.0) for now, waited in told)
-
-
-def test_waiting_for_what_comes_next_counts_only_while_nothing_is_written(tmp_path: Path) -> None:
-    """Or a limit and a slow copy would count twice, and the disk would seem to be faster than it is."""
-    meter = Meter()
-
-    def sleep(seconds: float) -> None:
-        meter.time.sleep(seconds)
-        meter.storage.idle(seconds)  # another thread waits at the same time
-
-    meter.storage = MeteredStorage(meter.told.append, lambda: False, clock=meter.time.clock, sleep=sleep)
-    meter.storage.start(10 * MB)
-    meter.write(tmp_path / "image", 20 * MB)
-    assert meter.storage.waited == pytest.approx(2.0)
-    meter.storage.idle(3.0)
-    assert meter.storage.waited == pytest.approx(5.0)
