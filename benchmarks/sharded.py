@@ -118,6 +118,7 @@ class Bench:
         return self._measure_ours(ranks, overlapped=name == OURS)
 
     def _measure_ours(self, ranks: Ranks, *, overlapped: bool) -> dict[str, float]:
+        shutil.rmtree(self.paths.snapshot(self.step), ignore_errors=True)  # as what DCP has saved before
         self.step += 1
         began = time.perf_counter()
         taken = ranks.ask_each("capture", step=self.step, overlapped=overlapped)

@@ -7,6 +7,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -172,7 +173,7 @@ def _train_one(composed: Composed) -> ExitCode:
             fresh = paths.fresh(paths.config)
             fresh.write_text(composed.to_yaml())
             fresh.replace(paths.config)
-        return bool(changed)
+        return bool(changed) or _has_changed_since(paths)
 
     spec = RunSpec(
         paths=paths,
@@ -222,6 +223,16 @@ def _keep_old(config: Path) -> None:
     while (kept := config.with_name(f"config-{number:04d}.yaml")).exists():
         number += 1
     kept.write_bytes(old)
+
+
+def _has_changed_since(paths: RunPaths) -> bool:
+    """Whether a configuration has given way to another since the run was up last: another node was quicker to write it
+    down, or a supervisor was killed before it could go on with it.
+    """
+    with suppress(OSError):
+        last = paths.status.stat().st_mtime_ns
+        return any(old.stat().st_mtime_ns > last for old in paths.root.glob("config-*.yaml"))
+    return False
 
 
 def _conf_of(overrides: Sequence[str]) -> tuple[str, list[str]]:

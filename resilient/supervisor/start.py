@@ -113,7 +113,7 @@ def supervise(
 
     :param scheduler: the batch system that this process runs under; None for none.
     :param record_config: called with the journal once the run is ours; compares and saves the configuration, and
-        returns whether it has changed since the last launch.
+        returns whether it has changed since the run was up last.
     :raises ConfigurationError: the remote tier's filesystem is not known, or its package is not installed; or a
         tracker's is not; or the run was begun with another number of ranks.
     :raises UntrustedNode: the run is kept off this machine.

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from resilient.doctor import semantics
@@ -47,10 +48,13 @@ def test_what_does_not_work_is_found(tmp_path: Path, name: str, refused: Refused
 def test_a_file_that_is_not_replaced_but_written_anew_is_found(tmp_path: Path) -> None:
     """As where a rename is a copy: the reader meets it half done."""
 
+    before = {child.pid for child in psutil.Process().children()}
+
     class Copying(type(tmp_path)):  # type: ignore[misc]
         def replace(self, target: Path) -> Path:
             target.unlink()
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until the reader has met nothing there
+            (reader,) = {child.pid for child in psutil.Process().children()} - before
+            os.waitid(os.P_PID, reader, os.WEXITED | os.WNOWAIT)  # until it has met nothing there
             target.write_bytes(self.read_bytes())
             self.unlink()
             return target
