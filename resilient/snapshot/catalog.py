@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +25,7 @@ from resilient.snapshot.fencing import Terms
 from resilient.snapshot.hashing import CHUNK, checksum
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.memory import memory_for_disk
+from resilient.snapshot.side_by_side import STREAMS, side_by_side
 from resilient.snapshot.storage import Storage
 
 CORRUPT = ".corrupt"
@@ -35,7 +35,6 @@ OF_TERM = "term"
 """Between that and the number of a term: nobody has gone on from that snapshot, for its leader was not the leader."""
 
 _PIECE = 8 << 20  # bytes: what some streams have in hand fits into a processor's cache
-_STREAMS = 4  # while two are hashed and handed on, two are read
 
 Put = Callable[[int, memoryview], object]
 """Takes a piece of a file, and the byte at which it begins."""
@@ -125,20 +124,13 @@ def read_files(snapshot: Path, wanted: Sequence[tuple[ImageFile, memoryview | Pu
     paths = [require_size(snapshot, file) for file, _ in wanted]
     largest = max((file.checksum.size for file, _ in wanted), default=0)
     buffers: Buffers = SimpleQueue()
-    for _ in range(_STREAMS):
+    for _ in range(STREAMS):
         buffers.put(memory_for_disk(min(_PIECE, largest)))
-    with ThreadPoolExecutor(_STREAMS, "resilient-read") as pool:
-        reads = [
-            pool.submit(_read_chunk, path, file, number, into, buffers)
-            for path, (file, into) in zip(paths, wanted, strict=True)
-            for number in range(len(file.checksum.chunks))
-        ]
-        try:
-            for read in reads:
-                read.result()
-        finally:
-            for read in reads:
-                read.cancel()
+    side_by_side(
+        functools.partial(_read_chunk, path, file, number, into, buffers)
+        for path, (file, into) in zip(paths, wanted, strict=True)
+        for number in range(len(file.checksum.chunks))
+    )
 
 
 def _read_chunk(path: Path, file: ImageFile, number: int, into: memoryview | Put, buffers: Buffers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ from resilient.snapshot.ends import End
 from resilient.snapshot.hashing import CHUNK, digest
 from resilient.snapshot.manifest import ImageFile, Manifest
 from resilient.snapshot.memory import memory_for_disk
+from resilient.snapshot.side_by_side import side_by_side
 
-_STREAMS = 4  # reads at the same time; one alone does not fill a network
 _AHEAD = 2  # one is hashed while the other is read
 _LEAST_DIRECT = 1 << 20  # bytes; less is not worth it, and is not aligned
 
@@ -125,18 +126,11 @@ def read_files(copy: Copy, wanted: Sequence[tuple[ImageFile, memoryview]]) -> No
 
     :raises SnapshotCorrupt: a chunk fails its checksum.
     """
-    with ThreadPoolExecutor(_STREAMS, "resilient-read") as pool:
-        reads = [
-            pool.submit(read_chunk, copy, file, number, into[number * CHUNK : (number + 1) * CHUNK])
-            for file, into in wanted
-            for number in range(len(file.checksum.chunks))
-        ]
-        try:
-            for read in reads:
-                read.result()
-        finally:
-            for read in reads:
-                read.cancel()
+    side_by_side(
+        functools.partial(read_chunk, copy, file, number, into[number * CHUNK : (number + 1) * CHUNK])
+        for file, into in wanted
+        for number in range(len(file.checksum.chunks))
+    )
 
 
 def read_chunks(copy: Copy, file: ImageFile, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, memoryview]]:
