@@ -28,6 +28,7 @@ from resilient.snapshot.sharing import Base, Sharing
 from resilient.snapshot.storage import ASIDE, Storage, Writer
 
 TEMPORARY = ".tmp-"
+_RETIRED, _DROPPED = "-retired-", f"{TEMPORARY}dropped-"  # in names of what is being removed
 _SPARE_BYTES = 16 << 20  # what a commit leaves free for journals and logs
 
 
@@ -235,7 +236,7 @@ def settle(storage: Storage, directory: Path, final: Path) -> None:
 
 def retire(storage: Storage, snapshot: Path) -> None:
     """Delete a committed snapshot. It stops being one in a single step, before its files go one by one."""
-    doomed = snapshot.with_name(f"{TEMPORARY}{snapshot.name}-retired-{uuid.uuid4().hex[:8]}")
+    doomed = snapshot.with_name(f"{TEMPORARY}{snapshot.name}{_RETIRED}{uuid.uuid4().hex[:8]}")
     storage.rename(snapshot, doomed)
     storage.remove_tree(doomed)
 
@@ -253,13 +254,20 @@ def drop(storage: Storage, temporary: Path) -> bool:
 
     It gets another name first: so nobody can make a snapshot of what is half removed.
     """
-    doomed = temporary.with_name(f"{TEMPORARY}dropped-{uuid.uuid4().hex[:8]}")
+    doomed = temporary.with_name(f"{_DROPPED}{uuid.uuid4().hex[:8]}")
     try:
         storage.rename(temporary, doomed)
     except FileNotFoundError:
         return False
     storage.remove_tree(doomed)
     return True
+
+
+def remove_doomed(storage: Storage, directory: Path) -> None:
+    """Remove what somebody was killed over removing. Others may be at it at the same time, or write snapshots."""
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith(_DROPPED) or (path.name.startswith(TEMPORARY) and _RETIRED in path.name):
+            storage.remove_tree(path)
 
 
 def remove_leftovers(storage: Storage, directory: Path) -> Sequence[Path]:

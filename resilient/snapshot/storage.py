@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from resilient.errors import StorageFull
@@ -92,7 +93,10 @@ class Storage:
         path.unlink(missing_ok=True)
 
     def remove_tree(self, path: Path) -> None:
-        shutil.rmtree(path)
+        """Remove a directory. Somebody else may be at it too: it is gone when this returns."""
+        while path.exists():
+            with suppress(FileNotFoundError):  # the other one was quicker, here or there
+                shutil.rmtree(path)
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that this user may still write on the filesystem of ``path``."""

@@ -25,7 +25,7 @@ from resilient.protocol.drill import full_disk, is_drilled
 from resilient.protocol.parent import die_with_parent
 from resilient.protocol.paths import RunPaths
 from resilient.snapshot import catalog
-from resilient.snapshot.commit import remove_discarded, remove_leftovers
+from resilient.snapshot.commit import remove_discarded, remove_doomed, remove_leftovers
 from resilient.snapshot.copies import LocalCopy
 from resilient.snapshot.fencing import Terms
 from resilient.snapshot.lying import read_images
@@ -115,7 +115,9 @@ def main(arguments: list[str]) -> int:
     directory = Path(arguments[2])
     storage = metered(connection, RunPaths(directory.parent))
     directory.mkdir(parents=True, exist_ok=True)
-    if arguments[4:] != [KEEP]:
+    if arguments[4:] == [KEEP]:
+        remove_doomed(storage, directory)
+    else:
         remove_leftovers(storage, directory)
     answers = {
         "persist": persist,

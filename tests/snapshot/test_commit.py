@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ from resilient.errors import SnapshotCorrupt, StorageFull
 from resilient.protocol import names
 from resilient.snapshot import storage as storage_module
 from resilient.snapshot.catalog import committed_steps, read_manifest, verify
-from resilient.snapshot.commit import Draft, commit, remove_leftovers, retire
+from resilient.snapshot.commit import Draft, commit, remove_doomed, remove_leftovers, retire
 from resilient.snapshot.manifest import Manifest
 from resilient.snapshot.storage import Storage, Writer
 
@@ -385,6 +386,25 @@ def test_only_leftovers_are_removed(directory: Path) -> None:
     removed = remove_leftovers(Storage(), directory)
     assert {path.name for path in removed} == {".tmp-step-000000002-abcd", ".tmp-step-000000001-retired-abcd"}
     assert names_in(directory) == kept
+
+
+def test_what_is_being_removed_is_told_from_what_somebody_else_writes(directory: Path) -> None:
+    for name in (".tmp-step-000000002-abcd", ".tmp-step-000000001-retired-abcd", ".tmp-dropped-abcd"):
+        (directory / name).mkdir()
+        (directory / name / "rank-00000.safetensors").write_bytes(b"x")
+    remove_doomed(Storage(), directory)
+    assert names_in(directory) == {".tmp-step-000000002-abcd"}
+
+
+def test_two_may_remove_the_same_at_the_same_time(directory: Path) -> None:
+    doomed = directory / ".tmp-dropped-abcd"
+    doomed.mkdir()
+    for number in range(50):
+        (doomed / f"{number}").write_bytes(b"x")
+    with ThreadPoolExecutor(2) as pool:
+        for removal in [pool.submit(remove_doomed, Storage(), directory) for _ in range(2)]:
+            removal.result()
+    assert names_in(directory) == set()
 
 
 def test_a_manifest_cut_short_by_the_loss_of_power_is_found(directory: Path) -> None:

@@ -136,6 +136,16 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     made.close()
 
 
+def test_a_drain_finishes_what_its_predecessor_was_killed_over_removing(nodes: Nodes) -> None:
+    doomed = nodes.paths.snapshots / ".tmp-step-000000001-retired-abcd"
+    doomed.mkdir()
+    (doomed / "manifest.json").write_bytes(b"{}")
+    nodes.write(2, 1)
+    nodes.hear(1, PartWritten)
+    assert not doomed.exists()
+    assert (nodes.paths.snapshots / nodes.staging(2)).exists()
+
+
 def test_two_nodes_write_one_snapshot_and_each_reads_its_own_part_of_it(nodes: Nodes) -> None:
     for step in (1, 2):
         nodes.commit(step, nodes.written(step))
