@@ -138,18 +138,14 @@ class Hub:
             for member in self._members.values():
                 member.channel.excuse()
         self._ticked = now
-        if self._behind:
-            self._send_what_waits()
-        while self._looks and self._looks[0][0] <= now:
-            self._look(self._looks.popleft()[1], now)
-        while self._strangers and now - self._strangers[0][1] > _GREETING_SECONDS:
-            self._forget(self._strangers[0][0])
-
-    def _send_what_waits(self) -> None:
         for name, member in list(self._behind.items()):
             member.channel.flush()
             if not member.channel.is_behind:
                 del self._behind[name]
+        while self._looks and self._looks[0][0] <= now:
+            self._look(self._looks.popleft()[1], now)
+        while self._strangers and now - self._strangers[0][1] > _GREETING_SECONDS:
+            self._forget(self._strangers[0][0])
 
     def _look(self, member: Member, now: float) -> None:
         if self._members.get(member.name) is not member:

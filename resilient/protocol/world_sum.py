@@ -116,12 +116,9 @@ class WorldSum:
             self._first = min(self._parts, default=None)
 
     def _replace(self, old: Part | None, new: Part | None) -> None:
-        before, after = _counted(old), _counted(new)
-        self._arrived.replace(before[0], after[0])
-        self._steps.replace(before[1], after[1])
-        self._entered.replace(before[2], after[2])
-        self._complete.replace(before[3], after[3])
-        self._coming.replace(before[4], after[4])
+        tallies = (self._arrived, self._steps, self._entered, self._complete, self._coming)
+        for tally, before, after in zip(tallies, _counted(old), _counted(new), strict=True):
+            tally.replace(before, after)
 
     def world(self) -> World:
         """Of at least one rank."""
